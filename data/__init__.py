@@ -1,0 +1,1 @@
+"""Data preparation: from what people have to records they can trust."""
