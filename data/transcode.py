@@ -1,0 +1,213 @@
+"""From any picture file to a stored picture, in worker processes without TensorFlow."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data.source import Item
+
+# Formats that Pillow decodes by itself; others (EPS) start programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# A picture of so many pixels takes half a gigabyte to decode; larger ones are refused
+# by what their header declares.
+MAX_PIXELS = 2**27
+MIN_SIDE = 8  # pixels; below that there is nothing to see
+_SUFFIXES = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How pictures are stored.
+
+    Attributes:
+        image_size: Side of the stored square, pixels.
+        fit: "crop" scales the shorter side to `image_size` and cuts out the centre (the
+            paper, section 2); "pad" keeps the whole picture, enlarges none, and
+            centres it on a square of its mean colour.
+        encoding: "jpeg", or "raw" for the uint8 pixels themselves.
+        quality: Of the JPEG, 1..100.
+        validation_fraction: Part of the pictures without a split, 0..1, that the hash
+            of their content puts into "validation".
+    """
+
+    image_size: int = 256
+    fit: str = "crop"
+    encoding: str = "jpeg"
+    quality: int = 95
+    validation_fraction: float = 0.1
+
+
+class Record(NamedTuple):
+    """What became of one item.
+
+    Attributes:
+        name: The item's.
+        label: The item's.
+        split: The item's, or what the hash of its content says.
+        digest: 16 bytes, the hash of the picture file.
+        image: What is stored: JPEG bytes, or the bytes of the pixels; b"" if rejected.
+        num_bytes: Their number.
+        conversions: What had to be converted ("CMYK", "grey", "PNG named .jpg", …).
+        rejected: Why the picture cannot be used; "" if it can.
+        pixel_sum: Sum of the stored RGB pixels, exact, float64 `(3,)`.
+        pixel_products: Sum of their outer products, exact, float64 `(3, 3)`.
+    """
+
+    name: str
+    label: int
+    split: str
+    digest: bytes
+    image: bytes = b""
+    num_bytes: int = 0
+    conversions: tuple[str, ...] = ()
+    rejected: str = ""
+    pixel_sum: np.ndarray | None = None
+    pixel_products: np.ndarray | None = None
+
+
+def transcode(items: Sequence[Item], options: Options) -> list[Record]:
+    """Turns picture files into stored pictures, none of them fatal."""
+    Image.init()
+    Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is ours
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # remarks on odd EXIF data
+        return [_transcode(item, options) for item in items]
+
+
+def _transcode(item: Item, options: Options) -> Record:
+    try:
+        content = _read(item)
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        return Record(item.name, item.label, item.split, b"", rejected=reason)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    split = item.split or _hashed_split(digest, options.validation_fraction)
+    record = Record(item.name, item.label, split, digest)
+    try:
+        image, conversions = load_rgb(content, item.name, options.image_size)
+        fit = fit_crop if options.fit == "crop" else fit_pad
+        image = fit(image, options.image_size)
+    except Exception as error:  # decoders raise all sorts of things on bad bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not a picture in a known format" if content else "empty file"
+        return record._replace(rejected=reason)
+    stored = image.tobytes() if options.encoding == "raw" else _jpeg(image, options)
+    # Sums of integers below 2**53 are exact in float64, in whatever order.
+    values = np.asarray(image).reshape(-1, 3).astype(np.float64)
+    return record._replace(
+        image=stored,
+        num_bytes=len(stored),
+        conversions=tuple(conversions),
+        pixel_sum=values.sum(axis=0),
+        pixel_products=values.T @ values,
+    )
+
+
+def _read(item: Item) -> bytes:
+    if isinstance(item.content, bytes):
+        return item.content
+    with open(item.content, "rb") as file:
+        file.seek(item.offset)
+        return file.read(item.size)
+
+
+def _hashed_split(digest: bytes, validation_fraction: float) -> str:
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    return "validation" if position < validation_fraction else "train"
+
+
+def load_rgb(
+    content: bytes, name: str, image_size: int
+) -> tuple[Image.Image, list[str]]:
+    """Decodes a picture to 8-bit RGB, upright.
+
+    Args:
+        content: The picture file, in one of `FORMATS`, recognised by its content.
+        name: Its name, to notice a wrong extension.
+        image_size: The size that it will have; a JPEG many times larger is decoded at
+            a fraction of its size.
+
+    Returns:
+        The picture, and what had to be converted.
+    """
+    conversions = []
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"too large: its header declares {width}×{height} pixels")
+        if min(width, height) < MIN_SIDE:
+            raise ValueError(f"too small: {width}×{height} pixels")
+        suffix = os.path.splitext(name)[1]
+        file_format = "JPEG" if image.format == "MPO" else image.format
+        if _SUFFIXES.get(suffix.lower(), file_format) != file_format:
+            conversions.append(f"{file_format} named {suffix}")
+        if ";16" in str(image.tile):
+            conversions.append("16-bit")
+        image.draft(None, (2 * image_size, 2 * image_size))
+        if image.getexif().get(0x0112, 1) != 1:
+            conversions.append("EXIF-rotated")
+            image = ImageOps.exif_transpose(image)
+        image.load()
+        return _to_rgb(image, conversions), conversions
+
+
+def _to_rgb(image: Image.Image, conversions: list[str]) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip them at 255
+        high_bytes = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255)
+        image = Image.fromarray(high_bytes.astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels")
+    kind = {"CMYK": "CMYK", "P": "palette", "PA": "palette"}
+    kind |= dict.fromkeys(("1", "L", "LA", "La"), "grey")
+    if image.mode in kind:
+        conversions.append(kind[image.mode])
+    if image.has_transparency_data:
+        conversions.append("alpha")
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.convert("RGB")
+
+
+def fit_crop(image: Image.Image, size: int) -> Image.Image:
+    """Scales the shorter side to `size` and cuts out the centre, in one step."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box)
+
+
+def fit_pad(image: Image.Image, size: int) -> Image.Image:
+    """Centres the whole picture, shrunk if need be, on a square of its mean colour."""
+    if max(image.size) > size:
+        image = ImageOps.contain(image, (size, size), Image.Resampling.BICUBIC)
+    mean = np.asarray(image).mean(axis=(0, 1)).round().astype(int)
+    canvas = Image.new("RGB", (size, size), tuple(mean.tolist()))
+    canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return canvas
+
+
+def _jpeg(image: Image.Image, options: Options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=options.quality)
+    return buffer.getvalue()
