@@ -1,29 +1,35 @@
 """Turns pictures into a data set to train on.
 
+python -m data.prepare --source=folder --input=PICTURES --output=DIR
+python -m data.prepare --source=imagenet --input=DOWNLOADS --output=DIR
+python -m data.prepare --source=tfds --name=cifar100 --output=DIR
 python -m data.prepare --source=elpv --output=DIR
 """
 
 import collections
 import concurrent.futures
 import contextlib
+import errno
 import importlib
 import itertools
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
-from alexnet_tf.command_line import run
+from alexnet_tf import command_line
 from alexnet_tf.errors import UserError
 from data.source import Item
 from data.transcode import Options, Record, transcode
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
 _ITEMS_PER_TASK = 8
-_TASKS_PER_WORKER = 4  # in flight, so memory is bounded
-# This module is imported by every worker process: TensorFlow stays inside functions.
+_TASKS_PER_WORKER = 4  # in flight, so that memory is bounded
+# Every worker process imports this module: TensorFlow is imported inside functions.
 
 
 def prepare(
@@ -32,12 +38,13 @@ def prepare(
     output: str,
     input: str | None = None,
     name: str | None = None,
-    options: Options = Options(),  # noqa: B008, frozen
+    options: Options | None = None,
     num_shards: int | None = None,
     num_workers: int | None = None,
     max_errors: int = 100,
     seed: int = 0,
     overwrite: bool = False,
+    beam_options: Sequence[str] | None = None,
 ) -> None:
     """Prepares a data set and prints a summary.
 
@@ -52,42 +59,45 @@ def prepare(
         max_errors: Pictures that may be rejected; more stop the preparation.
         seed: Of the order on disk.
         overwrite: Whether to replace a data set in `output`.
+        beam_options: Options of the Beam pipeline that does it; None for none.
 
     Raises:
         UserError: The input or the output cannot be used.
     """
-    from tqdm import tqdm
-
     from data.report import Report
     from data.writer import DataSetWriter
 
-    pictures = importlib.import_module(f"data.sources.{source}").open_source(
-        input=input, name=name
-    )
+    options = options or Options()
+    if source in ("folder", "imagenet") and not input:
+        raise UserError(f"--source={source} needs --input")
     output = os.path.abspath(os.path.expanduser(output))
-    items = itertools.chain.from_iterable(map(pictures.items, pictures.parts))
     with _written_whole(output, overwrite) as directory:
+        module = importlib.import_module(f"data.sources.{source}")
+        pictures = module.open_source(input=input, name=name)
+        report = Report(pictures.class_names, max_errors)
         writer = DataSetWriter(directory, pictures, options, num_shards, seed)
-        report = Report(pictures.class_names, options.image_size)
-        records = _transcode_all(items, options, num_workers or _num_cores())
-        for record in tqdm(records, total=pictures.num_items, unit=" images"):
-            report.add(record)
-            if len(report.rejected) > max_errors:
-                raise UserError(
-                    f"{len(report.rejected)} pictures cannot be used, the last one "
-                    f"{record.name}: {record.rejected}; raise --max_errors to go on "
-                    "without them"
-                )
-            if not record.rejected:
-                writer.add(record)
-        if not any(split == "train" for split, _ in report.counts):
-            raise UserError(f"no picture for training in {input or source}")
+        if beam_options is None:
+            items = itertools.chain.from_iterable(map(pictures.items, pictures.parts))
+            records = _transcode_all(items, options, num_workers or _num_cores())
+            writer.write(report.count(_with_progress(records, pictures.num_items)))
+        else:
+            collections.deque(report.count(writer.write_with_beam(beam_options)), 0)
+        if not report.num_pictures("train"):
+            raise UserError(f"no picture to train on in {input or source}")
+        report.write(directory)
         writer.finish({**pictures.metadata, **vars(options), **report.statistics()})
-    print(f"{output}: {sum(report.counts.values()):,} pictures")
+    print(f"{output}: {report.summary()}")
 
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _with_progress(records: Iterable[Record], num_items: int | None):
+    from tqdm import tqdm
+
+    seconds = 0.2 if sys.stderr.isatty() else 30
+    return tqdm(records, total=num_items, unit=" images", mininterval=seconds)
 
 
 def _transcode_all(
@@ -134,30 +144,79 @@ def _written_whole(output: str, overwrite: bool) -> Iterator[str]:
         if os.path.exists(output):
             shutil.rmtree(output)
         os.rename(directory, output)
+    except Exception as error:
+        if _is_disk_full(error):
+            raise UserError(
+                f"no space left on the disk of {output} or of temporary files"
+            ) from None
+        raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _is_disk_full(error: Exception) -> bool:
+    import tensorflow as tf
+
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error)
+    return getattr(error, "errno", None) == errno.ENOSPC or isinstance(
+        error, tf.errors.ResourceExhaustedError
+    )
+
+
 def define_flags() -> None:
     """Defines the flags of this script."""
+    text, whole = flags.DEFINE_string, flags.DEFINE_integer
+    default = Options()
     flags.DEFINE_enum("source", None, SOURCES, "Where the pictures are from.")
-    flags.DEFINE_string("input", None, "What the source reads.")
-    flags.DEFINE_string("output", None, "Directory to make.")
-    flags.DEFINE_integer("num_workers", None, "Processes; default: one for each core.")
+    text("input", None, "Directory or archive that the source reads.")
+    text("output", None, "Directory to make.")
+    text("name", None, "Data set of --source=tfds, as TFDS calls it.")
+    flags.DEFINE_float(
+        "validation_fraction",
+        default.validation_fraction,
+        "Part to hold out where the pictures come without a split.",
+        lower_bound=0,
+        upper_bound=0.9,
+    )
+    whole("image_size", default.image_size, "Side, pixels.", lower_bound=8)
+    flags.DEFINE_enum(
+        "fit",
+        default.fit,
+        ["crop", "pad"],
+        "crop: scale the shorter side, cut out the centre; pad: keep the whole picture "
+        "and pad it with its mean colour.",
+    )
+    flags.DEFINE_enum("encoding", default.encoding, ["jpeg", "raw"], "As stored.")
+    whole("quality", default.quality, "Of JPEG.", lower_bound=1, upper_bound=100)
+    whole("num_shards", None, "Of a split. Default: by size.", lower_bound=1)
+    whole("num_workers", None, "Processes. Default: all cores.", lower_bound=1)
+    whole("max_errors", 100, "Unusable pictures to go on after.", lower_bound=0)
+    whole("seed", 0, "Of the order on disk.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
+    flags.DEFINE_enum("runner", "local", ["local", "beam"], "beam: on a cluster.")
+    flags.DEFINE_multi_string("beam_option", [], "Option of Beam: --runner=…")
     flags.mark_flags_as_required(["source", "output"])
 
 
 def main(values: flags.FlagValues) -> None:
     """Runs the preparation that the flags describe."""
+    names = [field for field in Options.__dataclass_fields__]
     prepare(
         source=values.source,
         input=values.input,
         output=values.output,
+        name=values.name,
+        options=Options(**{name: values[name].value for name in names}),
+        num_shards=values.num_shards,
         num_workers=values.num_workers,
+        max_errors=values.max_errors,
+        seed=values.seed,
         overwrite=values.overwrite,
+        beam_options=values.beam_option if values.runner == "beam" else None,
     )
+    print(f"next: python train.py --data_dir={values.output}")
 
 
 if __name__ == "__main__":
-    run(main, define_flags)
+    command_line.run(main, define_flags)

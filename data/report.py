@@ -1,61 +1,77 @@
-"""What happened to every picture: counts, statistics, rejections, duplicates."""
+"""What became of every picture: counts, statistics, rejections, duplicates."""
 
 import collections
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from alexnet_tf.errors import UserError
 from alexnet_tf.records import principal_components
-from data.transcode import Record
+from data.transcode import SAMPLE_SIDE, Record
+
+# The copies of a picture, by the hash of its file.
+_DUPLICATES = """
+    FROM pictures WHERE digest IN
+    (SELECT digest FROM pictures GROUP BY digest HAVING COUNT(*) > 1)
+"""
 
 
 class Report:
-    """Takes one `Record` after another; its memory does not grow with their number.
+    """Counts records; its memory does not grow with their number."""
 
-    Attributes:
-        counts: Stored pictures by (split, label).
-        conversions: Number of pictures by kind of conversion.
-        rejected: `(name, reason)` of the pictures left out.
-        num_bytes: Of the stored pictures.
-    """
-
-    def __init__(self, class_names: Sequence[str], image_size: int):
+    def __init__(self, class_names: Sequence[str], max_errors: int):
         self._class_names = class_names
-        self._num_pixels = image_size**2
-        self.counts = collections.Counter()
-        self.conversions = collections.Counter()
-        self.rejected = []
-        self.num_bytes = 0
+        self._max_errors = max_errors
+        self._counts = collections.Counter()  # by (split, label)
+        self._conversions = collections.Counter()
+        self._rejected = []  # (name, reason)
+        self._num_bytes = 0
         self._pixel_sum = np.zeros(3)
         self._pixel_products = np.zeros((3, 3))
-        self._num_pictures = 0
         self._digests = sqlite3.connect("")  # a temporary file, gone with the process
-        self._digests.execute("CREATE TABLE pictures (digest, split, name)")
+        self._digests.execute("CREATE TABLE pictures (digest, split, label, name)")
 
-    def add(self, record: Record) -> None:
-        """Counts one picture."""
-        if record.rejected:
-            self.rejected.append((record.name, record.rejected))
-            return
-        self.counts[record.split, record.label] += 1
-        self.conversions.update(record.conversions)
-        self.num_bytes += record.num_bytes
-        self._digests.execute(
-            "INSERT INTO pictures VALUES (?, ?, ?)",
-            (record.digest, record.split, record.name),
-        )
+    def count(self, records: Iterator[Record]) -> Iterator[Record]:
+        """Counts records and passes on those that were not rejected.
+
+        Raises:
+            UserError: More than `max_errors` were rejected.
+        """
+        for record in records:
+            if not record.rejected:
+                self._count(record)
+                yield record
+                continue
+            self._rejected.append((record.name, record.rejected))
+            if len(self._rejected) > self._max_errors:
+                raise UserError(
+                    f"{len(self._rejected)} pictures cannot be used, the last one "
+                    f"{record.name}: {record.rejected}; raise --max_errors to go on "
+                    "without them"
+                )
+
+    def _count(self, record: Record) -> None:
+        self._counts[record.split, record.label] += 1
+        self._conversions.update(record.conversions)
+        self._num_bytes += record.num_bytes
+        row = (record.digest, record.split, record.label, record.name)
+        self._digests.execute("INSERT INTO pictures VALUES (?, ?, ?, ?)", row)
         if record.split == "train":
-            self._num_pictures += 1
             self._pixel_sum += record.pixel_sum
             self._pixel_products += record.pixel_products
+
+    def num_pictures(self, split: str) -> int:
+        """Returns how many pictures a split has."""
+        return sum(n for (name, _), n in self._counts.items() if name == split)
 
     def statistics(self) -> dict:
         """Returns the RGB mean, 0..255, and the principal components of the covariance.
 
-        Over all stored pixels of the training split, before JPEG compression.
+        Over a grid of the training split's pixels, before JPEG compression.
         """
-        num_pixels = self._num_pictures * self._num_pixels
+        num_pixels = self.num_pictures("train") * SAMPLE_SIDE**2
         mean = self._pixel_sum / num_pixels
         covariance = self._pixel_products / num_pixels - np.outer(mean, mean)
         eigenvalues, eigenvectors = principal_components(covariance)
@@ -64,3 +80,60 @@ class Report:
             "color_eigenvalues": eigenvalues.round(6).tolist(),
             "color_eigenvectors": eigenvectors.round(9).tolist(),
         }
+
+    def write(self, directory: str) -> None:
+        """Writes `rejected.tsv` and `duplicates.tsv`, where there are any."""
+        _write_table(directory, "rejected.tsv", ("name", "reason"), self._rejected)
+        order = "ORDER BY digest, split, name"
+        columns = f"SELECT lower(hex(digest)), split, label, name {_DUPLICATES} {order}"
+        rows = (
+            (digest, split, self._class_names[label], name)
+            for digest, split, label, name in self._digests.execute(columns)
+        )
+        header = ("content", "split", "class", "name")
+        _write_table(directory, "duplicates.tsv", header, rows)
+
+    def summary(self) -> str:
+        """Returns what a person wants to know, in a few lines."""
+        lines = [
+            f"{sum(self._counts.values()):,} pictures, {self._num_bytes / 1e6:,.1f} MB"
+        ]
+        for split in sorted({split for split, _ in self._counts}):
+            labels = range(len(self._class_names))
+            counts = [self._counts[split, label] for label in labels]
+            classes = describe_counts(self._class_names, counts)
+            lines.append(f"{split}: {sum(counts):,}; {classes}")
+        if self._conversions:
+            kinds = [f"{kind} {n:,}" for kind, n in sorted(self._conversions.items())]
+            lines.append(f"converted: {', '.join(kinds)}")
+        if self._rejected:
+            lines.append(f"rejected: {len(self._rejected):,}, see rejected.tsv")
+        copies, pictures, across = self._digests.execute(
+            "SELECT SUM(n), COUNT(*), SUM(splits > 1) FROM (SELECT COUNT(*) AS n, "
+            f"COUNT(DISTINCT split) AS splits {_DUPLICATES} GROUP BY digest)"
+        ).fetchone()
+        if pictures:
+            lines.append(
+                f"exact duplicates: {copies - pictures:,} more copies of {pictures:,} "
+                f"pictures, {across:,} of them in several splits; see duplicates.tsv"
+            )
+        return "\n  ".join(lines)
+
+
+def describe_counts(class_names: Sequence[str], counts: Sequence[int]) -> str:
+    """Returns the pictures by class in words, the range only of many classes."""
+    if len(counts) <= 20:
+        pairs = zip(class_names, counts, strict=True)
+        return ", ".join(f"{name} {n:,}" for name, n in pairs)
+    empty = f", {counts.count(0)} of them empty" if 0 in counts else ""
+    return f"{len(counts)} classes of {min(counts):,} to {max(counts):,}{empty}"
+
+
+def _write_table(directory: str, name: str, header, rows) -> None:
+    rows = iter(sorted(rows) if isinstance(rows, list) else rows)
+    first = next(rows, None)
+    if first is None:
+        return
+    with open(os.path.join(directory, name), "w") as file:
+        for row in (header, first, *rows):
+            print(*(" ".join(field.split()) for field in row), sep="\t", file=file)

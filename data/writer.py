@@ -1,9 +1,14 @@
-"""Writes records as a TensorFlow Datasets directory, through TFDS's own writer."""
+"""Writes records as a TensorFlow Datasets directory, through TFDS's own writers."""
 
 import dataclasses
 import os
+import pickle
 import resource
+import sys
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import (
     dataset_info,
@@ -17,7 +22,7 @@ from tensorflow_datasets.core import (
 from tensorflow_datasets.core.utils import shard_utils
 
 from data.source import Source
-from data.transcode import Options, Record
+from data.transcode import Options, Record, transcode
 
 # A split larger than this is shuffled on disk (TFDS would take a gigabyte of memory).
 shuffle.MAX_MEM_BUFFER_SIZE = 64 << 20
@@ -26,11 +31,12 @@ _FILE_FORMAT = file_adapters.FileFormat.TFRECORD
 
 @dataclasses.dataclass(frozen=True)
 class _ShardConfig(shard_utils.ShardConfig):
-    def get_number_shards(self, total_size, num_examples, *args, **kwargs):
-        num_shards = super().get_number_shards(
-            total_size, num_examples, *args, **kwargs
+    """No shard is empty."""
+
+    def get_number_shards(self, total_size, num_examples, *args):
+        return min(
+            super().get_number_shards(total_size, num_examples, *args), num_examples
         )
-        return min(num_shards, num_examples)
 
 
 class DataSetWriter:
@@ -41,56 +47,90 @@ class DataSetWriter:
         directory: str,
         source: Source,
         options: Options,
-        num_shards: int | None,
-        seed: int,
+        num_shards: int | None = None,
+        seed: int = 0,
     ):
         self._directory = directory
         self._source = source
-        self._num_shards = num_shards
+        self._options = options
+        self._shard_config = _ShardConfig(num_shards=num_shards)
         self._seed = seed
+        self._features = _features(source, options)
         self._writers = {}
-        shape = (options.image_size, options.image_size, 3)
-        image = (
-            tfds.features.Tensor(
-                shape=shape, dtype="uint8", encoding=tfds.features.Encoding.BYTES
-            )
-            if options.encoding == "raw"
-            else tfds.features.Image(shape=shape, encoding_format="jpeg")
-        )
-        self._features = tfds.features.FeaturesDict(
-            {
-                "image": image,
-                "label": tfds.features.ClassLabel(names=list(source.class_names)),
-                "file_name": tfds.features.Text(),
-            }
-        )
+
+    def write(self, records: Iterator[Record]) -> None:
+        """Takes the records on, those in memory or in temporary files."""
         # The shuffle on disk keeps a thousand files open for each split.
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+        for record in records:
+            if record.split not in self._writers:
+                self._writers[record.split] = self._split_writer(
+                    writer.Writer, record.split
+                )
+            self._writers[record.split].write(*_example(record))
 
-    def add(self, record: Record) -> None:
-        """Writes one record."""
-        if record.split not in self._writers:
-            self._writers[record.split] = self._split_writer(record.split)
-        # Pictures and labels are encoded already, as the features would do it.
-        example = {
-            "image": record.image,
-            "label": record.label,
-            "file_name": record.name,
-        }
-        self._writers[record.split].write(record.name.encode(), example)
+    def write_with_beam(self, beam_options: Sequence[str]) -> Iterator[Record]:
+        """Prepares the pictures in a Beam pipeline instead.
 
-    def _split_writer(self, split: str) -> writer.Writer:
-        return writer.Writer(
-            serializer=example_serializer.ExampleSerializer(
-                self._features.get_serialized_info()
-            ),
+        Args:
+            beam_options: Such as `--runner=DataflowRunner`; by default Beam's runner
+                inside this process.
+
+        Returns:
+            What became of the pictures, without the pictures themselves.
+        """
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        options, source = self._options, self._source
+        runner = None if any("runner" in o for o in beam_options) else FnApiRunner()
+        pipeline_options = PipelineOptions(list(beam_options))
+        log = os.path.join(self._directory, "records")
+        with beam.Pipeline(runner, pipeline_options) as pipeline:
+            records = (
+                pipeline
+                | beam.Create(source.parts)
+                | "Spread parts" >> beam.Reshuffle()
+                | beam.FlatMap(source.items)
+                | "Spread pictures" >> beam.Reshuffle()
+                | beam.FlatMap(lambda item: transcode([item], options))
+            )
+            for split in source.splits:
+                self._writers[split] = self._split_writer(writer.BeamWriter, split)
+                (
+                    records
+                    | f"Select {split}"
+                    >> beam.Filter(lambda r, s=split: r.split == s and not r.rejected)
+                    | f"Example {split}" >> beam.Map(_example)
+                    | f"Write {split}"
+                    >> beam.ptransform_fn(
+                        lambda examples, w: w.write_from_pcollection(examples)
+                    )(self._writers[split])
+                )
+            (
+                records
+                | beam.Map(lambda record: pickle.dumps(record._replace(image=b"")))
+                | beam.io.WriteToTFRecord(log)
+            )
+        for path in sorted(tf.io.gfile.glob(f"{log}*")):
+            for serialized in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                yield pickle.loads(serialized)
+            tf.io.gfile.remove(path)
+
+    def _split_writer(self, kind: type, split: str) -> writer.Writer:
+        serializer = example_serializer.ExampleSerializer(
+            self._features.get_serialized_info()
+        )
+        return kind(
+            serializer=serializer,
             filename_template=self._filename_template(split),
             hash_salt=f"{self._seed} {split}",
             disable_shuffling=False,
             example_writer=writer.ExampleWriter(file_format=_FILE_FORMAT),
-            shard_config=_ShardConfig(num_shards=self._num_shards),
+            shard_config=self._shard_config,
         )
 
     def _filename_template(self, split: str) -> naming.ShardedFileTemplate:
@@ -103,6 +143,8 @@ class DataSetWriter:
 
     def finish(self, metadata: dict) -> None:
         """Writes the shards and, last, what makes the directory a data set."""
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
         infos = []
         for split in sorted(self._writers):
             shard_lengths, num_bytes = self._writers[split].finalize()
@@ -118,7 +160,7 @@ class DataSetWriter:
             builder=dataset_info.DatasetIdentity(
                 name=self._source.name,
                 version=tfds.core.Version("1.0.0"),
-                data_dir=os.fspath(self._directory),
+                data_dir=self._directory,
                 module_name="data.prepare",
             ),
             features=self._features,
@@ -128,3 +170,25 @@ class DataSetWriter:
         info.set_file_format(_FILE_FORMAT)
         info.set_splits(splits.SplitDict(infos))
         info.write_to_directory(self._directory)
+
+
+def _features(source: Source, options: Options) -> tfds.features.FeaturesDict:
+    shape = (options.image_size, options.image_size, 3)
+    if options.encoding == "raw":
+        as_bytes = tfds.features.Encoding.BYTES
+        image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=as_bytes)
+    else:
+        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+    return tfds.features.FeaturesDict(
+        {
+            "image": image,
+            "label": tfds.features.ClassLabel(names=list(source.class_names)),
+            "file_name": tfds.features.Text(),
+        }
+    )
+
+
+def _example(record: Record) -> tuple[bytes, dict]:
+    """Returns the key of the shuffle, and the example as the features encode it."""
+    example = {"image": record.image, "label": record.label, "file_name": record.name}
+    return record.name.encode(), example

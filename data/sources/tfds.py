@@ -1,0 +1,107 @@
+"""Any data set that TensorFlow Datasets loads; CIFAR-100 also from its own archive."""
+
+import functools
+import os
+import pickle
+import tarfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from alexnet_tf.errors import UserError
+from data.source import Item, Source, map_splits, our_splits
+
+
+def open_source(input: str | None, name: str | None, **_) -> Source:
+    """Returns the data set `name` of TFDS, or the CIFAR-100 archive `input`.
+
+    Args:
+        input: `cifar-100-python.tar.gz`; or TFDS's data directory, where data sets are
+            already prepared or shall be downloaded; None for TFDS's default one.
+        name: As TFDS calls it, such as "cifar100" or "imagenette/320px-v2".
+    """
+    if input and os.path.isfile(input):
+        return _cifar_100(input)
+    if not name:
+        raise UserError("--source=tfds needs --name, such as --name=cifar100")
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=input)
+        builder.download_and_prepare()
+    except Exception as error:  # of the network, of the disk, of each data set's code
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"TFDS cannot load {name!r}: {reason}") from error
+    features = builder.info.features
+    image_key, label_key = builder.info.supervised_keys or ("image", "label")
+    image, label = features.get(image_key), features.get(label_key)
+    if not isinstance(image, tfds.features.Image) or not hasattr(label, "names"):
+        raise UserError(
+            f"{name} has no image with a class label; it has {', '.join(features)}"
+        )
+    splits = map_splits(list(builder.info.splits))
+    if not splits:
+        raise UserError(f"{name} has no train split, but {list(builder.info.splits)}")
+    return Source(
+        name=builder.name,
+        class_names=label.names,
+        parts=list(splits.items()),
+        items=functools.partial(_items, builder, image_key, label_key),
+        splits=our_splits(splits),
+        num_items=sum(builder.info.splits[split].num_examples for split in splits),
+        metadata={"tfds": builder.info.full_name},
+    )
+
+
+def _items(builder, image_key: str, label_key: str, part) -> Iterator[Item]:
+    import tensorflow_datasets as tfds
+
+    their_split, split = part
+    undecoded = {image_key: tfds.decode.SkipDecoding()}
+    examples = builder.as_dataset(split=their_split, decoders=undecoded)
+    for index, example in enumerate(examples.as_numpy_iterator()):
+        name = f"{their_split}/{index:08d}"
+        yield Item(name, int(example[label_key]), example[image_key], split)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Loads lists, strings and arrays; a pickle could otherwise run any program."""
+
+    def find_class(self, module, name):
+        if (module.split(".")[0], name) in {
+            ("numpy", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"unexpected {module}.{name}")
+
+
+def _cifar_100(archive: str) -> Source:
+    try:
+        with tarfile.open(archive) as tar:
+            train, test, meta = (
+                _ArraysOnly(
+                    tar.extractfile(f"cifar-100-python/{member}"), encoding="latin1"
+                ).load()
+                for member in ("train", "test", "meta")
+            )
+    except (tarfile.TarError, KeyError, OSError, EOFError, pickle.PickleError) as error:
+        raise UserError(f"{archive} is not cifar-100-python.tar.gz: {error}") from None
+    return Source(
+        name="cifar100",
+        class_names=meta["fine_label_names"],
+        parts=[("train", "train", train), ("test", "validation", test)],
+        items=_cifar_items,
+        num_items=len(train["data"]) + len(test["data"]),
+    )
+
+
+def _cifar_items(part) -> Iterator[Item]:
+    their_split, split, content = part
+    pictures = content["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    for index, label in enumerate(content["fine_labels"]):
+        # A header makes bare pixels a picture file, in the portable pixmap format.
+        pixels = b"P6 32 32 255\n" + np.ascontiguousarray(pictures[index]).tobytes()
+        yield Item(f"{their_split}/{index:05d}", label, pixels, split)
