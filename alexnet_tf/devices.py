@@ -1,0 +1,87 @@
+"""What to train on: the distribution strategy and the precision."""
+
+import pathlib
+
+import tensorflow as tf
+
+from alexnet_tf.errors import UserError
+
+
+def make_strategy(
+    num_gpus: int | None = None, simulate_gpus: int = 0
+) -> tf.distribute.Strategy:
+    """Returns the strategy for the devices asked for.
+
+    Args:
+        num_gpus: GPUs to use; None for all there are, 0 for the CPU.
+        simulate_gpus: Replicas on as many logical devices of the CPU instead.
+
+    Returns:
+        The default strategy for one device, else a `MirroredStrategy`.
+
+    Raises:
+        UserError: If there are not so many GPUs.
+    """
+    if simulate_gpus:
+        return _simulated_strategy(simulate_gpus)
+    gpus = tf.config.list_physical_devices("GPU")
+    if num_gpus is None:
+        num_gpus = len(gpus)
+    if num_gpus > len(gpus):
+        hint = (
+            "give --num_gpus=0 to train on the CPU, --simulate_gpus=N to try replicas "
+            'without GPUs, or install the GPU build: pip install "tensorflow[and-cuda]"'
+        )
+        raise UserError(
+            f"--num_gpus={num_gpus}, but TensorFlow found {len(gpus)} GPUs: {hint}"
+        )
+    tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
+    if num_gpus < 2:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_gpus)])
+
+
+def _simulated_strategy(num_replicas: int) -> tf.distribute.Strategy:
+    tf.config.set_visible_devices([], "GPU")
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    devices = tf.config.get_logical_device_configuration(cpu) or []
+    if len(devices) < num_replicas:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas
+        )
+    if num_replicas == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(num_replicas)],
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+def choose_precision(strategy: tf.distribute.Strategy) -> str:
+    """Returns the precision that `--precision=auto` stands for.
+
+    Args:
+        strategy: From `make_strategy`.
+
+    Returns:
+        "mixed_bfloat16" where every device is fast at it (GPUs from compute capability
+        8.0, CPUs with AVX512_BF16 or AMX), else "float32".
+    """
+    gpus = tf.config.get_visible_devices("GPU")
+    if gpus and "GPU" in strategy.extended.worker_devices[0]:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        fast = all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
+    else:
+        cpuinfo = pathlib.Path("/proc/cpuinfo")
+        flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+        fast = bool(flags & {"avx512_bf16", "amx_bf16"})
+    return "mixed_bfloat16" if fast else "float32"
+
+
+def describe(strategy: tf.distribute.Strategy, simulate_gpus: int) -> str:
+    """Says what the strategy runs on, for the log."""
+    replicas = strategy.num_replicas_in_sync
+    if simulate_gpus:
+        return f"{replicas} simulated replicas, all on the CPU (for trying, not speed)"
+    num_gpus = len(tf.config.get_visible_devices("GPU"))
+    return f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}" if num_gpus else "the CPU"

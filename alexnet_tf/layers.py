@@ -1,0 +1,216 @@
+"""The layers of AlexNet that Keras does not have, or not fast enough."""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+
+def _window_sum(x: tf.Tensor, depth_radius: int) -> tf.Tensor:
+    """Sums over the 2·depth_radius+1 neighbouring channels; zeros outside."""
+    depth = x.shape[-1]
+    radius = min(depth_radius, depth - 1)
+    padded = tf.pad(x, [[0, 0]] * (x.shape.rank - 1) + [[radius, radius]])
+    return tf.add_n([padded[..., i : i + depth] for i in range(2 * radius + 1)])
+
+
+def _inverse_power(norm: tf.Tensor, beta: float) -> tf.Tensor:
+    """norm^-beta; without a power where beta is the paper's."""
+    if beta == 0.75:
+        root = tf.math.rsqrt(norm)
+        return root * tf.sqrt(root)
+    return tf.pow(norm, -beta)
+
+
+@functools.cache
+def _fused_lrn(depth_radius: int, bias: float, alpha: float, beta: float):
+    """LRN with its gradient, each compiled by XLA into one pass over memory."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def forward(x):
+        norm = bias + alpha * _window_sum(tf.square(x), depth_radius)
+        return x * _inverse_power(norm, beta)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def backward(x, dy):
+        norm = bias + alpha * _window_sum(tf.square(x), depth_radius)
+        scale = _inverse_power(norm, beta)
+        inner = _window_sum(dy * x * scale / norm, depth_radius)
+        return dy * scale - 2.0 * alpha * beta * x * inner
+
+    @tf.custom_gradient
+    def lrn(x):
+        return forward(x), functools.partial(backward, x)
+
+    return lrn
+
+
+@keras.saving.register_keras_serializable("alexnet_tf")
+class LocalResponseNormalization(keras.layers.Layer):
+    """Normalises each activation by its neighbours in the channel dimension.
+
+    `y = x / (bias + alpha * sum(x**2)) ** beta`, the sum over the
+    `2 * depth_radius + 1` channels around each one (section 3.3 of the paper, whose
+    k, n, α and β are `bias`, the window, `alpha` and `beta`). `alpha` is not divided by
+    the window, as Caffe, PyTorch and ONNX do. Computed in float32, whatever the
+    layer's dtype.
+
+    Example:
+    >>> layer = LocalResponseNormalization()
+    >>> layer(tf.ones((1, 1, 1, 1)))  # 1 / (2 + 1e-4) ** 0.75
+
+    Args:
+        depth_radius: Channels on each side, ≥ 0.
+        bias: Offset in the denominator, > 0.
+        alpha: Multiplies the sum of squares.
+        beta: Exponent.
+        groups: Channels are normalised within each of so many equal groups.
+        jit_compile: Whether to run as two functions compiled by XLA, several times
+            faster in training. False gives plain TensorFlow operations, which an
+            exported graph needs: not every server has XLA.
+    """
+
+    def __init__(
+        self,
+        depth_radius: int = 2,
+        bias: float = 2.0,
+        alpha: float = 1e-4,
+        beta: float = 0.75,
+        groups: int = 1,
+        jit_compile: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if depth_radius < 0 or depth_radius != int(depth_radius):
+            raise ValueError(
+                f"depth_radius must be a whole number >= 0, received {depth_radius}"
+            )
+        if bias <= 0:
+            raise ValueError(f"bias must be > 0, received {bias}")
+        if groups < 1:
+            raise ValueError(f"groups must be >= 1, received {groups}")
+        self.depth_radius = int(depth_radius)
+        self.bias = float(bias)
+        self.alpha = float(alpha)
+        self.beta = float(beta)
+        self.groups = groups
+        self.jit_compile = jit_compile
+
+    def build(self, input_shape):
+        """Checks that the channels are known and divide into the groups."""
+        if input_shape[-1] is None or input_shape[-1] % self.groups:
+            raise ValueError(
+                "the number of channels must be known and divisible by "
+                f"groups={self.groups}, received the input shape {input_shape}"
+            )
+        super().build(input_shape)
+
+    def call(self, inputs):
+        """Returns a tensor of the shape and dtype of `inputs`."""
+        x = tf.cast(inputs, tf.float32)
+        parts = tf.split(x, self.groups, axis=-1) if self.groups > 1 else [x]
+        parts = [self._normalize(part) for part in parts]
+        y = tf.concat(parts, axis=-1) if self.groups > 1 else parts[0]
+        return tf.cast(y, inputs.dtype)
+
+    def _normalize(self, x):
+        args = (self.depth_radius, self.bias, self.alpha, self.beta)
+        if self.jit_compile:
+            return _fused_lrn(*args)(x)
+        if x.shape.rank == 4:
+            return tf.nn.local_response_normalization(x, *args)
+        norm = self.bias + self.alpha * _window_sum(tf.square(x), self.depth_radius)
+        return x * _inverse_power(norm, self.beta)
+
+    def compute_output_shape(self, input_shape):
+        """Returns `input_shape`."""
+        return input_shape
+
+    def get_config(self):
+        """Returns what `from_config` needs to make the same layer."""
+        names = ("depth_radius", "bias", "alpha", "beta", "groups", "jit_compile")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+@keras.saving.register_keras_serializable("alexnet_tf")
+class SpatialResponseNormalization(keras.layers.Layer):
+    """Normalises each activation by its neighbours in its own feature map.
+
+    `y = x / (1 + alpha * sum(x**2)) ** beta`, the sum over the 5×5 window around each
+    pixel, zeros outside. The source of 2012 has it after the second LRN, with a scale
+    of .001 divided by the window's 25 pixels; the paper does not mention it. Computed
+    in float32.
+
+    Args:
+        alpha: Multiplies the sum of squares.
+        beta: Exponent.
+    """
+
+    def __init__(self, alpha: float = 0.001 / 25, beta: float = 0.75, **kwargs):
+        super().__init__(**kwargs)
+        self.alpha = alpha
+        self.beta = beta
+
+    def call(self, inputs):
+        """Returns a tensor of the shape and dtype of `inputs`, 4 dimensions."""
+        x = tf.cast(inputs, tf.float32)
+        squares = tf.pad(tf.square(x), [[0, 0], [2, 2], [2, 2], [0, 0]])
+        sums = 25.0 * tf.nn.avg_pool2d(squares, ksize=5, strides=1, padding="VALID")
+        y = x * _inverse_power(1.0 + self.alpha * sums, self.beta)
+        return tf.cast(y, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        """Returns `input_shape`."""
+        return input_shape
+
+    def get_config(self):
+        """Returns what `from_config` needs to make the same layer."""
+        return super().get_config() | {"alpha": self.alpha, "beta": self.beta}
+
+
+@keras.saving.register_keras_serializable("alexnet_tf")
+class GroupedConv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D` whose groups run as separate convolutions.
+
+    The numbers, the weights and the arguments are those of `Conv2D(groups=…)`. That
+    one runs through XLA, ten times slower on a CPU, and leaves an XLA marker in an
+    exported graph.
+    """
+
+    def convolution_op(self, inputs, kernel):
+        """Returns the convolution of `inputs` with `kernel`, without the bias."""
+        if self.groups == 1:
+            return super().convolution_op(inputs, kernel)
+        convolve = functools.partial(
+            tf.nn.conv2d,
+            strides=self.strides,
+            padding=self.padding.upper(),
+            dilations=self.dilation_rate,
+        )
+        inputs = tf.split(inputs, self.groups, axis=-1)
+        kernels = tf.split(tf.convert_to_tensor(kernel), self.groups, axis=-1)
+        parts = [convolve(x, k) for x, k in zip(inputs, kernels, strict=True)]
+        return tf.concat(parts, axis=-1)
+
+
+@keras.saving.register_keras_serializable("alexnet_tf")
+class Dropout(keras.layers.Dropout):
+    """`keras.layers.Dropout` that draws another mask on every replica.
+
+    A mask is a function of the layer's seed, the number of masks drawn before (kept
+    with the weights, so that a resumed run goes on with the next one) and the
+    replica. Keras' own draws the same mask on every replica (section 4.2 of the paper
+    wants units to drop independently for each image).
+    """
+
+    def call(self, inputs, training=False):
+        """Returns `inputs`, in training with a share of `rate` set to zero."""
+        if not training or self.rate == 0:
+            return inputs
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        seed = tf.random.experimental.stateless_fold_in(
+            tf.cast(self.seed_generator.next(), tf.int32), tf.cast(replica, tf.int32)
+        )
+        return tf.nn.experimental.stateless_dropout(
+            inputs, rate=self.rate, seed=seed, rng_alg="philox"
+        )

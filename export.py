@@ -1,0 +1,33 @@
+"""Exports a training run as a SavedModel for serving.
+
+python export.py --model_dir=runs/demo --output=/tmp/alexnet
+"""
+
+from absl import flags
+
+from alexnet_tf import command_line
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("model_dir", None, "Directory of the run.", required=True)
+    flags.DEFINE_string("output", None, "Default: saved_model in the model_dir.")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best, or a path.")
+    flags.DEFINE_integer("top_k", 5, "How many classes to answer.", lower_bound=1)
+
+
+def main(values: flags.FlagValues) -> None:
+    """Exports as the flags say."""
+    from alexnet_tf.export import export_run
+
+    output = export_run(
+        values.model_dir,
+        values.output,
+        checkpoint=values.checkpoint,
+        top_k=values.top_k,
+    )
+    print(f"exported to {output}")
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)
