@@ -1,15 +1,32 @@
-"""What a prepared data set is on disk: opening one, parsing a record of it."""
+"""What a prepared data set is on disk: opening one, parsing a record of it.
 
+Two formats: the directory of TensorFlow Datasets that `data.prepare` writes, and the
+older convention for ImageNet, `train-00000-of-01024`, with `image/encoded` and
+`image/class/label`.
+"""
+
+import collections
+import concurrent.futures
 import dataclasses
+import hashlib
+import json
 import os
+import re
+import struct
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from alexnet_tf.errors import UserError
 
 INCOMPLETE_SUFFIX = ".incomplete"
-_INFO_FILE = "dataset_info.json"
+INFO_FILE = "dataset_info.json"
+_CACHE_FILE = ".alexnet_tf.json"
+_SHARD = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})(\.tfrecord)?")
+_SAMPLED_LABELS = 20_000  # a class of ImageNet is absent from so many with odds of 2e-9
+_SAMPLED_PICTURES = 10_000  # the mean's standard error is then below 0.5 of 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +93,14 @@ def open_data_set(data_dir: str) -> DataSet:
     """Opens a data set made by `data.prepare`, or another one that it can read.
 
     Args:
-        data_dir: The directory with `dataset_info.json`, or one above it.
+        data_dir: The directory with `dataset_info.json`, or one above it; or one with
+            ImageNet's older shards, or with folders of them.
 
     Raises:
         UserError: It is missing, empty, half-written or in an unknown format.
     """
-    data_dir = os.path.abspath(os.path.expanduser(data_dir))
+    if "://" not in data_dir:
+        data_dir = os.path.abspath(os.path.expanduser(data_dir))
     if data_dir.endswith(INCOMPLETE_SUFFIX):
         raise UserError(
             f"{data_dir} was left by a preparation that did not finish; "
@@ -93,15 +112,17 @@ def open_data_set(data_dir: str) -> DataSet:
                 f"the preparation of {data_dir} did not finish; run data.prepare again"
             )
         raise UserError(f"no such data_dir: {data_dir}; make one with data.prepare")
-    version_dir = _find_version_dir(data_dir)
-    return _open_tfds(version_dir)
+    shards = _find_shards(data_dir)
+    if shards:
+        return _open_shards(data_dir, shards)
+    return _open_tfds(_find_version_dir(data_dir))
 
 
 def _find_version_dir(data_dir: str) -> str:
     """Finds the one directory with a `dataset_info.json`, at most three levels down."""
     level = [data_dir]
     for _ in range(4):
-        found = [d for d in level if tf.io.gfile.exists(os.path.join(d, _INFO_FILE))]
+        found = [d for d in level if tf.io.gfile.exists(os.path.join(d, INFO_FILE))]
         if len(found) == 1:
             return found[0]
         if found:
@@ -111,7 +132,7 @@ def _find_version_dir(data_dir: str) -> str:
         entries = [os.path.join(d, name) for d in level for name in _list_names(d)]
         level = [entry for entry in entries if tf.io.gfile.isdir(entry)]
     raise UserError(
-        f"no data set in {data_dir}: expected {_INFO_FILE} or shards such as "
+        f"no data set in {data_dir}: expected {INFO_FILE} or shards such as "
         "train-00000-of-01024; make one with data.prepare"
     )
 
@@ -124,22 +145,28 @@ def _list_names(directory: str) -> list[str]:
 def _open_tfds(version_dir: str) -> DataSet:
     import tensorflow_datasets as tfds
 
-    info = tfds.builder_from_directory(version_dir).info
+    try:
+        info = tfds.builder_from_directory(version_dir).info
+    except Exception as error:  # TFDS says it in a dozen ways
+        raise UserError(f"{version_dir}/{INFO_FILE} cannot be read: {error}") from None
     image_key, label_key = info.supervised_keys or ("image", "label")
-    image, label = info.features[image_key], info.features[label_key]
-    metadata = info.metadata or {}
-    names = set(_list_names(version_dir))
+    features = dict(info.features.items())
+    image, label = features.get(image_key), features.get(label_key)
+    if not getattr(image, "shape", None) or not hasattr(label, "names"):
+        raise UserError(
+            f"{version_dir} has no picture with a class label; it has {list(features)}"
+        )
+    if info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"{version_dir} is in the format {info.file_format.value}, not tfrecord; "
+            "prepare it with --source=tfds"
+        )
     splits = {}
     for name, split in info.splits.items():
-        missing = [f for f in split.filenames if f not in names]
-        if missing:
-            raise UserError(
-                f"{version_dir} is incomplete: of {len(split.filenames)} shards of "
-                f"{name} {len(missing)} are missing, {missing[0]} first"
-            )
+        _check_complete(version_dir, name, split.filenames, _list_names(version_dir))
         filenames = tuple(os.path.join(version_dir, f) for f in split.filenames)
         splits[name] = Split(name, filenames, tuple(split.shard_lengths))
-    return DataSet(
+    data_set = DataSet(
         data_dir=version_dir,
         name=info.name,
         class_names=tuple(label.names),
@@ -149,10 +176,235 @@ def _open_tfds(version_dir: str) -> DataSet:
         image_key=image_key,
         label_key=label_key,
         label_offset=0,
-        image_mean=tuple(metadata["image_mean"]),
-        color_eigenvalues=tuple(metadata["color_eigenvalues"]),
-        color_eigenvectors=tuple(map(tuple, metadata["color_eigenvectors"])),
+        **_NO_COLORS,
     )
+    colors = dict(info.metadata or {})
+    if "image_mean" not in colors:
+        lengths = {name: split.shard_lengths for name, split in splits.items()}
+        colors = _measured_once(version_dir, lengths, lambda: _measure_colors(data_set))
+    return _with_colors(data_set, colors)
+
+
+def _check_complete(directory, split, wanted: Sequence[str], found: Sequence[str]):
+    missing = sorted(set(wanted) - set(found))
+    if missing:
+        raise UserError(
+            f"{directory} is incomplete: of {len(wanted)} shards of {split} "
+            f"{len(missing)} are missing, {missing[0]} first"
+        )
+
+
+_NO_COLORS = {"image_mean": (), "color_eigenvalues": (), "color_eigenvectors": ()}
+
+
+def _with_colors(data_set: DataSet, facts: dict) -> DataSet:
+    return dataclasses.replace(
+        data_set,
+        image_mean=tuple(facts["image_mean"]),
+        color_eigenvalues=tuple(facts["color_eigenvalues"]),
+        color_eigenvectors=tuple(map(tuple, facts["color_eigenvectors"])),
+    )
+
+
+def _find_shards(data_dir: str) -> dict[str, list[str]]:
+    """Finds shards of the older convention, here or in `train/` and `validation/`."""
+    shards = collections.defaultdict(list)
+    for folder in ("", "train", "validation", "test"):
+        directory = os.path.join(data_dir, folder)
+        if not tf.io.gfile.isdir(directory):
+            continue
+        names = _list_names(directory)
+        matches = [match for match in map(_SHARD.fullmatch, names) if match]
+        for split, count, suffix in sorted({match.group(1, 3, 4) for match in matches}):
+            wanted = [
+                f"{split}-{index:05d}-of-{count}{suffix or ''}"
+                for index in range(int(count))
+            ]
+            _check_complete(directory, split, wanted, names)
+            shards[split] += [os.path.join(directory, name) for name in wanted]
+    return shards
+
+
+def _open_shards(data_dir: str, shards: dict[str, list[str]]) -> DataSet:
+    """Opens ImageNet in the older convention, whose facts have to be measured."""
+    sizes = {path: tf.io.gfile.stat(path).length for s in shards.values() for path in s}
+    fingerprint = {os.path.relpath(path, data_dir): n for path, n in sizes.items()}
+
+    def build(facts: dict) -> DataSet:
+        lengths = facts["shard_lengths"]
+        splits = {
+            name: Split(name, tuple(paths), tuple(lengths[path] for path in paths))
+            for name, paths in shards.items()
+        }
+        return DataSet(
+            data_dir=data_dir,
+            name="imagenet2012",
+            class_names=tuple(imagenet_class_names()),
+            splits=splits,
+            encoding="jpeg",
+            image_shape=None,
+            image_key="image/encoded",
+            label_key="image/class/label",
+            label_offset=facts["label_offset"],
+            **_NO_COLORS,
+        )
+
+    def measure() -> dict:
+        logging.info("Reading %d shards in %s, once.", len(sizes), data_dir)
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            lengths = dict(zip(sizes, pool.map(count_records, sizes), strict=True))
+        facts = {"shard_lengths": lengths, "label_offset": 0}
+        facts["label_offset"] = _find_label_offset(_sample_labels(build(facts)))
+        return facts | _measure_colors(build(facts))
+
+    facts = _measured_once(data_dir, fingerprint, measure)
+    return _with_colors(build(facts), facts)
+
+
+def imagenet_class_names() -> list[str]:
+    """Returns a readable, unique name for each of ImageNet's 1000 classes."""
+    from tensorflow_datasets.datasets.siscore import labels
+
+    names = []
+    for synonyms in labels.IMAGENET_LABELS_LIST:
+        name = synonyms.split(",")[0]
+        names.append(synonyms if name in names else name)
+    return names
+
+
+def count_records(filename: str) -> int:
+    """Counts the records of a TFRecord file by their headers.
+
+    Raises:
+        UserError: The file does not end where a record does.
+    """
+    # tf.io's files read half a megabyte after every seek; Python's do not.
+    opener = tf.io.gfile.GFile if "://" in filename else open
+    size, count, position = tf.io.gfile.stat(filename).length, 0, 0
+    with opener(filename, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(8)  # then its checksum, the content, its checksum
+            if len(header) < 8:
+                break
+            position += 8 + 4 + struct.unpack("<Q", header)[0] + 4
+            count += position <= size
+    if position != size:
+        raise UserError(
+            f"{filename} is cut short or damaged after {count} records; copy it again"
+        )
+    return count
+
+
+def _first_records(filenames: Sequence[str], number: int) -> tf.data.Dataset:
+    """Takes equally many records from the beginning of every file."""
+    each = -(-number // len(filenames))
+    return tf.data.Dataset.from_tensor_slices(list(filenames)).flat_map(
+        lambda filename: tf.data.TFRecordDataset(filename).take(each)
+    )
+
+
+def _sample_labels(data_set: DataSet) -> np.ndarray:
+    filenames = [f for split in data_set.splits.values() for f in split.filenames]
+    records = _first_records(filenames, _SAMPLED_LABELS)
+    try:
+        labels = records.map(lambda record: parse_record(record, data_set)[1])
+        return np.fromiter(labels.as_numpy_iterator(), int)
+    except tf.errors.InvalidArgumentError:
+        example = tf.train.Example.FromString(next(records.as_numpy_iterator()))
+        keys = ", ".join(sorted(example.features.feature))
+        raise UserError(
+            f"the records in {data_set.data_dir} lack {data_set.image_key} or "
+            f"{data_set.label_key}; they have {keys}"
+        ) from None
+
+
+def _find_label_offset(labels: np.ndarray) -> int:
+    """Tells labels 0..999 from 1..1000, where 0 is a background without pictures."""
+    if not labels.size:
+        raise UserError("the shards are empty")
+    low, high = labels.min(), labels.max()
+    if low >= 1 and high <= 1000:
+        offset = 1
+    elif low == 0 and high <= 999:
+        offset = 0
+    else:
+        raise UserError(f"expected labels 0..999 or 1..1000, found {low}..{high}")
+    logging.info("Labels %d..%d: ImageNet's %d..%d.", low, high, offset, 999 + offset)
+    return offset
+
+
+def _measure_colors(data_set: DataSet) -> dict:
+    """Measures the RGB mean and covariance on pictures from all training shards."""
+
+    def moments(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.io.decode_image(
+            parse_record(record, data_set)[0], channels=3, expand_animations=False
+        )
+        side = tf.reduce_min(tf.shape(image)[:2])
+        image = tf.image.resize_with_crop_or_pad(image, side, side)
+        image = tf.image.resize(image, (64, 64), method="nearest")
+        pixels = tf.cast(tf.reshape(image, (-1, 3)), tf.float64)
+        return tf.reduce_mean(pixels, 0), tf.matmul(pixels, pixels, True) / 64**2
+
+    split = data_set.splits.get("train") or next(iter(data_set.splits.values()))
+    records = _first_records(split.filenames, _SAMPLED_PICTURES)
+    pictures = records.map(moments, num_parallel_calls=tf.data.AUTOTUNE)
+    means, products, number = np.zeros(3), np.zeros((3, 3)), 0
+    for mean, product in pictures.ignore_errors().as_numpy_iterator():
+        means, products, number = means + mean, products + product, number + 1
+    if not number:
+        raise UserError(f"no picture in {split.filenames[0]} can be decoded")
+    logging.info("Measured the mean colour of %d pictures.", number)
+    return color_statistics(means / number, products / number)
+
+
+def color_statistics(mean: np.ndarray, products: np.ndarray) -> dict:
+    """Returns the facts on colour that a data set carries.
+
+    Args:
+        mean: Of RGB, 0..255, `(3,)`.
+        products: Mean of the outer product of RGB with itself, `(3, 3)`.
+    """
+    eigenvalues, vectors = np.linalg.eigh(products - np.outer(mean, mean))
+    eigenvalues, vectors = eigenvalues[::-1].clip(0), vectors[:, ::-1]
+    # The sign of an eigenvector is arbitrary: make its largest component positive.
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(3)])
+    return {
+        "image_mean": mean.round(6).tolist(),
+        "color_eigenvalues": eigenvalues.round(6).tolist(),
+        "color_eigenvectors": vectors.round(9).tolist(),
+    }
+
+
+def _measured_once(data_dir: str, fingerprint: dict, measure: Callable) -> dict:
+    """Keeps what was measured beside the data, or else in the user's cache."""
+    fingerprint = json.loads(json.dumps(fingerprint))
+    user_cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    digest = hashlib.sha256(data_dir.encode()).hexdigest()[:16]
+    paths = (
+        os.path.join(data_dir, _CACHE_FILE),
+        os.path.join(user_cache, "alexnet_tf", f"{digest}.json"),
+    )
+    for path in paths:
+        try:
+            with tf.io.gfile.GFile(path) as file:
+                stored = json.load(file)
+        except (tf.errors.OpError, ValueError):
+            continue
+        if stored.pop("measured_on", None) == fingerprint:
+            return stored
+    facts = measure()
+    for path in paths:
+        try:
+            tf.io.gfile.makedirs(os.path.dirname(path))
+            with tf.io.gfile.GFile(f"{path}.{os.getpid()}", "w") as file:
+                json.dump({"measured_on": fingerprint, **facts}, file)
+            tf.io.gfile.rename(f"{path}.{os.getpid()}", path, overwrite=True)
+            break
+        except tf.errors.OpError:
+            continue
+    return facts
 
 
 def parse_record(
@@ -177,14 +429,3 @@ def parse_record(
     )
     label = example[data_set.label_key] - data_set.label_offset
     return example[data_set.image_key], tf.cast(label, tf.int32)
-
-
-def principal_components(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the eigenvalues, descending, and the eigenvectors as columns.
-
-    The sign of a vector is arbitrary; here its largest component is positive.
-    """
-    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    eigenvalues, eigenvectors = eigenvalues[::-1], eigenvectors[:, ::-1]
-    largest = np.abs(eigenvectors).argmax(axis=0)
-    return eigenvalues.clip(0), eigenvectors * np.sign(eigenvectors[largest, range(3)])

@@ -129,10 +129,10 @@ def _transcode_all(
 @contextlib.contextmanager
 def _written_whole(output: str, overwrite: bool) -> Iterator[str]:
     """Yields a directory that becomes `output` only if all goes well."""
-    from alexnet_tf.records import INCOMPLETE_SUFFIX
+    from alexnet_tf.records import INCOMPLETE_SUFFIX, INFO_FILE
 
     if os.path.exists(output) and os.listdir(output):
-        if not os.path.exists(os.path.join(output, "dataset_info.json")):
+        if not os.path.exists(os.path.join(output, INFO_FILE)):
             raise UserError(f"{output} is in use, and not by a data set; give another")
         if not overwrite:
             raise UserError(f"{output} has a data set; to replace it give --overwrite")

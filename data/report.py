@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.records import principal_components
+from alexnet_tf.records import color_statistics
 from data.transcode import SAMPLE_SIDE, Record
 
 # The copies of a picture, by the hash of its file.
@@ -72,14 +72,9 @@ class Report:
         Over a grid of the training split's pixels, before JPEG compression.
         """
         num_pixels = self.num_pictures("train") * SAMPLE_SIDE**2
-        mean = self._pixel_sum / num_pixels
-        covariance = self._pixel_products / num_pixels - np.outer(mean, mean)
-        eigenvalues, eigenvectors = principal_components(covariance)
-        return {
-            "image_mean": mean.round(6).tolist(),
-            "color_eigenvalues": eigenvalues.round(6).tolist(),
-            "color_eigenvectors": eigenvectors.round(9).tolist(),
-        }
+        return color_statistics(
+            self._pixel_sum / num_pixels, self._pixel_products / num_pixels
+        )
 
     def write(self, directory: str) -> None:
         """Writes `rejected.tsv` and `duplicates.tsv`, where there are any."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.records import imagenet_class_names
 from data.source import Item, Source
 from data.sources.folder import list_folders, list_pictures
 
@@ -45,23 +46,12 @@ def open_source(input: str, **_) -> Source:
         items = _tree_items
     return Source(
         "imagenet2012",
-        class_names(),
+        imagenet_class_names(),
         parts,
         items,
         num_items=num_items,
         metadata={"synsets": synset_ids()},
     )
-
-
-def class_names() -> list[str]:
-    """Returns a readable, unique name for each of the 1000 classes."""
-    from tensorflow_datasets.datasets.siscore import labels
-
-    names = []
-    for synonyms in labels.IMAGENET_LABELS_LIST:
-        name = synonyms.split(",")[0]
-        names.append(synonyms if name in names else name)
-    return names
 
 
 @functools.cache

@@ -32,7 +32,7 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
     except Exception as error:  # of the network, of the disk, of each data set's code
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"TFDS cannot load {name!r}: {reason}") from error
-    features = builder.info.features
+    features = dict(builder.info.features.items())
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     image, label = features.get(image_key), features.get(label_key)
     if not isinstance(image, tfds.features.Image) or not hasattr(label, "names"):
