@@ -1,0 +1,529 @@
+"""Preparation, from odd picture files to what the records hold."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from alexnet_tf.errors import UserError
+from alexnet_tf.records import open_data_set, parse_record
+from data.prepare import prepare
+from data.source import Item
+from data.sources import imagenet
+from data.transcode import Options, fit_crop, fit_pad, load_rgb, transcode
+
+SMALL = Options(image_size=32)
+
+
+def picture(seed=0, size=(60, 40), mode="RGB"):
+    """A smooth random picture: what JPEG keeps well."""
+    generator = np.random.default_rng(seed)
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    corners = generator.integers(0, 256, (3, 3, channels)).astype(np.uint8)
+    bands = [Image.fromarray(corners[..., i]) for i in range(channels)]
+    bands = [band.resize(size, Image.Resampling.BILINEAR) for band in bands]
+    return Image.merge(mode, bands) if channels > 1 else bands[0].convert(mode)
+
+
+def encoded(image, file_format="JPEG", **kwargs):
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **kwargs)
+    return buffer.getvalue()
+
+
+def read(data_dir):
+    """Returns {split: {file name: (image bytes, label)}} in the order on disk."""
+    data_set = open_data_set(str(data_dir))
+    content = {}
+    for name, split in data_set.splits.items():
+        content[name] = {}
+        shards = tf.data.TFRecordDataset(list(split.filenames))
+        for serialized in shards.as_numpy_iterator():
+            example = tf.train.Example.FromString(serialized)
+            file_name = example.features.feature["file_name"].bytes_list.value[0]
+            image_bytes, label = parse_record(serialized, data_set)
+            content[name][file_name.decode()] = (image_bytes.numpy(), int(label))
+        assert len(content[name]) == split.num_examples
+    return content
+
+
+def write_folders(root, number=6, classes=("cat", "dog")):
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(number):
+            (root / name / f"{i}.jpg").write_bytes(
+                encoded(picture(100 * label + i), quality=95)
+            )
+
+
+def prepare_folder(root, output, **kwargs):
+    prepare(
+        source="folder", input=str(root), output=str(output), options=SMALL, **kwargs
+    )
+
+
+# ImageNet, in miniature
+
+
+def tar_of(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+ODD_FILES = {
+    "n01440764_1.JPEG": encoded(picture(1)),
+    "n01440764_2.JPEG": encoded(picture(2, mode="CMYK")),
+    "n01440764_3.JPEG": encoded(picture(3), "PNG"),
+    "n01440764_4.JPEG": encoded(picture(4, (600, 400)))[:2000],  # truncated
+    "n01440764_5.JPEG": encoded(picture(5, mode="L")),
+    "n01440764_6.JPEG": encoded(picture(6, (1, 50))),
+    "n01440764_7.JPEG": encoded(picture(1)),  # again
+}
+VALIDATION_FILES = {
+    # The first of the official list is n01751748, the second n09193705.
+    "ILSVRC2012_val_00000002.JPEG": encoded(picture(20)),
+    "ILSVRC2012_val_00000001.JPEG": encoded(picture(1)),  # in train too
+}
+
+
+@pytest.fixture(scope="module")
+def miniature_imagenet(tmp_path_factory):
+    root = tmp_path_factory.mktemp("imagenet")
+    others = {f"n01443537_{i}.JPEG": encoded(picture(30 + i)) for i in range(5)}
+    train = {"n01440764.tar": tar_of(ODD_FILES), "n01443537.tar": tar_of(others)}
+    (root / imagenet.TRAIN_ARCHIVE).write_bytes(tar_of(train))
+    (root / imagenet.VALIDATION_ARCHIVE).write_bytes(tar_of(VALIDATION_FILES))
+    return root
+
+
+def test_miniature_imagenet(miniature_imagenet, tmp_path, capsys):
+    output = tmp_path / "out"
+    prepare(
+        source="imagenet",
+        input=str(miniature_imagenet),
+        output=str(output),
+        options=SMALL,
+    )
+    content = read(output)
+    good = ["1", "2", "3", "5", "7"]
+    assert {n: label for n, (_, label) in content["train"].items()} == {
+        **{f"n01440764_{n}.JPEG": 0 for n in good},
+        **{f"n01443537_{i}.JPEG": 1 for i in range(5)},
+    }
+    synsets = imagenet.synset_ids()
+    assert {n: synsets[label] for n, (_, label) in content["validation"].items()} == {
+        "ILSVRC2012_val_00000001.JPEG": "n01751748",
+        "ILSVRC2012_val_00000002.JPEG": "n09193705",
+    }
+    assert open_data_set(str(output)).class_names[:2] == ("tench", "goldfish")
+    metadata = json.loads((output / "metadata.json").read_text())
+    assert metadata["synsets"][0] == "n01440764"
+
+    for name, content_bytes in ODD_FILES.items():
+        if name.split("_")[1][0] in good:
+            stored = Image.open(io.BytesIO(content["train"][name][0]))
+            assert (stored.format, stored.mode, stored.size) == (
+                "JPEG",
+                "RGB",
+                (32, 32),
+            )
+            expected = Image.open(io.BytesIO(content_bytes)).convert("RGB")
+            expected = expected.crop((10, 0, 50, 40)).resize((32, 32))
+            difference = np.abs(np.array(stored, int) - np.array(expected, int))
+            assert difference.mean() < 6
+
+    rejected = (output / "rejected.tsv").read_text().splitlines()[1:]
+    assert rejected[0].startswith("n01440764_4.JPEG\timage file is truncated")
+    assert rejected[1:] == ["n01440764_6.JPEG\ttoo small: 1×50 pixels"]
+    duplicates = (output / "duplicates.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[1:] for line in duplicates] == [
+        ["train", "tench", "n01440764_1.JPEG"],
+        ["train", "tench", "n01440764_7.JPEG"],
+        ["validation", "sea snake", "ILSVRC2012_val_00000001.JPEG"],
+    ]
+    summary = capsys.readouterr().out
+    assert "12 pictures" in summary
+    assert "converted: CMYK 1, PNG named .JPEG 1, grey 1" in summary
+    assert "rejected: 2" in summary
+    assert "2 more copies of 1 pictures, 1 of them in several splits" in summary
+
+
+def test_unpacked_imagenet_is_the_same(miniature_imagenet, tmp_path):
+    outputs = tmp_path / "tars", tmp_path / "tree"
+    tree = tmp_path / "unpacked"
+    (tree / "val").mkdir(parents=True)
+    for name, content in VALIDATION_FILES.items():
+        (tree / "val" / name).write_bytes(content)
+    with tarfile.open(miniature_imagenet / imagenet.TRAIN_ARCHIVE) as outer:
+        for member in outer:
+            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                folder = tree / "train" / member.name.removesuffix(".tar")
+                inner.extractall(folder, filter="data")
+    for root, output in zip((miniature_imagenet, tree), outputs, strict=True):
+        prepare(source="imagenet", input=str(root), output=str(output), options=SMALL)
+    assert list(read(outputs[0])["train"].items()) == list(
+        read(outputs[1])["train"].items()
+    )
+    assert read(outputs[0]) == read(outputs[1])
+
+
+def test_archive_cut_short(miniature_imagenet, tmp_path):
+    for name in (imagenet.TRAIN_ARCHIVE, imagenet.VALIDATION_ARCHIVE):
+        content = (miniature_imagenet / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"_train.tar is damaged or cut short"):
+        prepare(source="imagenet", input=str(tmp_path), output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+# Folders
+
+
+def test_folder_split_does_not_move_when_pictures_are_added(tmp_path):
+    root = tmp_path / "pictures"
+    write_folders(root, 12)
+    prepare_folder(root, tmp_path / "before")
+    for i in range(100, 104):
+        (root / "cat" / f"{i}.jpg").write_bytes(encoded(picture(i + 1000)))
+    prepare_folder(root, tmp_path / "after")
+    before, after = read(tmp_path / "before"), read(tmp_path / "after")
+    assert 0 < len(before["validation"]) < 12
+    for split in before:
+        assert before[split].items() <= after[split].items()
+    assert sum(map(len, after.values())) == 28
+    assert after["train"]["dog/0.jpg"][1] == 1
+
+
+def test_folder_with_its_own_splits(tmp_path, capsys):
+    write_folders(tmp_path / "in" / "train", 3)
+    write_folders(tmp_path / "in" / "val", 2)
+    (tmp_path / "in" / "train" / "cat" / "deeper").mkdir()
+    (tmp_path / "in" / "train" / "cat" / "deeper" / "a.gif").write_bytes(
+        encoded(picture(9).convert("P"), "GIF")
+    )
+    (tmp_path / "in" / "train" / "dog" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "train" / "dog" / ".hidden").write_text("no picture")
+    prepare_folder(tmp_path / "in", tmp_path / "out")
+    content = read(tmp_path / "out")
+    assert {split: len(names) for split, names in content.items()} == {
+        "train": 7,
+        "validation": 4,
+    }
+    assert content["train"]["train/cat/deeper/a.gif"][1] == 0
+    assert "notes.txt\tnot a picture in a known format" in (
+        (tmp_path / "out" / "rejected.tsv").read_text()
+    )
+    assert "palette 1" in capsys.readouterr().out
+
+
+def test_folder_class_that_is_not_trained(tmp_path):
+    write_folders(tmp_path / "in" / "train", 1)
+    write_folders(tmp_path / "in" / "val", 1, ("cat", "dog", "eel"))
+    with pytest.raises(UserError, match="eel is a class of validation but not of tra"):
+        prepare_folder(tmp_path / "in", tmp_path / "out")
+
+
+def test_folder_without_classes(tmp_path):
+    with pytest.raises(UserError, match="a folder for each of two or more classes"):
+        prepare_folder(tmp_path, tmp_path / "out")
+
+
+def test_same_bytes_whatever_the_number_of_workers(tmp_path):
+    write_folders(tmp_path / "in", 20)
+    for workers in (1, 2):
+        prepare_folder(tmp_path / "in", tmp_path / f"{workers}", num_workers=workers)
+    prepare_folder(tmp_path / "in", tmp_path / "seed", seed=1)
+    shards = [p.name for p in (tmp_path / "1").iterdir() if ".tfrecord" in p.name]
+    assert len(shards) == 2
+    for name in [*shards, "metadata.json", "dataset_info.json"]:
+        content = (tmp_path / "1" / name).read_bytes()
+        assert content == (tmp_path / "2" / name).read_bytes()
+    one, other = read(tmp_path / "1")["train"], read(tmp_path / "seed")["train"]
+    assert one == other
+    assert list(one) != list(other)
+    labels = [label for _, label in one.values()]
+    assert labels != sorted(labels)
+
+
+def test_num_shards(tmp_path):
+    write_folders(tmp_path / "in", 10)
+    prepare_folder(tmp_path / "in", tmp_path / "out", num_shards=8)
+    splits = open_data_set(str(tmp_path / "out")).splits
+    assert len(splits["train"].filenames) == 8
+    held_out = splits["validation"]
+    assert len(held_out.filenames) == min(8, held_out.num_examples)
+
+
+# Other sources
+
+
+def test_cifar_100_archive(tmp_path):
+    generator = np.random.default_rng(0)
+
+    def batch(number):
+        pixels = generator.integers(0, 256, (number, 3072)).astype(np.uint8)
+        labels = generator.integers(0, 2, number).tolist()
+        return {"data": pixels, "fine_labels": labels, "coarse_labels": labels}
+
+    batches = {
+        "cifar-100-python/train": batch(5),
+        "cifar-100-python/test": batch(2),
+        "cifar-100-python/meta": {"fine_label_names": ["apple", "bear"]},
+    }
+    archive = tmp_path / "cifar-100-python.tar.gz"
+    files = {name: pickle.dumps(content) for name, content in batches.items()}
+    archive.write_bytes(tar_of(files))
+    options = Options(image_size=40, fit="pad", encoding="raw")
+    out = tmp_path / "out"
+    prepare(source="tfds", input=str(archive), output=str(out), options=options)
+
+    data_set = open_data_set(str(out))
+    assert (data_set.encoding, data_set.image_shape) == ("raw", (40, 40, 3))
+    assert data_set.class_names == ("apple", "bear")
+    content = read(out)
+    train = batches["cifar-100-python/train"]
+    assert len(content["validation"]) == 2
+    for index in range(5):
+        image_bytes, label = content["train"][f"train/{index:05d}"]
+        assert label == train["fine_labels"][index]
+        stored = np.frombuffer(image_bytes, np.uint8).reshape(40, 40, 3)
+        pixels = train["data"][index].reshape(3, 32, 32).transpose(1, 2, 0)
+        np.testing.assert_array_equal(stored[4:36, 4:36], pixels)
+        mean = pixels.mean(axis=(0, 1)).round().astype(int)
+        np.testing.assert_array_equal(stored[0, 0], mean)
+
+
+def test_cifar_100_archive_that_would_run_a_program(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    archive = tmp_path / "cifar-100-python.tar.gz"
+    files = ("train", "test", "meta")
+    attack = pickle.dumps(Attack())
+    archive.write_bytes(tar_of({f"cifar-100-python/{name}": attack for name in files}))
+    with pytest.raises(UserError, match="is not cifar-100-python"):
+        prepare(source="tfds", input=str(archive), output=str(tmp_path / "out"))
+    assert not (tmp_path / "attacked").exists()
+
+
+def test_data_set_that_tfds_has_already_prepared(tmp_path):
+    write_folders(tmp_path / "pets", 10)
+    theirs = tmp_path / "tfds" / "pets" / "1.0.0"
+    prepare_folder(tmp_path / "pets", theirs)
+    directory, out = str(tmp_path / "tfds"), str(tmp_path / "out")
+    prepare(source="tfds", name="pets", input=directory, output=out, options=SMALL)
+    ours, theirs = open_data_set(out), open_data_set(directory)
+    assert (ours.name, ours.class_names) == ("pets", ("cat", "dog"))
+    for name in ("train", "validation"):
+        assert ours.splits[name].num_examples == theirs.splits[name].num_examples
+    labels = {name: label for name, (_, label) in read(out)["train"].items()}
+    for index, (_, label) in enumerate(read(directory)["train"].values()):
+        assert labels[f"train/{index:08d}"] == label
+    with pytest.raises(UserError, match="TFDS cannot load 'dogs'"):
+        prepare(source="tfds", name="dogs", input=directory, output=f"{out}2")
+
+
+def test_elpv_is_split_by_class(tmp_path, monkeypatch):
+    from data.sources import elpv
+
+    source = elpv.open_source()
+    (items,) = source.parts
+    counts = np.zeros((2, 4), int)
+    for item in items:
+        counts[("train", "validation").index(item.split), item.label] += 1
+    assert counts.sum(axis=0).tolist() == [705, 369, 1098, 452]
+    np.testing.assert_allclose(counts[1] / counts.sum(axis=0), 0.2, atol=0.002)
+    assert items == elpv.open_source().parts[0]
+
+
+# Single pictures
+
+
+def test_fit_crop_is_scale_then_centre_crop():
+    image = picture(1, (500, 375))
+    scaled = image.resize((341, 256), Image.Resampling.BICUBIC)
+    expected = np.array(scaled.crop((43, 0, 299, 256)), float)
+    assert np.abs(np.array(fit_crop(image, 256)) - expected).mean() < 1
+    assert fit_crop(picture(1, (20, 30)), 64).size == (64, 64)
+
+
+def test_fit_pad_keeps_a_small_picture_and_shrinks_a_large_one():
+    image = picture(2, (20, 10))
+    padded = np.array(fit_pad(image, 32))
+    np.testing.assert_array_equal(padded[11:21, 6:26], np.array(image))
+    mean = np.array(image).mean(axis=(0, 1))
+    np.testing.assert_allclose(padded[0, 0], mean, atol=0.5)
+    wide = np.array(fit_pad(picture(3, (64, 32)), 32))
+    expected = picture(3, (64, 32)).resize((32, 16), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(wide[8:24], np.array(expected))
+
+
+def load(content, name="a.png", size=256):
+    image, conversions = load_rgb(content, name, size)
+    return np.array(image), conversions
+
+
+def test_sixteen_bits():
+    values = np.arange(64 * 64).reshape(64, 64).astype(np.uint16) * 16
+    image, conversions = load(encoded(Image.fromarray(values), "PNG"))
+    np.testing.assert_array_equal(image[..., 0], values // 256)
+    assert conversions == ["16-bit", "grey"]
+
+
+def test_alpha_on_white():
+    image = picture(4, mode="RGBA")
+    pixels = np.array(image).astype(float)
+    opacity = pixels[..., 3:] / 255
+    expected = pixels[..., :3] * opacity + 255 * (1 - opacity)
+    loaded, conversions = load(encoded(image, "PNG"))
+    np.testing.assert_allclose(loaded, expected, atol=1)
+    assert conversions == ["alpha"]
+
+
+def test_exif_orientation():
+    image = picture(5)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90° clockwise
+    loaded, conversions = load(encoded(image, quality=95, exif=exif), "a.jpg")
+    expected = np.rot90(np.array(image, int), -1)
+    assert np.abs(loaded - expected).mean() < 3
+    assert conversions == ["EXIF-rotated"]
+
+
+def test_declared_size_that_no_memory_holds():
+    size = struct.pack(">II", 60_000, 60_000)
+    content = encoded(picture(), "PNG")
+    header = b"IHDR" + size + content[24:29]
+    checksum = struct.pack(">I", zlib.crc32(header))
+    content = content[:12] + header + checksum + content[33:]
+    (record,) = transcode([Item("a.png", 0, content)], SMALL)
+    assert record.rejected == "too large: its header declares 60000×60000 pixels"
+
+
+@pytest.mark.parametrize("cut", [0, 10, 100, 1000, 3000])
+def test_truncated_bytes_are_rejected_not_fatal(cut):
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    )
+    for file_format in ("JPEG", "PNG", "WEBP", "TIFF"):
+        content = encoded(image, file_format)[:cut]
+        (record,) = transcode([Item("a", 0, content, "train")], SMALL)
+        assert record.rejected
+        assert not record.image
+
+
+def test_missing_file_is_rejected(tmp_path):
+    (record,) = transcode([Item("a", 0, str(tmp_path / "gone.jpg"))], SMALL)
+    assert record.rejected == "cannot be read: No such file or directory"
+
+
+def test_statistics_are_those_of_the_stored_pixels(tmp_path):
+    write_folders(tmp_path / "in", 8)
+    options = Options(image_size=64, encoding="raw", validation_fraction=0.3)
+    out = tmp_path / "out"
+    prepare(
+        source="folder", input=str(tmp_path / "in"), output=str(out), options=options
+    )
+    pixels = np.frombuffer(
+        b"".join(image_bytes for image_bytes, _ in read(out)["train"].values()),
+        np.uint8,
+    ).reshape(-1, 3)
+    data_set = open_data_set(str(out))
+    np.testing.assert_allclose(data_set.image_mean, pixels.mean(axis=0), atol=1e-5)
+    vectors = np.array(data_set.color_eigenvectors)
+    covariance = vectors * data_set.color_eigenvalues @ vectors.T
+    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), atol=1e-3)
+
+
+# The output as a whole
+
+
+def test_too_many_errors(tmp_path):
+    write_folders(tmp_path / "in", 3)
+    for i in range(4):
+        (tmp_path / "in" / "cat" / f"bad{i}.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"4 pictures cannot be used.*--max_errors"):
+        prepare_folder(tmp_path / "in", tmp_path / "out", max_errors=3)
+    assert sorted(os.listdir(tmp_path)) == ["in"]
+    prepare_folder(tmp_path / "in", tmp_path / "out", max_errors=4)
+
+
+def test_output_in_use(tmp_path):
+    write_folders(tmp_path / "in", 3)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="is in use, and not by a data set"):
+        prepare_folder(tmp_path / "in", out, overwrite=True)
+    (out / "thesis.txt").unlink()
+    prepare_folder(tmp_path / "in", out)
+    with pytest.raises(UserError, match="--overwrite"):
+        prepare_folder(tmp_path / "in", out)
+    (tmp_path / "in" / "cat" / "0.jpg").unlink()
+    prepare_folder(tmp_path / "in", out, overwrite=True)
+    assert sum(map(len, read(out).values())) == 5
+
+
+def test_killed_run_is_refused_and_a_second_one_starts_clean(tmp_path):
+    write_folders(tmp_path / "in", 3)
+    prepare_folder(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "out.incomplete")  # as a kill leaves it
+    for name in ("out", "out.incomplete"):
+        with pytest.raises(UserError, match="did not finish"):
+            open_data_set(str(tmp_path / name))
+    prepare_folder(tmp_path / "in", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    write_folders(tmp_path / "in", 3)
+
+    def write(self, key, example):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tfds.core.writer.Writer, "write", write)
+    with pytest.raises(UserError, match="no space left"):
+        prepare_folder(tmp_path / "in", tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["in"]
+
+
+def test_missing_shard_of_a_prepared_set(tmp_path):
+    write_folders(tmp_path / "in", 3)
+    prepare_folder(tmp_path / "in", tmp_path / "out", num_shards=2)
+    (shard,) = (tmp_path / "out").glob("*train*00001-of-00002")
+    shard.unlink()
+    with pytest.raises(UserError, match="of 2 shards of train 1 are missing"):
+        open_data_set(str(tmp_path / "out"))
+
+
+def test_beam_makes_the_same_records(miniature_imagenet, tmp_path):
+    pytest.importorskip("apache_beam", reason="requirements-beam.txt is not installed")
+    for name, beam_options in (("local", None), ("beam", [])):
+        prepare(
+            source="imagenet",
+            input=str(miniature_imagenet),
+            output=str(tmp_path / name),
+            options=SMALL,
+            num_shards=2,
+            beam_options=beam_options,
+        )
+    names = sorted(os.listdir(tmp_path / "local"))
+    assert names == sorted(os.listdir(tmp_path / "beam"))
+    for name in names:
+        content = (tmp_path / "local" / name).read_bytes()
+        assert content == (tmp_path / "beam" / name).read_bytes()
