@@ -22,6 +22,7 @@ def define_flags() -> None:
     """Defines the flags; one not given takes the recipe's value."""
     text, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
     choice, switch = flags.DEFINE_enum, flags.DEFINE_bool
+    schedules = ["plateau", "steps", "cosine", "poly", "constant"]
     text("data_dir", None, "Data set made by data.prepare; none for the demo.")
     text("model_dir", None, "Where to write. Default: runs/<date-time>-<recipe>.")
     choice("recipe", "auto", ["auto", *RECIPES], "auto: by the number of images.")
@@ -39,7 +40,10 @@ def define_flags() -> None:
     number("num_epochs", None, "Epochs to train.", lower_bound=1e-9)
     whole("train_steps", None, "Steps to train, whatever the epochs.", lower_bound=1)
     number("learning_rate", None, "Initial rate.", lower_bound=0)
-    choice("lr_schedule", None, ["plateau", "steps", "constant"], "Schedule.")
+    switch("scale_lr", False, "Multiply the rate by global_batch_size / 128.")
+    choice("lr_schedule", None, schedules, "What becomes of the rate.")
+    number("warmup_epochs", None, "Epochs until the full rate.", lower_bound=0)
+    choice("optimizer", None, ["momentum", "lars"], "lars: for large batches.")
     number("momentum", None, "Of the update rule.", lower_bound=0, upper_bound=1)
     number("weight_decay", None, "Of the update rule.", lower_bound=0)
     number("dropout_rate", None, "In fc6 and fc7.", lower_bound=0, upper_bound=0.99)
@@ -47,13 +51,25 @@ def define_flags() -> None:
     whole("steps_per_loop", None, "Steps between returns to Python.", lower_bound=1)
     whole("checkpoint_every", None, "Steps. Default: an epoch.", lower_bound=1)
     whole("keep_checkpoints", None, "How many of the latest to keep.", lower_bound=1)
+    choice("on_nan", None, ["stop", "rollback"], "rollback: with half the rate.")
+    whole("max_bad_records", None, "More of them stop the run.", lower_bound=0)
+    switch("reduce_in_bfloat16", None, "Halve what travels between replicas.")
+    switch("deterministic", None, "Bit-identical reruns on GPUs too; slower.")
     whole("seed", None, "Of everything drawn at random.", lower_bound=0)
     switch("overwrite", False, "Start anew in a used model_dir.")
     switch("export", True, "Export a SavedModel at the end.")
 
 
 # Flags that are no fields of a run's configuration, or are worked out first.
-_OTHER_FLAGS = ("data_dir", "model_dir", "precision", "overwrite", "export")
+_OTHER_FLAGS = (
+    "data_dir",
+    "model_dir",
+    "precision",
+    "scale_lr",
+    "overwrite",
+    "export",
+    "help",
+)
 
 
 def main(values: flags.FlagValues) -> int:
@@ -82,6 +98,7 @@ def main(values: flags.FlagValues) -> int:
         data_dir,
         model_dir,
         precision=values.precision,
+        scale_lr=values.scale_lr,
         overwrite=values.overwrite,
         export=values.export,
         **given,

@@ -1,5 +1,6 @@
 """What to train on: the distribution strategy and the precision."""
 
+import os
 import pathlib
 
 import tensorflow as tf
@@ -39,6 +40,41 @@ def make_strategy(
     if num_gpus < 2:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_gpus)])
+
+
+def make_training_strategy(
+    num_gpus: int | None = None, simulate_gpus: int = 0
+) -> tf.distribute.Strategy:
+    """Returns the strategy to train with, over several machines with `TF_CONFIG`.
+
+    Must be called before TensorFlow has done anything else.
+
+    Args:
+        num_gpus: See `make_strategy`; of this machine.
+        simulate_gpus: See `make_strategy`; of this machine.
+
+    Returns:
+        A `MultiWorkerMirroredStrategy` where the environment variable `TF_CONFIG` is
+        set, else what `make_strategy` returns.
+    """
+    if "TF_CONFIG" not in os.environ:
+        return make_strategy(num_gpus, simulate_gpus)
+    if num_gpus == 0:
+        tf.config.set_visible_devices([], "GPU")
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"TF_CONFIG does not describe a cluster ({error}): expected "
+            '{"cluster": {"worker": ["host:port", …]}, "task": {"type": '
+            '"worker", "index": 0}}'
+        ) from None
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one, of all workers, that writes."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.task_id
 
 
 def _simulated_strategy(num_replicas: int) -> tf.distribute.Strategy:

@@ -121,7 +121,8 @@ def alexnet(
     if num_classes < 1 or width <= 0 or groups not in (1, 2) or not 0 <= rate < 1:
         raise ValueError(
             "num_classes must be >= 1, width > 0, groups 1 or 2 and "
-            f"0 <= dropout_rate < 1; received {num_classes=}, {width=}, {groups=}, dropout_rate={rate}"
+            f"0 <= dropout_rate < 1; received {num_classes=}, {width=}, {groups=}, "
+            f"dropout_rate={rate}"
         )
     std, std345, one = recipe.init_stddev, recipe.init_stddev_conv345, recipe.bias_init
     same = {"padding": "same"}

@@ -1,4 +1,4 @@
-"""The paper's update rule as a Keras optimizer."""
+"""The paper's update rule, and LARS for large batches, as Keras optimizers."""
 
 import keras
 import tensorflow as tf
@@ -11,6 +11,9 @@ class MomentumSGD(keras.optimizers.SGD):
     `v ← momentum·v − weight_decay·rate·w − rate·gradient; w ← w + v`: the decay goes
     through the momentum, about ten times stronger than the decoupled `weight_decay` of
     Keras' own optimizers. Each update is one fused operation.
+
+    Takes gradients that are already summed over the replicas (`sum_over_replicas`),
+    so that what is looked at (their norm) is what is applied.
 
     Args:
         learning_rate: The rate.
@@ -39,6 +42,8 @@ class MomentumSGD(keras.optimizers.SGD):
         """Makes a velocity for every variable, also where the momentum is 0."""
         keras.optimizers.Optimizer.build(self, variables)
         self.momentums = self.add_optimizer_variables(variables, "velocity")
+        # Not of the rule: recipe `original` sets it to 0 to freeze conv1.
+        self.conv1_rate_factor = keras.Variable(1.0, trainable=False, name="conv1_rate")
 
     def decays(self, variable) -> bool:
         """Whether weight decay holds for `variable`."""
@@ -46,18 +51,28 @@ class MomentumSGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         """Moves one variable, on one device."""
-        velocity = self.momentums[self._get_variable_index(variable)].value
+        index = self._get_variable_index(variable)
         if self.decays(variable):
             gradient += self.l2 * variable
+        if self._trainable_variables[index].path == "conv1/kernel":
+            learning_rate *= self.conv1_rate_factor
         if len(variable.shape) == 1:
             learning_rate *= self.bias_learning_rate_factor
         tf.raw_ops.ResourceApplyKerasMomentum(
             var=variable.handle,
-            accum=velocity.handle,
-            lr=learning_rate,
+            accum=self.momentums[index].value.handle,
+            lr=learning_rate * self.trust_ratio(gradient, variable),
             grad=gradient,
             momentum=tf.cast(self.momentum, variable.dtype),
         )
+
+    def trust_ratio(self, gradient, variable) -> tf.Tensor | float:
+        """Another factor of the rate; 1 here."""
+        del gradient, variable
+        return 1.0
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        return grads_and_vars
 
     def get_config(self):
         """Returns what `from_config` needs to make the same optimizer."""
@@ -66,3 +81,58 @@ class MomentumSGD(keras.optimizers.SGD):
             "bias_learning_rate_factor": self.bias_learning_rate_factor,
             "decay_biases": self.decay_biases,
         }
+
+
+@keras.saving.register_keras_serializable("alexnet_tf")
+class LARS(MomentumSGD):
+    """Layer-wise adaptive rate scaling, for large batches.
+
+    You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks", 2017,
+    algorithm 1: the rate of each kernel is multiplied by
+    `trust · ‖w‖ / (‖gradient‖ + weight_decay · ‖w‖)`, then as `MomentumSGD`. Biases
+    keep the plain rate.
+
+    Args:
+        learning_rate: The global rate.
+        trust: η of the paper, the trust coefficient.
+        **kwargs: See `MomentumSGD`.
+    """
+
+    def __init__(self, learning_rate: float = 0.01, *, trust: float = 0.001, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.trust = trust
+
+    def trust_ratio(self, gradient, variable):
+        """The layer's own rate; 1 for biases and where a norm is 0."""
+        if len(variable.shape) == 1:
+            return 1.0
+        decay = self.l2 if self.decays(variable) else 0.0
+        weight_norm = tf.norm(variable)
+        plain_norm = tf.norm(gradient - decay * variable)
+        ratio = self.trust * weight_norm / (plain_norm + decay * weight_norm)
+        usable = (weight_norm > 0) & (plain_norm > 0)
+        return tf.where(usable, ratio, 1.0)
+
+    def get_config(self):
+        """Returns what `from_config` needs to make the same optimizer."""
+        return super().get_config() | {"trust": self.trust}
+
+
+def sum_over_replicas(
+    gradients: list[tf.Tensor], dtype: tf.DType = tf.float32
+) -> list[tf.Tensor]:
+    """Sums gradients over the replicas, all in one packed all-reduce.
+
+    Args:
+        gradients: float32, of this replica.
+        dtype: What travels between the replicas; bfloat16 halves the traffic.
+
+    Returns:
+        float32 sums, the same on every replica.
+    """
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return gradients
+    gradients = [tf.cast(gradient, dtype) for gradient in gradients]
+    sums = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    return [tf.cast(total, tf.float32) for total in sums]

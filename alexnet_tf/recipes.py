@@ -36,6 +36,10 @@ class Recipe:
         dropout_rate: In fc6 and fc7 (section 4.2).
         color: Colour augmentation: "jitter" (brightness, contrast, saturation), "pca"
             (section 4.1) or "none".
+        pca_source_2012: Whether "pca" is that of the source: scaled by the root of the
+            eigenvalues, the image divided by 1.1.
+        color_until_epoch: Where the colour augmentation ends, epochs.
+        freeze_conv1_epoch: From where on conv1's weights stay as they are, epochs.
         global_batch_size: Images in a step, over all replicas (section 5).
         learning_rate: Initial rate (section 5).
         momentum: (section 5).
@@ -43,7 +47,7 @@ class Recipe:
             the update rule of section 5 has it.
         bias_learning_rate_factor: Multiplies the learning rate of biases.
         decay_biases: Whether weight decay holds for biases too.
-        lr_schedule: "plateau", "steps" or "constant".
+        lr_schedule: "plateau", "steps", "cosine", "poly" or "constant".
         lr_drop_epochs: Where "steps" divides the rate by 10, epochs.
         num_epochs: How long to train, epochs (section 5: roughly 90 cycles).
     """
@@ -63,6 +67,9 @@ class Recipe:
     bias_init: float = 1.0
     dropout_rate: float = 0.5
     color: str = "jitter"
+    pca_source_2012: bool = False
+    color_until_epoch: float | None = None
+    freeze_conv1_epoch: float | None = None
     global_batch_size: int = 128
     learning_rate: float = 0.01
     momentum: float = 0.9
@@ -86,6 +93,9 @@ RECIPES: dict[str, Recipe] = {
         spatial_normalization=True,
         init_stddev_conv345=0.03,
         color="pca",
+        pca_source_2012=True,
+        color_until_epoch=67,
+        freeze_conv1_epoch=72,
         bias_learning_rate_factor=2.0,
         decay_biases=False,
         lr_schedule="steps",

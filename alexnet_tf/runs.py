@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.model import alexnet
@@ -34,7 +35,9 @@ class Config:
         num_epochs: Epochs to train.
         train_steps: Steps after which to end, whatever the epochs; None for no limit.
         learning_rate: Initial rate.
-        lr_schedule: "plateau", "steps" or "constant".
+        lr_schedule: "plateau", "steps", "cosine", "poly" or "constant".
+        warmup_epochs: Epochs in which the rate grows to its initial value.
+        optimizer: "momentum" or "lars".
         momentum: 0..1.
         weight_decay: Of the paper's update rule.
         dropout_rate: In fc6 and fc7, 0..1.
@@ -43,6 +46,10 @@ class Config:
             to choose by the time that a step takes.
         checkpoint_every: Steps between checkpoints; None for once an epoch.
         keep_checkpoints: How many of the latest checkpoints stay.
+        on_nan: "stop" or "rollback".
+        max_bad_records: Records that may be impossible to decode.
+        reduce_in_bfloat16: Whether gradients travel between replicas in bfloat16.
+        deterministic: Whether TensorFlow's operations are to be.
         seed: Of the weights, the order of the images, their augmentation and dropout.
     """
 
@@ -61,6 +68,8 @@ class Config:
     train_steps: int | None
     learning_rate: float
     lr_schedule: str
+    warmup_epochs: float
+    optimizer: str
     momentum: float
     weight_decay: float
     dropout_rate: float
@@ -68,6 +77,10 @@ class Config:
     steps_per_loop: int | None
     checkpoint_every: int | None
     keep_checkpoints: int
+    on_nan: str
+    max_bad_records: int
+    reduce_in_bfloat16: bool
+    deterministic: bool
     seed: int
 
 
@@ -80,12 +93,23 @@ _DEFAULTS = {
     "steps_per_loop": None,
     "checkpoint_every": None,
     "keep_checkpoints": 5,
+    "warmup_epochs": 0.0,
+    "optimizer": "momentum",
+    "on_nan": "stop",
+    "max_bad_records": 100,
+    "reduce_in_bfloat16": False,
+    "deterministic": False,
     "seed": 0,
 }
+# What goes with the optimizer for large batches.
+_LARS_DEFAULTS = {"lr_schedule": "poly", "warmup_epochs": 5.0}
 
 
 def resolve(
-    given: Mapping[str, object], data_set: DataSet, found: Mapping[str, object]
+    given: Mapping[str, object],
+    data_set: DataSet,
+    found: Mapping[str, object],
+    scale_lr: bool = False,
 ) -> tuple[Config, dict[str, str]]:
     """Completes what the user gave by the recipe and the machine.
 
@@ -94,6 +118,7 @@ def resolve(
             `recipe` may be "auto".
         data_set: The data.
         found: What was found out about the machine: `precision`, `num_gpus`.
+        scale_lr: Whether to multiply the learning rate by global batch size / 128.
 
     Returns:
         The configuration, and for each of its fields where the value came from.
@@ -116,12 +141,16 @@ def resolve(
         ("default", _DEFAULTS),
         ("data", facts),
         (f"recipe {recipe.name}", dataclasses.asdict(recipe)),
+        ("optimizer lars", _LARS_DEFAULTS if given.get("optimizer") == "lars" else {}),
         ("machine", found),
         ("command line", given),
     ):
         for field in dataclasses.fields(Config):
             if field.name in known:
                 values[field.name], origins[field.name] = known[field.name], origin
+    if scale_lr:
+        values["learning_rate"] *= values["global_batch_size"] / 128
+        origins["learning_rate"] += ", scaled by the batch size"
     return Config(**values), origins
 
 
@@ -174,7 +203,11 @@ class Run:
         os.replace(self.config_file + ".tmp", self.config_file)
 
     def start(
-        self, config: Config, origins: Mapping[str, str], overwrite: bool
+        self,
+        config: Config,
+        origins: Mapping[str, str],
+        overwrite: bool = False,
+        write: bool = True,
     ) -> None:
         """Makes the directory, or checks that `config` may go on with what is there.
 
@@ -182,31 +215,40 @@ class Run:
             config: Of the training that is about to start.
             origins: Where its values came from.
             overwrite: Whether to remove an earlier run instead.
+            write: Whether this process is the one that writes.
 
         Raises:
             UserError: If the directory holds something else, or a run that `config`
                 cannot go on with.
         """
         if os.path.exists(self.config_file):
-            if overwrite:
-                shutil.rmtree(self.model_dir)
-            else:
+            if not overwrite:
                 self._check_unchanged(self.read_config(), config)
+            elif write:
+                shutil.rmtree(self.model_dir)
         elif os.path.isdir(self.model_dir) and os.listdir(self.model_dir):
             raise UserError(
                 f"--model_dir={self.model_dir} holds files but no run: give an empty "
                 "or a new directory"
             )
-        self.write_config(config, origins)
+        if write:
+            self.write_config(config, origins)
 
     def _check_unchanged(self, old: Config, new: Config) -> None:
-        for name in _UNCHANGEABLE:
-            before, now = getattr(old, name), getattr(new, name)
+        for field in dataclasses.fields(Config):
+            name, before, now = (
+                field.name,
+                *(getattr(c, field.name) for c in (old, new)),
+            )
             if before == now:
                 continue
             if name == "class_names":
-                before, now = _describe_classes(before), _describe_classes(now)
-                name = "classes"
+                name, before, now = "classes", *map(_describe_classes, (before, now))
+            elif name not in _UNCHANGEABLE:
+                logging.info(
+                    "changed since the last start: %s %s → %s", name, before, now
+                )
+                continue
             raise UserError(
                 f"the run in {self.model_dir} has {name} {before}, now {now} was "
                 "given: give another --model_dir, or --overwrite to start anew"

@@ -1,10 +1,11 @@
-"""Learning-rate schedules."""
+"""Learning-rate schedules: from the epoch to a factor of the initial rate."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-# Factor of the rate at an epoch: 1 at the start, .1 after a drop.
+# From the epoch, a float32 scalar (a fraction counts), to the factor.
 Schedule = Callable[[tf.Tensor], tf.Tensor]
 
 # Section 5: "The learning rate was initialized at 0.01 and reduced three times".
@@ -13,26 +14,44 @@ PLATEAU_PATIENCE = 5  # validations without an improvement
 PLATEAU_MIN_IMPROVEMENT = 0.001  # of the top-1 error, a fraction
 
 
-def constant() -> Schedule:
-    """The same rate to the end."""
-    return tf.ones_like
-
-
-def steps(drop_epochs: Sequence[float]) -> Schedule:
-    """A tenth of the rate from each of the epochs on.
+def make_schedule(
+    name: str,
+    num_epochs: float,
+    drop_epochs: Sequence[float] = (),
+    warmup_epochs: float = 0.0,
+) -> Schedule:
+    """Returns a schedule.
 
     Args:
-        drop_epochs: Where the rate drops, epochs.
+        name: "constant"; "steps", a tenth from each of `drop_epochs`
+            on; "cosine", half a cosine down to 0 (Loshchilov and Hutter 2017); "poly",
+            the remaining share squared (You et al. 2017); "plateau", 1 here, since its
+            drops depend on the validations (see `plateau`).
+        num_epochs: Where "cosine" and "poly" end, epochs.
+        drop_epochs: For "steps", epochs.
+        warmup_epochs: Epochs in which the factor first grows linearly from 0; "cosine"
+            and "poly" begin after them.
 
     Returns:
-        A function from the epoch (float scalar, a fraction counts) to the factor.
+        The schedule.
     """
-    drops = tf.constant(drop_epochs, tf.float32)
 
     def factor(epoch):
-        return 0.1 ** tf.reduce_sum(tf.cast(epoch >= drops, tf.float32))
+        share = (epoch - warmup_epochs) / max(num_epochs - warmup_epochs, 1e-9)
+        share = tf.clip_by_value(share, 0.0, 1.0)
+        if name == "steps":
+            passed = epoch >= tf.constant(drop_epochs, tf.float32)
+            return 0.1 ** tf.reduce_sum(tf.cast(passed, tf.float32))
+        if name == "cosine":
+            return (1.0 + tf.cos(math.pi * share)) / 2.0
+        if name == "poly":
+            return (1.0 - share) ** 2
+        return tf.ones_like(epoch)
 
-    return factor
+    def with_warmup(epoch):
+        return factor(epoch) * tf.minimum(1.0, epoch / warmup_epochs)
+
+    return with_warmup if warmup_epochs else factor
 
 
 def plateau(errors: Sequence[float]) -> tuple[int, bool]:
@@ -47,7 +66,7 @@ def plateau(errors: Sequence[float]) -> tuple[int, bool]:
     Returns:
         How often the rate was divided by 10, and whether training has ended.
     """
-    drops, waited, best = 0, 0, float("inf")
+    drops, waited, best = 0, 0, math.inf
     for error in errors:
         if error < best - PLATEAU_MIN_IMPROVEMENT:
             best, waited = error, 0

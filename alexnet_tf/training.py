@@ -1,160 +1,38 @@
-"""The training loop: the step, what happens between steps, resume."""
+"""Training from end to end: the loop around the step, resume, what can go wrong."""
 
 import contextlib
 import dataclasses
+import gc
 import math
 import os
 import signal
 import time
 from collections.abc import Iterator
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf import schedules
-from alexnet_tf.devices import choose_precision, describe, make_strategy
+from alexnet_tf import diagnostics
+from alexnet_tf.checkpoints import Checkpoints
+from alexnet_tf.devices import (
+    choose_precision,
+    describe,
+    is_chief,
+    make_training_strategy,
+)
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import Evaluator, check_batch_size, count, evaluate_run
+from alexnet_tf.evaluation import Evaluator, check_batch_size, evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.input_pipeline import training_batches
-from alexnet_tf.optimizers import MomentumSGD
-from alexnet_tf.recipes import RECIPES
+from alexnet_tf.input_pipeline import label_errors
 from alexnet_tf.records import DataSet, open_data_set
-from alexnet_tf.runs import Config, Run, build_model, resolve
+from alexnet_tf.runs import Config, Run, resolve
 from alexnet_tf.summaries import MetricsLog, Progress
+from alexnet_tf.trainer import MAX_ROLLBACKS, Trainer
 
 LOG_EVERY = 100  # steps between two training records, and one at every epoch's end
-_SECONDS_PER_LOOP = 0.5  # the time a call of several steps should take
-
-
-class Trainer:
-    """A network in training: its weights, everything that they depend on, the step.
-
-    A step is a function of the configuration, the step's number and what the
-    checkpoint holds, so that a run goes on from a checkpoint as if it had never ended.
-
-    Args:
-        config: What to train.
-        data_set: The data.
-        strategy: The devices.
-    """
-
-    def __init__(
-        self, config: Config, data_set: DataSet, strategy: tf.distribute.Strategy
-    ):
-        self.config, self.data_set, self.strategy = config, data_set, strategy
-        recipe = RECIPES[config.recipe]
-        with strategy.scope():
-            self.model = build_model(config, config.precision)
-            self.optimizer = MomentumSGD(
-                config.learning_rate,
-                config.momentum,
-                config.weight_decay,
-                recipe.bias_learning_rate_factor,
-                recipe.decay_biases,
-            )
-            self.optimizer.build(self.model.trainable_variables)
-        self.evaluator = Evaluator(self.model, strategy)
-        # What `count` returns, summed since the last training record.
-        self._totals = tf.Variable(tf.zeros(4, tf.float64), trainable=False)
-        # A row for each validation: step, top-1 error.
-        self._validations = tf.Variable(
-            tf.zeros((0, 2), tf.float64), trainable=False, shape=(None, 2)
-        )
-        self._plateau_factor = tf.Variable(1.0, trainable=False)
-        self._schedule = (
-            schedules.steps(recipe.lr_drop_epochs)
-            if config.lr_schedule == "steps"
-            else schedules.constant()
-        )
-        self.checkpoint = tf.train.Checkpoint(
-            model=self.model,
-            optimizer=self.optimizer,
-            totals=self._totals,
-            validations=self._validations,
-        )
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return int(self.optimizer.iterations.numpy())
-
-    @property
-    def validations(self) -> np.ndarray:
-        """float64 `(validations, 2)`: step and top-1 error of each."""
-        return self._validations.numpy()
-
-    def add_validation(self, top_1_error: float) -> bool:
-        """Takes a validation error; whether the schedule says that training ends."""
-        row = [[self.step, top_1_error]]
-        self._validations.assign(np.concatenate([self.validations, row]))
-        return self.apply_plateau()
-
-    def apply_plateau(self) -> bool:
-        """Sets the rate by the validations so far; whether training ends with them."""
-        if self.config.lr_schedule != "plateau":
-            return False
-        drops, ended = schedules.plateau(self.validations[:, 1])
-        self._plateau_factor.assign(0.1**drops)
-        return ended
-
-    def learning_rate(self, step: tf.Tensor | int) -> tf.Tensor:
-        """The rate of the step that follows `step` others, float32."""
-        images = tf.cast(step, tf.float32) * self.config.global_batch_size
-        epoch = images / self.config.num_train_examples
-        return self.config.learning_rate * self._plateau_factor * self._schedule(epoch)
-
-    @property
-    def totals(self) -> np.ndarray:
-        """What `count` returned, summed since `take_totals`, float64 `(4,)`."""
-        return self._totals.numpy()
-
-    def take_totals(self) -> np.ndarray:
-        """Returns the totals and starts again at 0."""
-        totals = self.totals
-        self._totals.assign(tf.zeros_like(totals))
-        return totals
-
-    def l2(self) -> float:
-        """The L2 part of the loss whose gradient the weight decay is."""
-        decayed = filter(self.optimizer.decays, self.model.trainable_variables)
-        squares = [float(tf.nn.l2_loss(tf.convert_to_tensor(v))) for v in decayed]
-        return self.config.weight_decay * math.fsum(squares)
-
-    def batches(self) -> Iterator:
-        """The batches from the current step on, for every replica."""
-        dataset = self.strategy.distribute_datasets_from_function(
-            lambda context: training_batches(
-                self.data_set,
-                global_batch_size=self.config.global_batch_size,
-                seed=self.config.seed,
-                start_step=self.step,
-                image_size=RECIPES[self.config.recipe].image_size,
-                color=self.config.color,
-                input_context=context,
-            )
-        )
-        return iter(dataset)
-
-    @tf.function
-    def run_steps(self, batches: Iterator, num_steps: tf.Tensor) -> None:
-        """Trains `num_steps` steps (int32 scalar) without coming back to Python."""
-        for _ in tf.range(num_steps):
-            rate = self.learning_rate(self.optimizer.iterations.value)
-            self.optimizer.learning_rate.assign(rate)
-            counts = self.strategy.run(self._replica_step, args=next(batches))
-            counts = self.strategy.reduce(tf.distribute.ReduceOp.SUM, counts, axis=None)
-            self._totals.assign_add(tf.cast(counts, tf.float64))
-
-    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            counts = count(self.model(images, training=True), labels)
-            # Summed over replicas this is the mean over the global batch.
-            loss = counts[1] / self.config.global_batch_size
-        variables = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return counts
+_SECONDS_PER_LOOP = 0.5  # that a call of several steps should take
 
 
 class Loop:
@@ -166,22 +44,31 @@ class Loop:
     """
 
     def __init__(self, trainer: Trainer, run: Run):
-        self._trainer, self._config = trainer, trainer.config
-        self._checkpoints = tf.train.CheckpointManager(
-            trainer.checkpoint, run.checkpoint_dir, self._config.keep_checkpoints
+        self._trainer, self._config, self._run = trainer, trainer.config, run
+        self._chief = is_chief(trainer.strategy)
+        self._evaluator = Evaluator(trainer.model, trainer.strategy)
+        self._checkpoints = Checkpoints(
+            trainer.checkpoint, run, self._config.keep_checkpoints, write=self._chief
         )
-        self._best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=trainer.model), run.best_dir, max_to_keep=1
-        )
-        if self._checkpoints.latest_checkpoint:
-            trainer.checkpoint.restore(self._checkpoints.latest_checkpoint)
+        if self._checkpoints.restore():
             logging.info("going on from step %d", trainer.step)
-        self._ended = trainer.apply_plateau()
-        self._log = MetricsLog(run.model_dir, run.metrics_file, trainer.step)
+        elif self._config.on_nan == "rollback":
+            self._checkpoints.save(0)
+        self._ended = trainer.update_rate()
+        self._open_log()
         self._progress = Progress(self._last_step, trainer.step)
         self._steps_per_loop = self._config.steps_per_loop or 1
         self._seconds, self._timed_steps = 0.0, 0  # since the last training record
         self._trained = ""  # the last training record, for people
+        self._stuck_from = diagnostics.stuck_from(
+            self._config.num_train_examples, self._config.global_batch_size
+        )
+
+    def _open_log(self) -> None:
+        if self._chief:
+            self._log = MetricsLog(
+                self._run.model_dir, self._run.metrics_file, self._trainer.step
+            )
 
     @property
     def _last_step(self) -> int:
@@ -202,17 +89,21 @@ class Loop:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
         trainer = self._trainer
         batches = trainer.batches()
-        with _stop_signals() as stopped, contextlib.closing(self._progress):
+        with _stop_signals() as signals, contextlib.closing(self._progress):
             while True:
                 step = trainer.step
                 if self._is_validation_due(step):
                     self._validate(step)
                 if self._ended or step >= self._last_step:
+                    self._checkpoints.check()
                     return True
-                if stopped:
-                    self._save(step)
+                if self._stop_is_agreed(signals):
+                    self._checkpoints.save(step)
+                    self._checkpoints.check()
                     return False
-                self._train(batches, step)
+                if not self._train(batches, step):
+                    self._roll_back()
+                    batches = trainer.batches()
 
     def _is_validation_due(self, step: int) -> bool:
         validations = self._trainer.validations
@@ -221,55 +112,103 @@ class Loop:
         epoch_ended = math.floor(self._epoch(step)) > math.floor(self._epoch(step - 1))
         return epoch_ended or step == self._last_step
 
-    def _train(self, batches: Iterator, step: int) -> None:
-        """Trains up to the next step at which something is due."""
+    def _stop_is_agreed(self, signals: list) -> bool:
+        """Whether any worker got a signal; all workers must stop at the same step."""
+        if self._trainer.strategy.extended._in_multi_worker_mode():
+            received = tf.constant([float(len(signals))])
+            return bool(self._trainer.mean_over_workers(received)[0] > 0)
+        return bool(signals)
+
+    def _train(self, batches: Iterator, step: int) -> bool:
+        """Trains up to the next step at which something is due; False at a NaN."""
         every = self._config.checkpoint_every or self._last_step
-        next_step = min(
+        wanted_step = min(
             step + self._steps_per_loop,
             self._epoch_end(math.floor(self._epoch(step)) + 1),
             (step // LOG_EVERY + 1) * LOG_EVERY,
             (step // every + 1) * every,
             self._last_step,
         )
-        num_steps = max(1, next_step - step)
+        wanted_step = max(step + 1, wanted_step)
         start = time.perf_counter()
-        self._trainer.run_steps(batches, tf.constant(num_steps))
-        totals = self._trainer.totals
+        with label_errors(self._trainer.data_set, "train"):
+            self._trainer.run_steps(batches, tf.constant(wanted_step - step))
+            totals = self._trainer.totals  # waits for the last step
         seconds = time.perf_counter() - start
-        if not np.isfinite(totals).all():
-            raise UserError(
-                f"cross-entropy is {totals[1]} by step {step + num_steps}: try a lower "
-                "--learning_rate; the last checkpoint is from before"
-            )
-        self._seconds += seconds
-        self._timed_steps += num_steps
-        step += num_steps
-        if not self._config.steps_per_loop:
-            wanted = _SECONDS_PER_LOOP * num_steps / seconds
-            self._steps_per_loop = int(np.clip(wanted, 1, LOG_EVERY))
-        self._show(step, totals, num_steps * self._config.global_batch_size / seconds)
+        self._check_bad_records()
+        if self._trainer.step < wanted_step:
+            return False
+        self._time(wanted_step - step, seconds)
+        step = wanted_step
+        self._show(step, totals)
         if step % LOG_EVERY == 0 or self._is_validation_due(step):
             self._record_training(step)
         if step % every == 0 and not self._is_validation_due(step):
-            self._save(step)
+            self._checkpoints.save(step)
+        return True
 
-    def _show(self, step: int, totals: np.ndarray, images_per_second: float) -> None:
+    def _check_bad_records(self) -> None:
+        bad, limit = len(self._trainer.bad_records), self._config.max_bad_records
+        if bad > limit:
+            raise UserError(
+                f"{bad} records cannot be decoded, more than "
+                f"--max_bad_records={limit}: see them with python -m data.check, or "
+                "raise the limit"
+            )
+
+    def _time(self, num_steps: int, seconds: float) -> None:
+        self._seconds += seconds
+        self._timed_steps += num_steps
+        self._images_per_second = num_steps * self._config.global_batch_size / seconds
+        if not self._config.steps_per_loop:
+            if self._trainer.strategy.extended._in_multi_worker_mode():
+                values = tf.constant([seconds], tf.float32)
+                seconds = float(self._trainer.mean_over_workers(values)[0])
+            wanted = _SECONDS_PER_LOOP * num_steps / seconds
+            self._steps_per_loop = int(np.clip(wanted, 1, LOG_EVERY))
+
+    def _show(self, step: int, totals: np.ndarray) -> None:
         num_examples, cross_entropy, errors, _ = totals
-        num_epochs = math.ceil(self._epoch(self._last_step))
+        num_epochs = max(1, round(self._epoch(self._last_step)))
+        epoch = min(num_epochs, math.floor(self._epoch(step - 1)) + 1)
         self._progress.update(
             step,
-            f"{min(num_epochs, math.floor(self._epoch(step - 1)) + 1)}/{num_epochs}",
-            loss=f"{cross_entropy / num_examples:.4f}",
-            top1=f"{1 - errors / num_examples:6.1%}",
-            images=f"{images_per_second:,.0f}/s",
+            f"{epoch}/{num_epochs}",
+            loss=f"{cross_entropy / max(1, num_examples):.4f}",
+            top1=f"{1 - errors / max(1, num_examples):6.1%}",
+            images=f"{self._images_per_second:,.0f}/s",
         )
 
     def _record_training(self, step: int) -> None:
-        num_examples, *sums = self._trainer.take_totals()
-        cross_entropy, top_1_error, top_5_error = (s / num_examples for s in sums)
+        trainer = self._trainer
+        num_examples, *sums = trainer.take_totals()
+        means = [total / max(1, num_examples) for total in sums]
         images = self._timed_steps * self._config.global_batch_size
-        self._log.write(
+        self._write(
             "train",
+            step,
+            means,
+            images / self._seconds,
+            gradient_norm=trainer.gradient_norm,
+            bad_records=len(trainer.bad_records),
+        )
+        self._seconds, self._timed_steps = 0.0, 0
+        self._trained = f"loss {means[0]:.4f} top-1 {1 - means[1]:.1%}"
+        if step >= self._stuck_from:
+            self._stuck_from = math.inf
+            if diagnostics.is_stuck(means[0], trainer.class_counts):
+                images, _ = trainer.next_batch()
+                text = diagnostics.describe_stuck(
+                    trainer.model, images, means[0], self._config.recipe
+                )
+                self._progress.line(text)
+
+    def _write(self, split, step, means, images_per_second, **scalars) -> None:
+        if not self._chief:
+            return
+        cross_entropy, top_1_error, top_5_error = means
+        self._log.write(
+            split,
             step,
             self._epoch(step),
             cross_entropy=cross_entropy,
@@ -277,44 +216,54 @@ class Loop:
             top_1_error=top_1_error,
             top_5_error=top_5_error,
             learning_rate=float(self._trainer.learning_rate(step - 1)),
-            images_per_second=images / self._seconds,
+            images_per_second=images_per_second,
+            **scalars,
         )
-        self._seconds, self._timed_steps = 0.0, 0
-        self._trained = f"loss {cross_entropy:.4f} top-1 {1 - top_1_error:.1%}"
 
     def _validate(self, step: int) -> None:
         """Validates, takes the error into the schedule, saves."""
         trainer, start = self._trainer, time.perf_counter()
-        result = trainer.evaluator.evaluate(
+        result = self._evaluator.evaluate(
             trainer.data_set, "validation", self._config.global_batch_size
         )
         seconds = time.perf_counter() - start
-        self._log.write(
-            "validation",
-            step,
-            self._epoch(step),
-            cross_entropy=result.cross_entropy,
-            l2=trainer.l2(),
-            top_1_error=result.top_1_error,
-            top_5_error=result.top_5_error,
-            learning_rate=float(trainer.learning_rate(step - 1)),
-            images_per_second=result.num_evaluated / seconds,
-        )
+        means = result.cross_entropy, result.top_1_error, result.top_5_error
+        self._write("validation", step, means, result.num_evaluated / seconds)
         self._progress.line(
             f"epoch {self._epoch(step):5.2f}  step {step:6d}  "
             f"{self._trained}  validation loss {result.cross_entropy:.4f} "
             f"top-1 {1 - result.top_1_error:.1%} top-5 {1 - result.top_5_error:.1%} "
             f"({result.num_evaluated} of {result.num_examples})"
         )
-        errors = trainer.validations[:, 1]
-        self._ended = trainer.add_validation(result.top_1_error)
-        self._save(step)
-        if result.top_1_error < min(errors, default=math.inf):
-            self._best.save(step)
+        best_before = min(trainer.validations[:, 1], default=math.inf)
+        trainer.add_validation(result.top_1_error)
+        self._ended = trainer.update_rate()
+        self._checkpoints.save(step, best=result.top_1_error < best_before)
 
-    def _save(self, step: int) -> None:
-        self._checkpoints.save(step)
-        logging.debug("checkpoint saved at step %d", step)
+    def _roll_back(self) -> None:
+        """After a NaN: goes back to the last good checkpoint, or says what happened.
+
+        Raises:
+            UserError: If training is to stop.
+        """
+        trainer = self._trainer
+        step, rollbacks = trainer.step, trainer.rollbacks
+        where = diagnostics.find_first_bad(trainer.model, *trainer.next_batch())
+        happened = f"NaN or Inf in step {step + 1}, first in {where}"
+        if self._config.on_nan == "stop" or rollbacks == MAX_ROLLBACKS:
+            raise UserError(
+                f"{happened}; the weights of before are safe, the last good checkpoint "
+                f"is {self._checkpoints.latest}: try a lower --learning_rate, "
+                "--precision=float32, or --on_nan=rollback"
+            )
+        self._checkpoints.restore()
+        trainer.count_rollback(rollbacks + 1)
+        self._ended = trainer.update_rate()
+        self._open_log()
+        self._progress.line(
+            f"{happened}: back to step {trainer.step} with half the learning rate "
+            f"({rollbacks + 1} of at most {MAX_ROLLBACKS} times)"
+        )
 
 
 @contextlib.contextmanager
@@ -345,6 +294,7 @@ def train(
     model_dir: str,
     *,
     precision: str = "auto",
+    scale_lr: bool = False,
     overwrite: bool = False,
     export: bool = True,
     **given,
@@ -355,6 +305,7 @@ def train(
         data_dir: Directory of the data set.
         model_dir: Directory of the run; one that was interrupted goes on.
         precision: "float32", "mixed_bfloat16" or "auto".
+        scale_lr: Whether to multiply the learning rate by global batch size / 128.
         overwrite: Whether to remove an earlier run in `model_dir`.
         export: Whether to export a SavedModel.
         **given: Fields of `Config` that are not to take the recipe's value.
@@ -365,30 +316,54 @@ def train(
     Raises:
         UserError: If something that was asked for is not there, or does not fit.
     """
+    # First of all: several workers must meet before TensorFlow does anything else.
+    strategy = make_training_strategy(
+        given.get("num_gpus"), given.get("simulate_gpus", 0)
+    )
     data_set = open_data_set(data_dir)
-    for split in ("train", "validation"):
-        if not data_set.splits.get(split) or not data_set.splits[split].num_examples:
-            raise UserError(
-                f"no {split} images in {data_set.data_dir}: it has the splits "
-                + (", ".join(data_set.splits) or "none")
-            )
-    strategy = make_strategy(given.get("num_gpus"), given.get("simulate_gpus", 0))
+    _check_splits(data_set)
     found = {
         "precision": choose_precision(strategy),
         "num_gpus": len(tf.config.get_visible_devices("GPU")),
     }
     if precision != "auto":
         given["precision"] = precision
-    config, origins = resolve(given, data_set, found)
+    config, origins = resolve(given, data_set, found, scale_lr)
     check_batch_size(config.global_batch_size, strategy)
     run = Run(model_dir)
-    run.start(config, origins, overwrite)
+    run.start(config, origins, overwrite, write=is_chief(strategy))
     _log_configuration(config, origins, strategy)
-    if not Loop(Trainer(config, data_set, strategy), run).run():
+    if config.deterministic:
+        keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+    if not _run_loop(config, data_set, strategy, run):
         logging.info("checkpoint saved; the same command goes on from there")
         return False
-    _finish(run, config, export)
+    if is_chief(strategy):
+        _finish(run, config, export)
     return True
+
+
+def _run_loop(config, data_set, strategy, run) -> bool:
+    try:
+        return Loop(Trainer(config, data_set, strategy), run).run()
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"another worker was lost ({reason}): start the same command again on all "
+            "workers; it goes on from the last checkpoint"
+        ) from None
+    finally:
+        gc.collect()  # the weights and their velocities, before they are loaded again
+
+
+def _check_splits(data_set: DataSet) -> None:
+    for split in ("train", "validation"):
+        if not data_set.splits.get(split) or not data_set.splits[split].num_examples:
+            raise UserError(
+                f"no {split} images in {data_set.data_dir}: it has the splits "
+                + (", ".join(data_set.splits) or "none")
+            )
 
 
 def _log_configuration(
@@ -411,7 +386,7 @@ def _finish(run: Run, config: Config, export: bool) -> None:
     result = evaluate_run(
         run.model_dir,
         global_batch_size=config.global_batch_size,
-        num_gpus=0 if not config.num_gpus else config.num_gpus,
+        num_gpus=min(1, config.num_gpus),
     )
     lines = [
         "",

@@ -4,6 +4,10 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import pathlib
+
+import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -14,6 +18,28 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_CPUS,
 )
+
+
+CLASSES = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A prepared data set of coloured noise: 150 pictures to train, 25 to validate."""
+    from data.prepare import prepare
+
+    root = pathlib.Path(tmp_path_factory.mktemp("pictures"))
+    rng = np.random.default_rng(0)
+    for split, counts in {"train": (60, 50, 40), "validation": (12, 8, 5)}.items():
+        for (name, color), count in zip(CLASSES.items(), counts, strict=True):
+            folder = root / "in" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.normal(color, 40, (64, 64, 3)).clip(0, 255)
+                image = PIL.Image.fromarray(noise.astype(np.uint8))
+                image.resize((256, 256)).save(folder / f"{i}.jpg")
+    prepare(source="folder", input=str(root / "in"), output=str(root / "out"))
+    return str(root / "out")
 
 
 def pytest_runtest_setup(item):

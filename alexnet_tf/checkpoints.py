@@ -1,0 +1,111 @@
+"""Checkpoints that outlive kills, damage and full disks."""
+
+import glob
+import os
+import re
+import shutil
+
+import tensorflow as tf
+from absl import logging
+
+from alexnet_tf.errors import UserError
+from alexnet_tf.runs import Run
+
+
+class Checkpoints:
+    """The checkpoints of a run in training: the latest ones, and the best model.
+
+    Args:
+        state: Everything that training goes on from; its `model` is what the best
+            checkpoint holds.
+        run: Where they are.
+        keep: How many of the latest stay.
+        write: Whether this process writes; of several workers only the chief does.
+    """
+
+    def __init__(self, state: tf.train.Checkpoint, run: Run, keep: int, write: bool):
+        self._state, self._run, self._write = state, run, write
+        self._manager = tf.train.CheckpointManager(state, run.checkpoint_dir, keep)
+        best = tf.train.Checkpoint(model=state.model)
+        self._best = tf.train.CheckpointManager(best, run.best_dir, max_to_keep=1)
+        self._failure: str | None = None
+        self.latest: str | None = None  # path of the last good one
+
+    def restore(self) -> bool:
+        """Goes back to the latest checkpoint that can be read; False if there is none.
+
+        One that is damaged is skipped with a warning.
+
+        Raises:
+            UserError: If there are some, all of them damaged.
+        """
+        self._remove_unfinished()
+        files = glob.glob(
+            os.path.join(glob.escape(self._run.checkpoint_dir), "*.index")
+        )
+        paths = [file.removesuffix(".index") for file in files]
+        for path in sorted(paths, key=_step_of, reverse=True):
+            try:
+                self._state.restore(path).assert_consumed()
+            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+                logging.warning(
+                    "skipping damaged checkpoint %s: %s", path, _line(error)
+                )
+                continue
+            self.latest = path
+            return True
+        if paths:
+            raise UserError(
+                f"none of the {len(paths)} checkpoints in {self._run.checkpoint_dir} "
+                "can be read: give --overwrite to start anew"
+            )
+        return False
+
+    def save(self, step: int, best: bool = False) -> None:
+        """Saves; a disk that refuses is only a warning, since training can go on.
+
+        Args:
+            step: Steps done.
+            best: Whether this is also the best model so far.
+        """
+        if not self._write:
+            return
+        try:
+            self.latest = self._manager.save(step)
+            if best:
+                self._best.save(step)
+            self._failure = None
+        except (tf.errors.OpError, OSError) as error:
+            self._failure = _line(error)
+            self._remove_unfinished()
+            logging.warning(
+                "checkpoint of step %d not saved: %s; the last good one is %s; the "
+                "next save tries again",
+                step,
+                self._failure,
+                self.latest,
+            )
+
+    def check(self) -> None:
+        """Raises `UserError` if the last save failed."""
+        if self._failure:
+            raise UserError(
+                f"the last checkpoint could not be saved ({self._failure}): free some "
+                f"space and run the same command again; it goes on from {self.latest}"
+            )
+
+    def _remove_unfinished(self) -> None:
+        if self._write:
+            directory = glob.escape(self._run.checkpoint_dir)
+            for rest in glob.glob(os.path.join(directory, "**", "ckpt-*_temp")):
+                shutil.rmtree(rest, ignore_errors=True)
+
+
+def _step_of(path: str) -> int:
+    number = re.search(r"-(\d+)$", path)
+    return int(number[1]) if number else -1
+
+
+def _line(error: Exception) -> str:
+    """The end of the first line, where TensorFlow says what happened."""
+    return str(error).splitlines()[0].rsplit("}} ", 1)[-1][:300]

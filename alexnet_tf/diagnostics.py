@@ -1,0 +1,156 @@
+"""What to look at when a network does not learn, or blows up."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+
+# A net is stuck when its loss is between these factors: of what the shares of the
+# classes alone give, and of ln(classes).
+_STUCK = (0.98, 1.02)
+_STUCK_EPOCHS, _STUCK_MIN_STEPS, _STUCK_MAX_STEPS = 5, 80, 5000
+
+
+def stuck_from(num_examples: int, global_batch_size: int) -> int:
+    """The step from which a network that has learnt nothing counts as stuck.
+
+    Args:
+        num_examples: Images in the training split.
+        global_batch_size: Images in a step.
+
+    Returns:
+        Five epochs, but from 80 to 5000 steps.
+    """
+    steps = _STUCK_EPOCHS * num_examples // global_batch_size
+    return max(_STUCK_MIN_STEPS, min(_STUCK_MAX_STEPS, steps))
+
+
+def is_stuck(cross_entropy: float, class_counts: np.ndarray) -> bool:
+    """Whether a loss is what a network gives that does not look at the image.
+
+    Args:
+        cross_entropy: Mean over training images, nats.
+        class_counts: `(num_classes,)`, how often each label was seen.
+
+    Returns:
+        Whether it is within 2 % of ln(classes) or between that and what always
+        answering the shares of the classes would give.
+    """
+    shares = class_counts[class_counts > 0] / class_counts.sum()
+    entropy = -float(np.sum(shares * np.log(shares)))
+    low, high = _STUCK
+    return low * entropy <= cross_entropy <= high * math.log(len(class_counts))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerState:
+    """How a layer answers a batch.
+
+    Attributes:
+        name: "conv1" … "fc7".
+        off: Share of its units (channels of a convolution) that are 0 everywhere, for
+            every image.
+        on: Share of its units that are above 0 everywhere, for every image.
+        variation: Share of its squared activation that differs between images.
+    """
+
+    name: str
+    off: float
+    on: float
+    variation: float
+
+
+def layer_states(model: keras.Model, images: tf.Tensor) -> list[LayerState]:
+    """Looks at every layer with a ReLU.
+
+    Args:
+        model: From `alexnet`.
+        images: `(batch, height, width, 3)`, RGB 0..255.
+
+    Returns:
+        One state a layer, in order.
+    """
+    outputs = [tensor for _, tensor in _activations(model, images)]
+    states = []
+    for name, output in zip(_LAYERS, outputs, strict=True):
+        x = tf.nn.relu(tf.cast(output, tf.float32)).numpy()
+        places = tuple(range(x.ndim - 1))
+        variance = x.var(axis=0).mean()
+        states.append(
+            LayerState(
+                name,
+                off=float((x.max(axis=places) == 0).mean()),
+                on=float((x.min(axis=places) > 0).mean()),
+                variation=float(variance / max(np.square(x).mean(), 1e-30)),
+            )
+        )
+    return states
+
+
+def describe_stuck(
+    model: keras.Model, images: tf.Tensor, cross_entropy: float, recipe: str
+) -> str:
+    """Says what a stuck network does, and what to do about it."""
+    rows = [
+        f"  {s.name:6} always off {s.off:6.1%}   always on {s.on:6.1%}   differs "
+        f"between images {s.variation:7.2%}"
+        for s in layer_states(model, images)
+    ]
+    others = [f"--recipe={name}" for name in ("original", "small") if name != recipe]
+    return "\n".join(
+        [
+            f"The network is stuck: its cross-entropy of {cross_entropy:.3f} is that "
+            "of one that does not look at the image.",
+            *rows,
+            f"Try {' or '.join(others)} (wider initial weights in conv3 to conv5), "
+            "another --learning_rate, and see that the records are shuffled "
+            "(python -m data.check).",
+        ]
+    )
+
+
+def find_first_bad(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> str:
+    """Names where the first NaN or Inf of a step arises.
+
+    Args:
+        model: With the weights before the step.
+        images: Of the step.
+        labels: Of the step.
+
+    Returns:
+        A phrase such as "the output of conv3" or "the gradient of fc6".
+    """
+    for variable in model.trainable_variables:
+        if not _finite(variable.value):
+            return f"the weights {variable.path}"
+    for name, output in _activations(model, images, (*_LAYERS, "fc8")):
+        if not _finite(output):
+            return f"the output of {name}"
+    with tf.GradientTape() as tape:
+        logits = model(images, training=True)
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(
+                tf.maximum(labels, 0), logits
+            )
+        )
+    gradients = tape.gradient(loss, model.trainable_variables)
+    pairs = list(zip(model.trainable_variables, gradients, strict=True))
+    for variable, gradient in reversed(pairs):  # as they are computed
+        if not _finite(gradient):
+            return f"the gradient of {variable.path}"
+    if not _finite(tf.linalg.global_norm(gradients)):
+        return "the norm of the gradient, too large for float32"
+    return "the loss"
+
+
+def _activations(model, images, names=_LAYERS):
+    outputs = [model.get_layer(name).output for name in names]
+    return list(zip(names, keras.Model(model.inputs, outputs)(images), strict=True))
+
+
+def _finite(x) -> bool:
+    return bool(tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(x))))

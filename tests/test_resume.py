@@ -1,0 +1,88 @@
+"""A run that was killed ends as one that was not, bit for bit."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+SCRIPT = str(pathlib.Path(__file__).parent / "run_and_kill.py")
+TIMED = ("images_per_second", "input_wait")  # what may differ between two runs
+
+
+def start(data_dir, model_dir, where="never", replicas=1, environment=None):
+    command = [sys.executable, SCRIPT, data_dir, str(model_dir), where, str(replicas)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | (environment or {}),
+    )
+
+
+def finish(process, code=0):
+    output, _ = process.communicate(timeout=180)
+    assert process.returncode == code, output
+    return output
+
+
+def final_state(model_dir):
+    """Everything in the last checkpoint, and the metrics without the timings."""
+    path = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints"))
+    names = [name for name, _ in tf.train.list_variables(path)]
+    tensors = {
+        name: tf.train.load_variable(path, name)
+        for name in names
+        if "OBJECT_GRAPH" not in name and "save_counter" not in name
+    }
+    best = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints", "best"))
+    lines = pathlib.Path(model_dir, "metrics.jsonl").read_text().splitlines()
+    records = [
+        {k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines
+    ]
+    return os.path.basename(path), os.path.basename(best), tensors, records
+
+
+def assert_same_state(model_dir, reference):
+    latest, best, tensors, records = final_state(model_dir)
+    expected_latest, expected_best, expected_tensors, expected_records = reference
+    assert (latest, best) == (expected_latest, expected_best)
+    assert records == expected_records
+    assert tensors.keys() == expected_tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(value, expected_tensors[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_dir, tmp_path_factory):
+    """The final state of a run that nothing stops, for one and two replicas."""
+    states = {}
+    for replicas in (1, 2):
+        model_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+        finish(start(data_dir, model_dir, replicas=replicas))
+        states[replicas] = final_state(model_dir)
+    return states
+
+
+@pytest.mark.parametrize(
+    ("where", "replicas"),
+    [("step", 1), ("save", 1), ("between", 1), ("evaluation", 1), ("step", 2)],
+)
+def test_kill_and_restart(data_dir, tmp_path, uninterrupted, where, replicas):
+    model_dir = tmp_path / "run"
+    finish(start(data_dir, model_dir, where, replicas), code=-signal.SIGKILL)
+    assert "going on from step" in finish(start(data_dir, model_dir, "never", replicas))
+    assert_same_state(model_dir, uninterrupted[replicas])
+
+
+def test_sigterm_saves_and_says_so_by_its_exit_code(data_dir, tmp_path, uninterrupted):
+    model_dir = tmp_path / "run"
+    finish(start(data_dir, model_dir, "sigterm"), code=75)
+    assert "going on from step 7" in finish(start(data_dir, model_dir))
+    assert_same_state(model_dir, uninterrupted[1])
