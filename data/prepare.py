@@ -14,7 +14,6 @@ import importlib
 import itertools
 import multiprocessing
 import os
-import shutil
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -70,7 +69,8 @@ def prepare(
     options = options or Options()
     if source in ("folder", "imagenet") and not input:
         raise UserError(f"--source={source} needs --input")
-    output = os.path.abspath(os.path.expanduser(output))
+    if "://" not in output:
+        output = os.path.abspath(os.path.expanduser(output))
     with _written_whole(output, overwrite) as directory:
         module = importlib.import_module(f"data.sources.{source}")
         pictures = module.open_source(input=input, name=name)
@@ -129,21 +129,22 @@ def _transcode_all(
 @contextlib.contextmanager
 def _written_whole(output: str, overwrite: bool) -> Iterator[str]:
     """Yields a directory that becomes `output` only if all goes well."""
+    from tensorflow.io import gfile
+
     from alexnet_tf.records import INCOMPLETE_SUFFIX, INFO_FILE
 
-    if os.path.exists(output) and os.listdir(output):
-        if not os.path.exists(os.path.join(output, INFO_FILE)):
+    if gfile.exists(output) and gfile.listdir(output):
+        if not gfile.exists(os.path.join(output, INFO_FILE)):
             raise UserError(f"{output} is in use, and not by a data set; give another")
         if not overwrite:
             raise UserError(f"{output} has a data set; to replace it give --overwrite")
     directory = output + INCOMPLETE_SUFFIX
-    shutil.rmtree(directory, ignore_errors=True)
-    os.makedirs(directory)
+    _remove(directory)
+    gfile.makedirs(directory)
     try:
         yield directory
-        if os.path.exists(output):
-            shutil.rmtree(output)
-        os.rename(directory, output)
+        _remove(output)
+        gfile.rename(directory, output)
     except Exception as error:
         if _is_disk_full(error):
             raise UserError(
@@ -151,7 +152,14 @@ def _written_whole(output: str, overwrite: bool) -> Iterator[str]:
             ) from None
         raise
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove(directory)
+
+
+def _remove(directory: str) -> None:
+    from tensorflow.io import gfile
+
+    if gfile.exists(directory):
+        gfile.rmtree(directory)
 
 
 def _is_disk_full(error: Exception) -> bool:

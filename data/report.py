@@ -1,11 +1,13 @@
 """What became of every picture: counts, statistics, rejections, duplicates."""
 
 import collections
+import itertools
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.records import color_statistics
@@ -129,6 +131,6 @@ def _write_table(directory: str, name: str, header, rows) -> None:
     first = next(rows, None)
     if first is None:
         return
-    with open(os.path.join(directory, name), "w") as file:
-        for row in (header, first, *rows):
-            print(*(" ".join(field.split()) for field in row), sep="\t", file=file)
+    with tf.io.gfile.GFile(os.path.join(directory, name), "w") as file:
+        for row in itertools.chain((header, first), rows):
+            file.write("\t".join(" ".join(field.split()) for field in row) + "\n")

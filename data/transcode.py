@@ -112,7 +112,8 @@ def _transcode(item: Item, options: Options) -> Record:
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "not a picture in a known format" if content else "empty file"
         return record._replace(rejected=reason)
-    stored = image.tobytes() if options.encoding == "raw" else _jpeg(image, options)
+    is_raw = options.encoding == "raw"
+    stored = image.tobytes() if is_raw else to_jpeg(image, options.quality)
     sample = image.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.NEAREST)
     # Sums of integers below 2**53 are exact in float64, in whatever order.
     values = np.asarray(sample).reshape(-1, 3).astype(np.float64)
@@ -212,7 +213,8 @@ def fit_pad(image: Image.Image, size: int) -> Image.Image:
     return canvas
 
 
-def _jpeg(image: Image.Image, options: Options) -> bytes:
+def to_jpeg(image: Image.Image, quality: int) -> bytes:
+    """Encodes a picture as JPEG."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=options.quality)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
