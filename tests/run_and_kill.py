@@ -52,10 +52,13 @@ def kill_while_writing(checkpoint_dir):
 
 def main():
     data_dir, model_dir, where, replicas = sys.argv[1:]
+    from absl import logging
+
     from alexnet_tf import training
     from alexnet_tf.evaluation import Evaluator
     from alexnet_tf.trainer import Trainer
 
+    logging.set_verbosity(logging.INFO)
     during_step = threading.Timer(0.02, kill)
     if where == "step":
         before(Trainer, "run_steps", 7, during_step.start)
