@@ -4,6 +4,7 @@ Images here are uint8 RGB; results are rounded and saturated to uint8 again, so 
 batches stay small and the model alone subtracts the mean.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.records import DataSet
@@ -34,27 +35,10 @@ def draw(seed: int, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return uniform, normal
 
 
-def channel_means(images: tf.Tensor) -> tf.Tensor:
-    """Mean of each channel of each image.
-
-    Args:
-        images: uint8 `(batch, height, width, 3)`.
-
-    Returns:
-        float32 `(batch, 3)`, 0..255.
-    """
-    batch, height, width, _ = images.shape
-    # Sums over rows first, 3·width columns side by side: that vectorises.
-    rows = tf.reshape(tf.cast(images, tf.int32), [batch, height, width * 3])
-    sums = tf.reshape(tf.reduce_sum(rows, axis=1), [batch, width, 3])
-    return tf.cast(tf.reduce_sum(sums, axis=1), tf.float32) / (height * width)
-
-
 def _to_uint8(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(x), 0.0, 255.0), tf.uint8)
 
 
-@tf.function(jit_compile=True, autograph=False)
 def adjust_colors(
     images: tf.Tensor, brightness: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor
 ) -> tf.Tensor:
@@ -74,18 +58,59 @@ def adjust_colors(
     Returns:
         uint8 of the shape of `images`.
     """
-    gain = contrast[:, None]
-    offset = (1.0 - gain) * channel_means(images) + 255.0 * brightness[:, None]
-    gain, factor = gain[..., None], saturation[:, None, None]
-    # One plane a channel: XLA fuses it all into one loop over contiguous memory.
-    r, g, b = (
-        tf.cast(images[..., i], tf.float32) * gain + offset[:, i, None, None]
+    batch, height, width, _ = images.shape
+    offset = _affine_offset(images, brightness, contrast)
+    # For each channel of each pixel: what is added to it, and to the other two.
+    offsets = [
+        tf.tile(tf.roll(offset, -i, axis=1), [1, width])[:, tf.newaxis]
         for i in range(3)
+    ]
+    margin = tf.zeros([batch, 2], tf.uint8)
+    flat = tf.reshape(images, [batch, height * width * 3])
+    flat = tf.concat([margin, flat, margin], axis=1)
+    adjusted = _adjust_rows(flat, offsets, contrast, saturation, height, width)
+    return tf.reshape(adjusted, images.shape)
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _affine_offset(images, brightness, contrast):
+    """What brightness and contrast add to contrast · pixel: float32 `(batch, 3)`."""
+    batch, height, width, _ = images.shape
+    # Sums over pairs of rows first, all columns side by side: that vectorises.
+    pair = 2 - height % 2
+    rows = tf.reshape(images, [batch, height // pair, pair, width * 3])
+    rows = tf.add_n([tf.cast(rows[:, :, i], tf.int32) for i in range(pair)])
+    sums = tf.reshape(tf.reduce_sum(rows, axis=1), [batch, width, 3])
+    means = tf.cast(tf.reduce_sum(sums, axis=1), tf.float32) / (height * width)
+    return (1.0 - contrast[:, None]) * means + 255.0 * brightness[:, None]
+
+
+@tf.function(jit_compile=True, autograph=False)
+def _adjust_rows(flat, offsets, contrast, saturation, height, width):
+    """The maps of `adjust_colors`, as one loop over contiguous bytes.
+
+    The red, green and blue bytes stay interleaved; each finds the two others of its
+    pixel among its neighbours, so that nothing is gathered or scattered.
+    """
+
+    def shifted(by):
+        size = height * width * 3
+        return tf.reshape(flat[:, 2 + by : 2 + by + size], [-1, height, width * 3])
+
+    channel = np.arange(width * 3) % 3
+    following = tf.where(tf.constant(channel == 2), shifted(-2), shifted(1))
+    preceding = tf.where(tf.constant(channel == 0), shifted(2), shifted(-1))
+    gain = contrast[:, None, None]
+    x, y, z = (
+        tf.cast(pixels, tf.float32) * gain + offset
+        for pixels, offset in zip(
+            (shifted(0), following, preceding), offsets, strict=True
+        )
     )
-    largest = tf.maximum(tf.maximum(r, g), b)
-    spread = largest - tf.minimum(tf.minimum(r, g), b)
-    k = tf.minimum(factor, largest / tf.maximum(spread, 1e-6))
-    return tf.stack([_to_uint8(largest - k * (largest - x)) for x in (r, g, b)], -1)
+    largest = tf.maximum(x, tf.maximum(y, z))
+    spread = largest - tf.minimum(x, tf.minimum(y, z))
+    k = tf.minimum(saturation[:, None, None], largest / tf.maximum(spread, 1e-6))
+    return _to_uint8(largest - k * (largest - x))
 
 
 @tf.function(jit_compile=True, autograph=False)

@@ -10,8 +10,9 @@ block and skipping records there, and what is drawn from (seed, position) is the
 import contextlib
 import dataclasses
 import functools
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +26,8 @@ BLOCK_SHARDS = 16  # shards that are read side by side
 SHUFFLE_RECORDS = 10_000  # of a window
 SHUFFLE_BYTES = 256 * 2**20  # of a window; two of them are in memory
 RESIZED = 256  # shorter side, pixels, of a picture before the crop (section 2)
-_CHUNK = 32  # images that one call decodes, one after another
+COLORS = ("jitter", "pca", "none")
+_CHUNK = 128  # images, at most, that one call decodes, one after another
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
 
@@ -74,27 +76,46 @@ def label_errors(data_set: DataSet, split: str) -> Iterator[None]:
         ) from None
 
 
-def _read_shard(split: Split, shard: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
-    """(id, record) of a shard's records from `skip` on; ids count through the split."""
-    lengths = np.array(split.shard_lengths, np.int64)
-    first = tf.constant(np.cumsum(lengths) - lengths)[shard]
-    ids = tf.data.Dataset.range(first + skip, first + tf.constant(lengths)[shard])
-    # A shard that is corrupt or cut short gives empty records from there on: bad ones,
-    # each with its name, and the places of all others stay what they were.
-    records = tf.data.TFRecordDataset(tf.constant(split.filenames)[shard])
-    records = records.skip(skip).ignore_errors(log_warning=True)
-    missing = tf.data.Dataset.from_tensors("").repeat()
-    return tf.data.Dataset.zip(ids, records.concatenate(missing))
+def _read_in_turn(
+    split: Split, shards: tf.Tensor, skips: tf.Tensor, ids_only: bool = False
+) -> tf.data.Dataset:
+    """(id, record) of up to `BLOCK_SHARDS` shards, a record of each in turn.
 
+    Args:
+        split: Whose records; ids count through its shards.
+        shards: int64 `(n,)`, which ones.
+        skips: int64 `(n,)`, records to skip in each.
+        ids_only: Whether to read nothing and give empty records.
+    """
+    filenames, lengths = tf.constant(split.filenames), np.array(split.shard_lengths)
+    first_ids = tf.constant(np.cumsum(lengths) - lengths, tf.int64)
+    lengths = tf.constant(lengths, tf.int64)
+    nothing = tf.data.Dataset.from_tensors("").repeat()
 
-def _read_in_turn(split: Split, shards: tf.Tensor, skips: tf.Tensor) -> tf.data.Dataset:
-    """(id, record) of up to `BLOCK_SHARDS` shards, a record of each in turn."""
+    def read(shard, skip):
+        first, length = first_ids[shard], lengths[shard]
+        ids = tf.data.Dataset.range(first + skip, first + length)
+        if ids_only:
+            return tf.data.Dataset.zip(ids, nothing)
+        records = tf.data.TFRecordDataset(filenames[shard]).skip(skip)
+        # A shard that is corrupt or cut short gives empty records from there on: bad
+        # ones, each with its name, and the places of all others stay what they were.
+        records = records.ignore_errors(log_warning=True).concatenate(nothing)
+        return tf.data.Dataset.zip(ids, records)
+
+    # One thread is enough for a local disk, and cheaper where cores are few.
+    in_parallel = "://" in split.filenames[0] or os.cpu_count() > 8
     return tf.data.Dataset.from_tensor_slices((shards, skips)).interleave(
-        functools.partial(_read_shard, split),
+        read,
         cycle_length=BLOCK_SHARDS,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
+        num_parallel_calls=tf.data.AUTOTUNE if in_parallel else None,
     )
+
+
+def _read_all(split: Split, ids_only: bool = False) -> tf.data.Dataset:
+    """(id, record) of a split, once, in a fixed order."""
+    shards = tf.range(len(split.filenames), dtype=tf.int64)
+    return _read_in_turn(split, shards, tf.zeros_like(shards), ids_only)
 
 
 def _shuffle_shards(split: Split, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
@@ -159,7 +180,9 @@ def _shuffle(dataset, buffer_size, seed, position) -> tf.data.Dataset:
     return tf.data.experimental.from_variant(variant, dataset.element_spec)
 
 
-def _shuffled_records(split: Split, seed: int, start: int) -> tf.data.Dataset:
+def _shuffled_records(
+    split: Split, seed: int, start: int, ids_only: bool
+) -> tf.data.Dataset:
     """(position, (id, record)) of every example from a position on, without end."""
     file_size = tf.io.gfile.stat(split.filenames[0]).length
     bytes_per_record = max(1, file_size // max(1, split.shard_lengths[0]))
@@ -185,7 +208,7 @@ def _shuffled_records(split: Split, seed: int, start: int) -> tf.data.Dataset:
                 np.int64(0),
             ),
         )
-        windows = _read_in_turn(split, shards, skips).window(window_size)
+        windows = _read_in_turn(split, shards, skips, ids_only).window(window_size)
         positions = tf.data.Dataset.range(
             position + window * window_size, tf.int64.max, window_size
         )
@@ -194,86 +217,88 @@ def _shuffled_records(split: Split, seed: int, start: int) -> tf.data.Dataset:
     def shuffle_window(position, window):
         examples = _shuffle(tf.data.Dataset.zip(*window), window_size, seed, position)
         positions = tf.data.Dataset.range(position, tf.int64.max)
-        return tf.data.Dataset.zip(positions, examples)
+        skip = tf.where(position + first.skip == start, np.int64(first.skip), 0)
+        return tf.data.Dataset.zip(positions, examples).skip(skip)
 
     blocks = tf.data.Dataset.range(first_block, tf.int64.max)
     windows = blocks.flat_map(read_block).prefetch(1)
-    return windows.flat_map(shuffle_window).skip(first.skip)
+    return windows.flat_map(shuffle_window)
 
 
-def _frame(data_set: DataSet, image_size: int) -> tuple[int, int]:
-    """Height and width, pixels, of the picture that a crop is cut from."""
-    if data_set.image_shape and min(data_set.image_shape[:2]) >= image_size:
-        return data_set.image_shape[:2]
-    return max(RESIZED, image_size), max(RESIZED, image_size)
+class _AnyPicture:
+    """In place of a data set, for pictures that are from none."""
+
+    encoding, image_shape = "jpeg", None
 
 
-def _decode(
-    image_bytes: tf.Tensor, data_set: DataSet, window: tf.Tensor | list
-) -> tf.Tensor:
+def _frame_size(data_set: DataSet, image_size: int) -> int:
+    """Height and width, pixels, of the square that crops are cut from."""
+    height, width, _ = data_set.image_shape or (0, 0, 3)
+    if height == width >= image_size:
+        return height
+    return max(RESIZED, image_size)
+
+
+def _decode(image_bytes: tf.Tensor, data_set: DataSet, window: tf.Tensor) -> tf.Tensor:
     """Decodes (top, left, height, width) of a picture: uint8 `(height, width, 3)`."""
     top, left, height, width = tf.unstack(window)
+    rows, columns = slice(top, top + height), slice(left, left + width)
     if data_set.encoding == "raw":
-        image = tf.reshape(
-            tf.io.decode_raw(image_bytes, tf.uint8), data_set.image_shape
-        )
-        return image[top : top + height, left : left + width]
+        image = tf.io.decode_raw(image_bytes, tf.uint8)
+        return tf.reshape(image, data_set.image_shape)[rows, columns]
     return tf.cond(
         tf.io.is_jpeg(image_bytes),
         lambda: tf.io.decode_and_crop_jpeg(image_bytes, window, **_JPEG),
-        lambda: tf.io.decode_image(image_bytes, 3, expand_animations=False)[
-            top : top + height, left : left + width
-        ],
+        lambda: _decode_any(image_bytes)[rows, columns],
     )
 
 
-def _picture_size(image_bytes: tf.Tensor, data_set: DataSet) -> tf.Tensor:
-    """Height and width of a picture, int32 `(2,)`, from a JPEG's header only."""
-    if data_set.image_shape:
-        return tf.constant(data_set.image_shape[:2])
-    shape = tf.cond(
-        tf.io.is_jpeg(image_bytes),
-        lambda: tf.io.extract_jpeg_shape(image_bytes),
-        lambda: tf.shape(tf.io.decode_image(image_bytes, 3, expand_animations=False)),
-    )
-    return shape[:2]
+def _decode_any(image_bytes: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
 
 
 def _decode_crop(
-    image_bytes: tf.Tensor, data_set: DataSet, corner: tf.Tensor, size: int
+    image_bytes: tf.Tensor, data_set: DataSet, corner: tf.Tensor, size: int, frame: int
 ) -> tf.Tensor:
-    """Decodes a crop of a picture, after scaling it to its frame where needed.
+    """Decodes a crop of a picture, after scaling it to the frame where needed.
 
     Pictures of other sizes are scaled, antialiased, until the shorter side fits the
-    frame, the middle of the longer one being kept (section 2). Only the part of the
-    picture that the crop depends on is decoded, only the crop is computed.
+    frame; of the longer one the middle is kept (section 2). Only what the crop depends
+    on is decoded, only the crop is computed.
 
     Args:
         image_bytes: string scalar.
         data_set: Where it is from.
         corner: int32 `(2,)`, top and left of the crop in the frame, pixels.
         size: Height and width of the crop, pixels.
+        frame: Height and width of the frame, pixels.
 
     Returns:
         uint8 `(size, size, 3)`.
     """
-    frame = _frame(data_set, size)
-    if data_set.image_shape and frame == data_set.image_shape[:2]:
-        window = tf.concat([corner, [size, size]], 0)
-        return tf.ensure_shape(_decode(image_bytes, data_set, window), [size, size, 3])
-    picture = _picture_size(image_bytes, data_set)
-    scale = frame[0] / tf.reduce_min(picture)
-    scale = tf.cast(scale, tf.float32)
+    if data_set.image_shape == (frame, frame, 3):
+        window = tf.concat([corner, [size, size]], axis=0)
+        image = _decode(image_bytes, data_set, window)
+        return tf.ensure_shape(image, [size, size, 3])
+    if data_set.image_shape:
+        picture = tf.constant(data_set.image_shape[:2])
+    else:
+        picture = tf.cond(
+            tf.io.is_jpeg(image_bytes),
+            lambda: tf.io.extract_jpeg_shape(image_bytes),
+            lambda: tf.shape(_decode_any(image_bytes)),
+        )[:2]
+    scale = tf.cast(frame / tf.reduce_min(picture), tf.float32)
     corner = tf.cast(corner, tf.float32)
     corner += (scale * tf.cast(picture, tf.float32) - frame) / 2.0
-    # In the picture's own pixels, with the reach of the filter.
+    # What the crop covers in the picture's own pixels, and the reach of the filter.
     reach = tf.maximum(1.0, 1.0 / scale) + 1.0
     begin = tf.cast(tf.maximum(corner / scale - reach, 0.0), tf.int32)
     end = tf.cast(tf.math.ceil((corner + size) / scale + reach), tf.int32)
     end = tf.minimum(end, picture)
-    part = _decode(image_bytes, data_set, tf.concat([begin, end - begin], 0))
+    window = tf.concat([begin, end - begin], axis=0)
     crop = tf.raw_ops.ScaleAndTranslate(
-        images=part[tf.newaxis],
+        images=_decode(image_bytes, data_set, window)[tf.newaxis],
         size=[size, size],
         scale=tf.stack([scale, scale]),
         translation=scale * tf.cast(begin, tf.float32) - corner,
@@ -288,74 +313,124 @@ def _why_bad(record: bytes, data_set: DataSet) -> str:
         return "missing, because the shard is cut short or corrupt"
     try:
         image_bytes, _ = parse_record(tf.constant(record), data_set)
-        tf.io.decode_image(image_bytes)
+        _decode_any(image_bytes)
     except tf.errors.OpError as error:
         return error.message.splitlines()[0]
-    return f"not a picture of shape {data_set.image_shape}"
+    return f"not a picture of the shape {data_set.image_shape}"
 
 
 def _decode_chunk(
-    decode,
-    ids: tf.Tensor,
-    records: tf.Tensor,
+    decode: Callable,
+    window: Sequence[tf.data.Dataset],
     data_set: DataSet,
     split: Split,
     bad_records: BadRecords | None,
 ) -> list[tf.Tensor]:
-    """Decodes records one after another; one that fails gets the label -1.
+    """Decodes some examples one after another; one that fails gets the label -1.
 
     Args:
-        decode: Function from an index in the chunk and an image's bytes to a tuple of
+        decode: Function from a position, an id and a record to the label and other
             tensors of static shape.
-        ids: int64 `(chunk,)`.
-        records: string `(chunk,)`.
+        window: Positions, ids and records of at most `_CHUNK` examples.
         data_set: Where they are from.
         split: The part of it.
         bad_records: Collects what fails.
 
     Returns:
-        int32 labels `(chunk,)`, then what `decode` returns, batched; zeros where a
-        record failed.
+        What `decode` returns, batched; zeros where it failed.
     """
-    num_records = tf.shape(ids, out_type=tf.int64)
+    num_examples = window[0].cardinality()[tf.newaxis]
+    numbered = tf.data.Dataset.zip(tf.data.Dataset.range(_CHUNK), *window)
+    # An error leaves its example out, at no cost for the others.
+    good = numbered.map(
+        lambda number, *example: (number, example[1], *decode(*example))
+    ).ignore_errors()
+    none = [tf.zeros([0, *spec.shape], spec.dtype) for spec in good.element_spec]
+    good = good.batch(_CHUNK).concatenate(tf.data.Dataset.from_tensors(tuple(none)))
+    numbers, good_ids, labels, *rest = good.take(1).get_single_element()
+    wrong = (labels < 0) | (labels >= data_set.num_classes)
+    message = ["label out of range", good_ids[wrong], labels[wrong]]
+    check = tf.debugging.Assert(~tf.reduce_any(wrong), message, summarize=1)
 
-    def decode_one(index, record):
-        image_bytes, label = parse_record(record, data_set)
-        return (index, label, *decode(index, image_bytes))
-
-    examples = tf.data.Dataset.from_tensor_slices(records)
-    examples = tf.data.Dataset.zip(tf.data.Dataset.range(num_records[0]), examples)
-    examples = examples.map(decode_one).ignore_errors()
-    none = [tf.zeros([0, *spec.shape], spec.dtype) for spec in examples.element_spec]
-    none = tf.data.Dataset.from_tensors(tuple(none))
-    examples = examples.batch(_CHUNK).concatenate(none).take(1)
-    indices, labels, *rest = examples.get_single_element()
-    out_of_range = (labels < 0) | (labels >= data_set.num_classes)
-    wrong = [tf.gather(ids, indices[out_of_range]), labels[out_of_range]]
-    check = tf.debugging.Assert(
-        ~tf.reduce_any(out_of_range), ["label out of range", *wrong], summarize=1
-    )
-
-    def report(ids, records):
+    def report(ids, records, good_ids):
         for record_id, record in zip(ids, records, strict=True):
-            place = _find_record(split, int(record_id))
-            bad_records.add(*place, _why_bad(record, data_set))
+            if record_id not in good_ids:
+                place = _find_record(split, int(record_id))
+                bad_records.add(*place, _why_bad(record, data_set))
 
     def fill():
-        scatter = functools.partial(tf.scatter_nd, indices[:, tf.newaxis])
-        bad = scatter(tf.ones_like(labels), num_records) == 0
         if bad_records is not None:
-            tf.numpy_function(report, [ids[bad], records[bad]], [])
-        filled = [scatter(x, tf.concat([num_records, x.shape[1:]], 0)) for x in rest]
-        return [scatter(labels + 1, num_records) - 1, *filled]
+            examples = tf.data.Dataset.zip(*window[1:]).batch(_CHUNK)
+            arguments = [*examples.get_single_element(), good_ids]
+            tf.numpy_function(report, arguments, [])
+        filled = [
+            tf.scatter_nd(
+                numbers[:, None], x, tf.concat([num_examples, x.shape[1:]], 0)
+            )
+            for x in (labels + 1, *rest)
+        ]
+        return [filled[0] - 1, *filled[1:]]
 
     with tf.control_dependencies([check]):
-        decoded = tf.cond(
-            tf.size(labels, tf.int64) < num_records[0], fill, lambda: [labels, *rest]
-        )
-    for x, spec in zip(decoded, [labels, *rest], strict=True):
-        x.set_shape([ids.shape[0], *spec.shape[1:]])
-    return decoded
+        some_are_bad = tf.size(numbers, tf.int64) < num_examples[0]
+        return tf.cond(some_are_bad, fill, lambda: [labels, *rest])
+
+
+def _decode_in_order(
+    data_set: DataSet,
+    split: str,
+    size: int,
+    frame: int,
+    chunk: int,
+    bad_records: BadRecords | None,
+) -> tf.data.Dataset:
+    """Every example of a split once, centrally cropped: (images, labels), in chunks."""
+    records = data_set.splits[split]
+    corner = tf.constant([(frame - size) // 2] * 2)
+
+    def decode(_, __, record):
+        image_bytes, label = parse_record(record, data_set)
+        return label, _decode_crop(image_bytes, data_set, corner, size, frame)
+
+    def decode_chunk(ids, chunk):
+        window = (ids, ids, chunk)
+        args = (decode, window, data_set, records, bad_records)
+        labels, images = _decode_chunk(*args)
+        return images, labels
+
+    return _read_all(records).window(chunk).map(decode_chunk, tf.data.AUTOTUNE)
+
+
+def _announce_cache(data_set: DataSet, split: str, size: int) -> None:
+    """Says what will be kept in memory; refuses what cannot fit."""
+    num_examples = data_set.splits[split].num_examples
+    needed = num_examples * size * size * 3 / 2**30
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    what = f"{needed:.2f} GiB for the {num_examples:,} decoded images of {split}"
+    if needed > total:
+        raise UserError(f"the cache needs {what}, of {total:.2f}; go without it")
+    logging.info("caching in memory %s", what)
+
+
+def _load(
+    data_set: DataSet, split: str, frame: int, bad_records: BadRecords | None
+) -> Callable:
+    """Decodes a split into memory; returns what takes a crop from there."""
+    _announce_cache(data_set, split, frame)
+    records = data_set.splits[split]
+    batches = _decode_in_order(data_set, split, frame, frame, _CHUNK, bad_records)
+    images, labels = batches.rebatch(records.num_examples).get_single_element()
+    order = _read_all(records, ids_only=True).map(lambda record_id, _: record_id)
+    places = tf.argsort(order.batch(records.num_examples).get_single_element())
+
+    def crop(record_id, corner, size):
+        place = places[record_id]
+        label = labels[place]
+        begin = tf.concat([[place], corner, [0]], axis=0)
+        with tf.control_dependencies([tf.debugging.Assert(label >= 0, ["bad record"])]):
+            return label, tf.slice(images, begin, [1, size, size, 3])[0]
+
+    return crop
 
 
 def training_batches(
@@ -369,6 +444,8 @@ def training_batches(
     color: str = "jitter",
     pca_source_2012: bool = False,
     color_until_epoch: float | None = None,
+    cache: bool = False,
+    data_service: str | None = None,
     input_context: tf.distribute.InputContext | None = None,
     bad_records: BadRecords | None = None,
 ) -> tf.data.Dataset:
@@ -377,7 +454,7 @@ def training_batches(
     Args:
         data_set: The data.
         global_batch_size: Images in a step, over all replicas.
-        seed: Of the order and the augmentation, >= 0.
+        seed: Of the order and of the augmentation.
         split: Name of the split.
         start_step: Steps done; the batches are those that an uninterrupted run yields
             from there on.
@@ -386,37 +463,57 @@ def training_batches(
             "none".
         pca_source_2012: Whether "pca" is that of the source of 2012.
         color_until_epoch: Epoch from which on colours stay as they are.
+        cache: Whether to decode all images into memory first. The batches are the same,
+            but for the rounding of pictures that have to be scaled.
+        data_service: Address of a tf.data service, "grpc://host:port", that reads and
+            augments in place of this machine. Its workers take a block of shards each:
+            every example still comes once an epoch, but batches arrive in any order.
         input_context: This worker's place among the input workers; together they get
             the batches that a single one would.
-        bad_records: Collects the records that cannot be decoded.
+        bad_records: Collects the records that cannot be decoded (not those that a data
+            service meets).
 
     Returns:
         Batches of this worker, of the size that one replica takes: uint8 RGB
         `(batch, image_size, image_size, 3)` and int32 labels `(batch,)`, -1 where a
         record could not be decoded.
+
+    Raises:
+        UserError: An argument is out of its range, or the cache does not fit.
     """
+    if color not in COLORS:
+        raise UserError(f"color must be one of {', '.join(COLORS)}, received {color!r}")
+    if cache and data_service:
+        raise UserError("cache and data_service exclude each other; choose one")
     context = input_context or tf.distribute.InputContext()
+    batch_size = context.get_per_replica_batch_size(global_batch_size)
+    chunk_size = min(batch_size, _CHUNK)
     records = data_set.splits[split]
-    examples = _shuffled_records(records, seed, start_step * global_batch_size)
-    examples = examples.shard(context.num_input_pipelines, context.input_pipeline_id)
-    frame = np.array(_frame(data_set, image_size))
+    frame = _frame_size(data_set, image_size)
     last_position = tf.int64.max
     if color_until_epoch is not None:
         last_position = round(color_until_epoch * records.num_examples)
+    if data_service:
+        bad_records = None  # a list here is out of reach there
+    cached = _load(data_set, split, frame, bad_records) if cache else None
+
+    def decode(position, record_id, record):
+        uniform, normal = augmentation.draw(seed, position)
+        corner = tf.cast(uniform[:2] * (frame - image_size + 1), tf.int32)
+        if cache:
+            label, image = cached(record_id, corner, image_size)
+        else:
+            image_bytes, label = parse_record(record, data_set)
+            image = _decode_crop(image_bytes, data_set, corner, image_size, frame)
+        mirror = functools.partial(tf.reverse, image, [1])
+        image = tf.cond(uniform[2] < 0.5, mirror, lambda: image)
+        return label, image, uniform[3:], normal, position < last_position
 
     def augment(positions, ids_and_records):
-        def decode(index, image_bytes):
-            uniform, normal = augmentation.draw(seed, positions[index])
-            corner = tf.cast(uniform[:2] * (frame - image_size + 1), tf.int32)
-            image = _decode_crop(image_bytes, data_set, corner, image_size)
-            if_mirrored = functools.partial(tf.cond, uniform[2] < 0.5)
-            image = if_mirrored(lambda: tf.reverse(image, [1]), lambda: image)
-            return image, uniform[3:], normal
-
-        labels, images, uniform, normal = _decode_chunk(
-            decode, *ids_and_records, data_set, records, bad_records
-        )
-        active = positions < last_position
+        window = (positions, *ids_and_records)
+        chunk = _decode_chunk(decode, window, data_set, records, bad_records)
+        chunk = [tf.ensure_shape(x, [chunk_size, *x.shape[1:]]) for x in chunk]
+        labels, images, uniform, normal, active = chunk
         if color == "jitter":
             images = augmentation.jitter(images, uniform, active)
         elif color == "pca":
@@ -425,11 +522,26 @@ def training_batches(
             )
         return images, labels
 
-    batch_size = context.get_per_replica_batch_size(global_batch_size)
-    batches = examples.batch(_CHUNK, drop_remainder=True)
-    batches = batches.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = batches.rebatch(batch_size, drop_remainder=True).prefetch(2)
-    return batches.with_options(_options())
+    start = start_step * global_batch_size
+    examples = _shuffled_records(records, seed, start, ids_only=cache)
+    if not data_service:
+        shard = context.num_input_pipelines, context.input_pipeline_id
+        examples = examples.shard(*shard)
+    batches = examples.window(chunk_size).map(augment, tf.data.AUTOTUNE)
+    batches = batches.rebatch(batch_size, drop_remainder=True)
+    if data_service:
+        service = tf.data.experimental.service
+        name = f"alexnet_tf-{seed}-{start_step}"  # the hosts of a run share a job
+        batches = batches.with_options(_options()).apply(
+            service.distribute(
+                service.ShardingPolicy.DYNAMIC,
+                data_service,
+                job_name=name if context.num_input_pipelines > 1 else None,
+                compression=None,
+            )
+        )
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(endless).prefetch(2).with_options(_options())
 
 
 def evaluation_batches(
@@ -439,6 +551,7 @@ def evaluation_batches(
     global_batch_size: int,
     image_size: int = 224,
     views: int = 1,
+    cache: bool = False,
     bad_records: BadRecords | None = None,
 ) -> tf.data.Dataset:
     """The batches of one pass over a split, every example once.
@@ -449,6 +562,8 @@ def evaluation_batches(
         global_batch_size: Images in a batch.
         image_size: Height and width of the crops, pixels.
         views: 1, the central crop, or 10 (section 4.1).
+        cache: Whether the first pass keeps the decoded images in memory for later
+            passes over the same `tf.data.Dataset`.
         bad_records: Collects the records that cannot be decoded.
 
     Returns:
@@ -459,34 +574,25 @@ def evaluation_batches(
     """
     if views not in (1, 10):
         raise UserError(f"views must be 1 or 10, received {views}")
-    records = data_set.splits[split]
-    frame = np.array(_frame(data_set, image_size))
-    size = image_size if views == 1 else int(min(frame))
+    frame = _frame_size(data_set, image_size)
+    size = image_size if views == 1 else frame
 
-    def decode(_, image_bytes):
-        corner = tf.constant((frame - size) // 2, tf.int32)
-        return (_decode_crop(image_bytes, data_set, corner, size),)
-
-    def decode_chunk(ids, chunk):
-        args = (decode, ids, chunk, data_set, records, bad_records)
-        labels, images = _decode_chunk(*args)
-        return images, labels
-
-    def finish(images, labels):
+    def fill_up(images, labels):
         missing = global_batch_size - tf.size(labels)
         images = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        labels = tf.pad(labels, [[0, missing]], constant_values=-1)
         images = tf.ensure_shape(images, [global_batch_size, size, size, 3])
+        labels = tf.pad(labels, [[0, missing]], constant_values=-1)
         if views == 10:
             images = augmentation.ten_views(images, image_size)
         return images, tf.ensure_shape(labels, [global_batch_size])
 
-    shards = tf.range(len(records.filenames), dtype=tf.int64)
-    examples = _read_in_turn(records, shards, tf.zeros_like(shards))
-    batches = examples.batch(_CHUNK)
-    batches = batches.map(decode_chunk, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = batches.rebatch(global_batch_size).map(finish).prefetch(2)
-    return batches.with_options(_options())
+    chunk_size = min(global_batch_size, _CHUNK)
+    batches = _decode_in_order(data_set, split, size, frame, chunk_size, bad_records)
+    if cache:
+        _announce_cache(data_set, split, size)
+        batches = batches.cache()
+    batches = batches.rebatch(global_batch_size).map(fill_up)
+    return batches.prefetch(2).with_options(_options())
 
 
 def _options() -> tf.data.Options:
@@ -496,3 +602,21 @@ def _options() -> tf.data.Options:
         tf.data.experimental.AutoShardPolicy.DATA
     )
     return options
+
+
+def timed_next(batches: Iterator, waited: tf.Variable) -> tuple:
+    """Takes the next batch, in a `tf.function` too, and adds up the time it took.
+
+    Args:
+        batches: Iterator of a (distributed) data set.
+        waited: float64 scalar, seconds spent waiting so far; is increased.
+
+    Returns:
+        The batch.
+    """
+    start = tf.timestamp()
+    with tf.control_dependencies([start]):
+        batch = next(batches)
+    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+        waited.assign_add(tf.timestamp() - start)
+    return batch

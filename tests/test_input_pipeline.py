@@ -1,0 +1,446 @@
+"""Tests of alexnet_tf/input_pipeline.py."""
+
+import dataclasses
+import io
+import itertools
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from alexnet_tf import input_pipeline
+from alexnet_tf.errors import UserError
+from alexnet_tf.input_pipeline import (
+    BadRecords,
+    evaluation_batches,
+    label_errors,
+    training_batches,
+)
+from alexnet_tf.records import DataSet, Split
+
+LENGTHS = (9, 1, 14, 0, 6)
+N = sum(LENGTHS)
+SIDE, CROP = 40, 32
+
+
+def picture(number, height=SIDE, width=SIDE):
+    """A picture whose pixels say where they are: (number, row, column), smooth."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([np.full_like(rows, number), rows, columns], -1).astype(np.uint8)
+
+
+def encode(image, form="JPEG", **options):
+    file = io.BytesIO()
+    options = {"quality": 95, "subsampling": 0} | options if form == "JPEG" else options
+    PIL.Image.fromarray(image).save(file, form, **options)
+    return file.getvalue()
+
+
+def example(image_bytes, label):
+    feature = {"label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))}
+    if image_bytes is not None:
+        image_bytes = tf.train.BytesList(value=[image_bytes])
+        feature["image"] = tf.train.Feature(bytes_list=image_bytes)
+    return tf.train.Example(
+        features=tf.train.Features(feature=feature)
+    ).SerializeToString()
+
+
+def write(folder, records, lengths=LENGTHS, **options):
+    records, filenames = iter(records), []
+    for i, length in enumerate(lengths):
+        filenames.append(str(folder / f"shard-{i}"))
+        with tf.io.TFRecordWriter(filenames[-1]) as writer:
+            for record in itertools.islice(records, length):
+                writer.write(record)
+    options = {
+        "encoding": "jpeg",
+        "image_shape": (SIDE, SIDE, 3),
+        "image_key": "image",
+        "label_key": "label",
+        "label_offset": 0,
+        "image_mean": (120.0, 110.0, 100.0),
+        "color_eigenvalues": (9000.0, 500.0, 100.0),
+        "color_eigenvectors": (
+            (0.6, 0.8, 0.0),
+            (0.6, -0.45, 0.66),
+            (0.53, -0.4, -0.75),
+        ),
+    } | options
+    split = Split("train", tuple(filenames), tuple(lengths))
+    names = tuple(map(str, range(sum(lengths))))
+    return DataSet(str(folder), "test", names, {"train": split}, **options)
+
+
+@pytest.fixture(scope="module", params=["jpeg", "raw", "sizes"])
+def data_set(request, tmp_path_factory):
+    """30 pictures, each with its own label, in five shards."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "raw":
+        records = [example(picture(i).tobytes(), i) for i in range(N)]
+        return write(folder, records, encoding="raw")
+    if request.param == "jpeg":
+        return write(folder, [example(encode(picture(i)), i) for i in range(N)])
+    # As older ImageNet shards are: any size, labels from 1.
+    sizes = [(200 + 7 * i, 400 - 9 * i) for i in range(N)]
+    records = [example(encode(picture(i, *sizes[i])), i + 1) for i in range(N)]
+    return write(folder, records, image_shape=None, label_offset=1)
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory):
+    """The same, as JPEG files."""
+    folder = tmp_path_factory.mktemp("jpegs")
+    return write(folder, [example(encode(picture(i)), i) for i in range(N)])
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Two shards a block, four records a window: all that a large set has."""
+    monkeypatch.setattr(input_pipeline, "BLOCK_SHARDS", 2)
+    monkeypatch.setattr(input_pipeline, "SHUFFLE_RECORDS", 4)
+
+
+def take(data_set, steps, **options):
+    options = {"global_batch_size": 4, "seed": 7, "image_size": CROP} | options
+    batches = training_batches(data_set, **options).take(steps)
+    images, labels = zip(*batches.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_batches_have_the_promised_form(jpegs):
+    batches = training_batches(
+        jpegs, global_batch_size=4, seed=0, image_size=CROP, color="pca"
+    )
+    images, labels = batches.element_spec
+    assert images == tf.TensorSpec((4, CROP, CROP, 3), tf.uint8)
+    assert labels == tf.TensorSpec((4,), tf.int32)
+    assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+def test_an_epoch_holds_every_example_once_and_epochs_differ(data_set):
+    labels = take(data_set, 3 * N // 3, global_batch_size=3, color="none")[1]
+    epochs = labels.reshape(3, N)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(N))
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs[0].tolist() != sorted(epochs[0])
+
+
+def test_batches_depend_on_the_seed_only(jpegs, monkeypatch):
+    reference = take(jpegs, 10)
+    tf.random.set_seed(3)
+    assert same(reference, take(jpegs, 10))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)  # many read in parallel
+    monkeypatch.setattr(input_pipeline, "_CHUNK", 3)
+    assert same(reference, take(jpegs, 10))
+    images, labels = take(jpegs, 10, seed=8)
+    assert not np.array_equal(labels, reference[1])
+    by_label = [dict(zip(y, x, strict=True)) for x, y in [reference, (images, labels)]]
+    assert all((by_label[0][i] != by_label[1][i]).any() for i in range(N))
+
+
+def test_starting_at_a_step_yields_what_an_uninterrupted_run_yields(data_set):
+    color = "pca" if data_set.encoding == "raw" else "jitter"
+    images, labels = take(data_set, 20, color=color)
+    for step in (1, 5, 8, 16):
+        resumed = take(data_set, 4, color=color, start_step=step)
+        rest = slice(4 * step, 4 * step + 16)
+        assert same(resumed, (images[rest], labels[rest])), step
+
+
+def test_a_place_deep_in_a_run_needs_no_record_before_it(tmp_path):
+    records = [example(picture(i).tobytes(), i) for i in range(64)]
+    data_set = write(tmp_path, records, (64,), encoding="raw")
+    reads = take(data_set, 1, start_step=16 * 10**9 + 12, global_batch_size=4)
+    assert (reads[1] >= 48).all()  # the last windows of a shard read in its order
+
+
+@pytest.mark.parametrize("workers", [2, 7])
+def test_workers_together_see_what_one_sees(jpegs, workers):
+    alone = take(jpegs, 5, global_batch_size=14, start_step=2)
+    parts = [
+        take(
+            jpegs,
+            5,
+            global_batch_size=14,
+            start_step=2,
+            input_context=tf.distribute.InputContext(workers, worker, workers),
+        )
+        for worker in range(workers)
+    ]
+    for whole, shares in zip(alone, zip(*parts, strict=True), strict=True):
+        assert np.array_equal(whole, np.stack(shares, axis=1).reshape(whole.shape))
+
+
+def test_crops_are_windows_of_the_picture_or_its_mirror_image(tmp_path):
+    records = [example(picture(i).tobytes(), i) for i in range(N)]
+    data_set = write(tmp_path, records, encoding="raw")
+    images, labels = take(data_set, 100, color="none")
+    corners, mirrored = [], []
+    for image, label in zip(images, labels, strict=True):
+        mirrored.append(image[0, 0, 2] > image[0, -1, 2])
+        image = image[:, ::-1] if mirrored[-1] else image
+        _, top, left = image[0, 0]
+        window = picture(label)[top : top + CROP, left : left + CROP]
+        assert np.array_equal(image, window)
+        corners.append((top, left))
+    for places in zip(*corners, strict=True):  # all of them, as often as each other
+        assert set(places) == set(range(SIDE - CROP + 1))
+        assert max(np.bincount(places)) < 2.2 * len(places) / (SIDE - CROP + 1)
+    assert 0.4 < np.mean(mirrored) < 0.6
+
+
+def test_crops_of_jpeg_records_are_what_pil_decodes(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (N, SIDE // 8, SIDE // 8, 3)).repeat(8, 1).repeat(8, 2)
+    files = [encode(image.astype(np.uint8)) for image in noise]
+    data_set = write(tmp_path, [example(file, i) for i, file in enumerate(files)])
+    ((images, labels),) = evaluation_batches(
+        data_set, "train", global_batch_size=N, image_size=CROP
+    )
+    for image, label in zip(images.numpy(), labels.numpy(), strict=True):
+        expected = np.asarray(PIL.Image.open(io.BytesIO(files[label])), int)
+        assert np.abs(image - expected[4:-4, 4:-4]).max() <= 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 500), (120, 90), (1100, 700)])
+def test_other_sizes_are_scaled_and_cropped_as_pil_does(tmp_path, height, width):
+    rng = np.random.default_rng(0)
+    small = PIL.Image.fromarray(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8))
+    file = encode(np.asarray(small.resize((width, height), PIL.Image.BICUBIC)))
+    data_set = write(tmp_path, [example(file, 0)], (1,), image_shape=None)
+    ((images, _),) = evaluation_batches(data_set, "train", global_batch_size=1)
+    scale = 256 / min(height, width)
+    left, top = ((side - 224 / scale) / 2 for side in (width, height))
+    box = (left, top, left + 224 / scale, top + 224 / scale)
+    image = PIL.Image.open(io.BytesIO(file))
+    # A box cuts the filter off at its edges, so the outermost pixels may differ.
+    expected = np.asarray(image.resize((224, 224), PIL.Image.BILINEAR, box=box), int)
+    difference = np.abs(images[0].numpy() - expected)[2:-2, 2:-2]
+    assert difference.max() <= 2
+    assert difference.mean() < 0.5
+
+
+def test_pictures_are_decoded_by_content(tmp_path):
+    cmyk = io.BytesIO()
+    rgb = PIL.Image.fromarray(picture(9))
+    rgb.convert("CMYK").save(cmyk, "JPEG", quality=95)
+    grey = encode(np.full((SIDE, SIDE), 77, np.uint8))
+    files = [
+        encode(picture(5), "PNG"),
+        cmyk.getvalue(),
+        grey,
+        encode(picture(3), "BMP"),
+    ]
+    data_set = write(tmp_path, [example(f, i) for i, f in enumerate(files)], (4,))
+    ((images, labels),) = evaluation_batches(
+        data_set, "train", global_batch_size=4, image_size=SIDE
+    )
+    assert labels.numpy().tolist() == [0, 1, 2, 3]
+    assert np.array_equal(images[0], picture(5))
+    assert np.abs(images[1].numpy().astype(int) - picture(9)).mean() < 4
+    assert np.abs(images[2].numpy().astype(int) - 77).max() <= 2
+    assert np.array_equal(images[3], picture(3))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_bad_records_are_named_and_weigh_nothing(tmp_path, cache):
+    records = [example(encode(picture(i)), i) for i in range(N)]
+    good = write(tmp_path, records)
+    reference = take(good, 15)
+    records[2] = example(encode(picture(2))[:300], 2)
+    records[11] = example(b"not a picture", 11)
+    records[12] = example(None, 12)
+    records[13] = example(encode(picture(13, 20, 20)), 13)  # not of image_shape
+    records[14] = b"not an example"
+    bad = write(tmp_path, records)
+    collector = BadRecords()
+    images, labels = take(bad, 15, bad_records=collector, cache=cache)
+    lost = np.isin(reference[1], [2, 11, 12, 13, 14])
+    assert lost.sum() == 10
+    assert (labels[lost] == -1).all()
+    assert (images[lost] == 0).all() or cache
+    assert same(
+        (images[~lost], labels[~lost]), (reference[0][~lost], reference[1][~lost])
+    )
+    shard = bad.splits["train"].filenames
+    assert set(collector.reasons) == {(shard[0], 2)} | {
+        (shard[2], index) for index in (1, 2, 3, 4)
+    }
+    assert len(collector) == 5
+    assert all(collector.reasons.values())
+    _, labels = next(
+        iter(evaluation_batches(bad, "train", global_batch_size=40, image_size=CROP))
+    )
+    expected = set(range(N)) - {2, 11, 12, 13, 14}
+    assert sorted(labels.numpy()) == [-1] * 15 + sorted(expected)
+
+
+def test_a_batch_of_bad_records_is_still_a_batch(tmp_path):
+    data_set = write(tmp_path, [example(b"bad", i) for i in range(8)], (8,))
+    collector = BadRecords()
+    images, labels = take(data_set, 2, bad_records=collector)
+    assert images.shape == (8, CROP, CROP, 3)
+    assert labels.tolist() == [-1] * 8
+    assert len(collector) == 8
+
+
+def test_a_shard_that_is_cut_short_costs_only_its_own_records(tmp_path):
+    data_set = write(tmp_path, [example(encode(picture(i)), i) for i in range(N)])
+    reference = take(data_set, 15)
+    shard = data_set.splits["train"].filenames[2]  # labels 10 to 23
+    with open(shard, "rb+") as file:
+        file.truncate(os.path.getsize(shard) // 2)
+    collector = BadRecords()
+    images, labels = take(data_set, 15, bad_records=collector)
+    lost = labels == -1
+    assert set(reference[1][lost]) <= set(range(10, 24))
+    assert len(collector) == lost.sum() / 2 > 5
+    assert {name for name, _ in collector.reasons} == {shard}
+    assert all("cut short" in reason for reason in collector.reasons.values())
+    assert same((images[~lost], labels[~lost]), tuple(x[~lost] for x in reference))
+
+
+@pytest.mark.parametrize("label", [-1, N, 10**6])
+def test_a_label_out_of_range_stops_with_its_place(tmp_path, label):
+    records = [example(encode(picture(i)), i) for i in range(N)]
+    records[11] = example(encode(picture(11)), label)
+    data_set = write(tmp_path, records)
+    place = rf"label {label} of record 1 of .*shard-2 is out of range: expected 0..29"
+    with pytest.raises(UserError, match=place), label_errors(data_set, "train"):
+        take(data_set, 8)
+    with pytest.raises(UserError, match=place), label_errors(data_set, "train"):
+        list(evaluation_batches(data_set, "train", global_batch_size=8))
+
+
+def test_other_errors_pass_label_errors(jpegs):
+    with (
+        pytest.raises(tf.errors.InvalidArgumentError),
+        label_errors(jpegs, "train"),
+    ):
+        tf.debugging.Assert(False, ["another"])
+
+
+def test_cached_batches_are_the_same_batches(data_set):
+    options = {"start_step": 3, "color": "none"}
+    plain, cached = (take(data_set, 12, cache=cache, **options) for cache in (0, 1))
+    assert np.array_equal(plain[1], cached[1])
+    if data_set.image_shape:
+        assert np.array_equal(plain[0], cached[0])
+    else:  # a crop of a scaled picture, or scaled where it is: other roundings
+        assert np.abs(plain[0].astype(int) - cached[0]).max() <= 1
+
+
+def test_a_cache_that_cannot_fit_is_refused(jpegs):
+    huge = Split("train", jpegs.splits["train"].filenames, (10**9,) * 5)
+    data_set = dataclasses.replace(jpegs, splits={"train": huge})
+    with pytest.raises(UserError, match="GiB"):
+        take(data_set, 1, cache=True)
+
+
+@pytest.mark.parametrize("views", [1, 10])
+@pytest.mark.parametrize("cache", [False, True])
+def test_evaluation_sees_every_example_once(data_set, views, cache):
+    batches = evaluation_batches(
+        data_set,
+        "train",
+        global_batch_size=8,
+        image_size=CROP,
+        views=views,
+        cache=cache,
+    )
+    passes = [list(batches.as_numpy_iterator()) for _ in range(2)]
+    for images, labels in passes[0]:
+        assert images.shape == (8, 10, CROP, CROP, 3)[: 5 if views == 10 else 1] + (
+            () if views == 10 else (CROP, CROP, 3)
+        )
+        assert labels.shape == (8,)
+    labels = np.concatenate([labels for _, labels in passes[0]])
+    assert sorted(labels) == [-1, -1, *range(N)]
+    assert (labels[-2:] == -1).all()
+    for one, other in zip(*passes, strict=True):
+        assert same(one, other)
+
+
+def test_evaluation_crops_the_centre(tmp_path):
+    records = [example(picture(i).tobytes(), i) for i in range(N)]
+    data_set = write(tmp_path, records, encoding="raw")
+    options = {"global_batch_size": N, "image_size": CROP}
+    ((images, labels),) = evaluation_batches(data_set, "train", **options)
+    ((views, _),) = evaluation_batches(data_set, "train", views=10, **options)
+    for image, ten, label in zip(images, views, labels, strict=True):
+        assert np.array_equal(image, picture(label)[4:36, 4:36])
+        assert np.array_equal(ten[4], image)
+        assert np.array_equal(ten[3], picture(label)[8:, 8:])
+        assert np.array_equal(ten[9], image[:, ::-1])
+
+
+@pytest.mark.parametrize("color", ["jitter", "pca"])
+def test_color_ends_where_asked(jpegs, color):
+    plain, labels = take(jpegs, 15, color="none")
+    colored, same_labels = take(jpegs, 15, color=color, color_until_epoch=1.2)
+    assert np.array_equal(labels, same_labels)
+    changed = (plain != colored).any((1, 2, 3))
+    assert changed[:36].mean() > 0.8
+    assert not changed[36:].any()
+
+
+def test_arguments_are_checked(jpegs):
+    with pytest.raises(UserError, match="color must be one of"):
+        take(jpegs, 1, color="colour")
+    with pytest.raises(UserError, match="views must be 1 or 10"):
+        evaluation_batches(jpegs, "train", global_batch_size=1, views=5)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_data_service_gives_every_example_once_an_epoch(jpegs, num_workers):
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer(service.DispatcherConfig(port=0))
+    address = dispatcher.target.split("://")[1]
+    workers = [
+        service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
+        for _ in range(num_workers)
+    ]
+    images, labels = take(jpegs, 15, data_service=dispatcher.target)
+    assert images.shape == (60, CROP, CROP, 3)
+    if num_workers == 1:
+        assert same((images, labels), take(jpegs, 15))
+    del workers, dispatcher
+
+
+def test_timed_next_adds_up_the_time_of_next():
+    def slow(x):
+        for _ in range(20):
+            np.linalg.svd(np.ones((60, 60)))
+        return x
+
+    def slowly(x):
+        return tf.ensure_shape(tf.numpy_function(slow, [x], tf.int64), [])
+
+    waited = tf.Variable(0.0, dtype=tf.float64)
+
+    @tf.function
+    def run(batches, steps, step):
+        total = tf.constant(0, tf.int64)
+        for _ in tf.range(steps):
+            total += step(input_pipeline.timed_next(batches, waited))
+        return total
+
+    def share_of_waiting(dataset, step):
+        batches = iter(dataset)
+        run(batches, tf.constant(1), step)
+        waited.assign(0.0)
+        start = tf.timestamp()
+        assert run(batches, tf.constant(10), step) == sum(range(1, 11))
+        return float(waited / (tf.timestamp() - start))
+
+    numbers = tf.data.Dataset.range(100)
+    assert 0.7 < share_of_waiting(numbers.map(slowly), tf.identity) <= 1
+    assert 0 < share_of_waiting(numbers, slowly) < 0.3
