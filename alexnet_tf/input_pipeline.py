@@ -239,7 +239,9 @@ def _frame_size(data_set: DataSet, image_size: int) -> int:
     return max(RESIZED, image_size)
 
 
-def _decode(image_bytes: tf.Tensor, data_set: DataSet, window: tf.Tensor) -> tf.Tensor:
+def _decode(
+    image_bytes: tf.Tensor, data_set: DataSet, window: tf.Tensor, **jpeg_options
+) -> tf.Tensor:
     """Decodes (top, left, height, width) of a picture: uint8 `(height, width, 3)`."""
     top, left, height, width = tf.unstack(window)
     rows, columns = slice(top, top + height), slice(left, left + width)
@@ -248,7 +250,9 @@ def _decode(image_bytes: tf.Tensor, data_set: DataSet, window: tf.Tensor) -> tf.
         return tf.reshape(image, data_set.image_shape)[rows, columns]
     return tf.cond(
         tf.io.is_jpeg(image_bytes),
-        lambda: tf.io.decode_and_crop_jpeg(image_bytes, window, **_JPEG),
+        lambda: tf.io.decode_and_crop_jpeg(
+            image_bytes, window, **_JPEG, **jpeg_options
+        ),
         lambda: _decode_any(image_bytes)[rows, columns],
     )
 
@@ -258,7 +262,12 @@ def _decode_any(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_crop(
-    image_bytes: tf.Tensor, data_set: DataSet, corner: tf.Tensor, size: int, frame: int
+    image_bytes: tf.Tensor,
+    data_set: DataSet,
+    corner: tf.Tensor,
+    size: int,
+    frame: int,
+    **jpeg_options,
 ) -> tf.Tensor:
     """Decodes a crop of a picture, after scaling it to the frame where needed.
 
@@ -272,6 +281,7 @@ def _decode_crop(
         corner: int32 `(2,)`, top and left of the crop in the frame, pixels.
         size: Height and width of the crop, pixels.
         frame: Height and width of the frame, pixels.
+        **jpeg_options: For `tf.io.decode_and_crop_jpeg`.
 
     Returns:
         uint8 `(size, size, 3)`.
@@ -288,6 +298,24 @@ def _decode_crop(
             lambda: tf.io.extract_jpeg_shape(image_bytes),
             lambda: tf.shape(_decode_any(image_bytes)),
         )[:2]
+    window, resample = _plan_crop(picture, corner, size, frame)
+    part = _decode(image_bytes, data_set, window, **jpeg_options)
+    return resample(part[tf.newaxis])[0]
+
+
+def _plan_crop(picture: tf.Tensor, corner: tf.Tensor, size: int, frame: int) -> tuple:
+    """How to get the crop of `_decode_crop` out of a picture of another size.
+
+    Args:
+        picture: int32 `(2,)`, height and width of the picture, pixels.
+        corner: As there.
+        size: As there.
+        frame: As there.
+
+    Returns:
+        int32 `(4,)`, top, left, height and width of the part of the picture that the
+        crop depends on; a function from a batch of such parts to their crops, uint8.
+    """
     scale = tf.cast(frame / tf.reduce_min(picture), tf.float32)
     corner = tf.cast(corner, tf.float32)
     corner += (scale * tf.cast(picture, tf.float32) - frame) / 2.0
@@ -296,16 +324,60 @@ def _decode_crop(
     begin = tf.cast(tf.maximum(corner / scale - reach, 0.0), tf.int32)
     end = tf.cast(tf.math.ceil((corner + size) / scale + reach), tf.int32)
     end = tf.minimum(end, picture)
-    window = tf.concat([begin, end - begin], axis=0)
-    crop = tf.raw_ops.ScaleAndTranslate(
-        images=_decode(image_bytes, data_set, window)[tf.newaxis],
-        size=[size, size],
-        scale=tf.stack([scale, scale]),
-        translation=scale * tf.cast(begin, tf.float32) - corner,
-        kernel_type="triangle",
-        antialias=True,
+
+    def resample(parts):
+        crops = tf.raw_ops.ScaleAndTranslate(
+            images=parts,
+            size=[size, size],
+            scale=tf.stack([scale, scale]),
+            translation=scale * tf.cast(begin, tf.float32) - corner,
+            kernel_type="triangle",
+            antialias=True,
+        )
+        return tf.cast(tf.clip_by_value(tf.round(crops), 0.0, 255.0), tf.uint8)
+
+    return tf.concat([begin, end - begin], axis=0), resample
+
+
+def decode_central_crop(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes the crop that evaluation takes of a picture of any size.
+
+    Args:
+        image_bytes: string scalar: what `tf.io.decode_image` takes. A JPEG that is cut
+            short is decoded as far as it goes.
+        size: Height and width of the crop, pixels.
+
+    Returns:
+        uint8 RGB `(size, size, 3)`.
+    """
+    frame = _frame_size(_AnyPicture, size)
+    corner = tf.constant([(frame - size) // 2] * 2)
+    return _decode_crop(
+        image_bytes,
+        _AnyPicture,
+        corner,
+        size,
+        frame,
+        try_recover_truncated=True,
+        acceptable_fraction=0.0,
     )
-    return tf.cast(tf.clip_by_value(tf.round(crop[0]), 0.0, 255.0), tf.uint8)
+
+
+def central_crop(images: tf.Tensor, size: int) -> tf.Tensor:
+    """The crops that evaluation takes of pictures of any one size.
+
+    Args:
+        images: uint8 RGB `(batch, height, width, 3)`.
+        size: Height and width of the crops, pixels.
+
+    Returns:
+        uint8 RGB `(batch, size, size, 3)`.
+    """
+    frame = _frame_size(_AnyPicture, size)
+    corner = tf.constant([(frame - size) // 2] * 2)
+    window, resample = _plan_crop(tf.shape(images)[1:3], corner, size, frame)
+    top, left, height, width = tf.unstack(window)
+    return resample(images[:, top : top + height, left : left + width])
 
 
 def _why_bad(record: bytes, data_set: DataSet) -> str:
