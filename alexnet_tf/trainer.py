@@ -69,7 +69,7 @@ class Trainer:
             seeds=[
                 layer.seed_generator.state.value
                 for layer in self.model.layers
-                if isinstance(layer, Dropout)
+                if isinstance(layer, Dropout) and layer.rate > 0
             ],
             totals=self._totals,
             class_counts=self._class_counts,

@@ -347,11 +347,10 @@ def train(
 def _run_loop(config, data_set, strategy, run) -> bool:
     try:
         return Loop(Trainer(config, data_set, strategy), run).run()
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-        reason = str(error).splitlines()[0][:200]
+    except (tf.errors.UnavailableError, tf.errors.AbortedError):
         raise UserError(
-            f"another worker was lost ({reason}): start the same command again on all "
-            "workers; it goes on from the last checkpoint"
+            "another worker was lost: start the same command again on all workers; it "
+            "goes on from the last checkpoint"
         ) from None
     finally:
         gc.collect()  # the weights and their velocities, before they are loaded again

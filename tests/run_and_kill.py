@@ -1,6 +1,6 @@
 """Trains in a process that may kill itself; test_resume.py runs it.
 
-    python tests/run_and_kill.py DATA_DIR MODEL_DIR WHERE REPLICAS
+    python tests/run_and_kill.py DATA_DIR MODEL_DIR WHERE REPLICAS DROPOUT_RATE
 
 WHERE is "never", or where the process kills itself with SIGKILL, as a machine that
 loses its power would: "step" (while step 7 runs), "save" (while the checkpoint of step
@@ -51,7 +51,7 @@ def kill_while_writing(checkpoint_dir):
 
 
 def main():
-    data_dir, model_dir, where, replicas = sys.argv[1:]
+    data_dir, model_dir, where, replicas, dropout_rate = sys.argv[1:]
     from absl import logging
 
     from alexnet_tf import training
@@ -83,6 +83,7 @@ def main():
         steps_per_loop=1,
         simulate_gpus=int(replicas),
         lr_schedule="plateau",
+        dropout_rate=float(dropout_rate),
     )
     sys.exit(0 if finished else 75)
 

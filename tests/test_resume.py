@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
@@ -15,14 +16,14 @@ SCRIPT = str(pathlib.Path(__file__).parent / "run_and_kill.py")
 TIMED = ("images_per_second", "input_wait")  # what may differ between two runs
 
 
-def start(data_dir, model_dir, where="never", replicas=1, environment=None):
-    command = [sys.executable, SCRIPT, data_dir, str(model_dir), where, str(replicas)]
+def start(data_dir, model_dir, where="never", replicas=1, dropout=0.5, **environment):
+    arguments = [data_dir, model_dir, where, replicas, dropout]
     return subprocess.Popen(
-        command,
+        [sys.executable, SCRIPT, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | (environment or {}),
+        env=os.environ | environment,
     )
 
 
@@ -86,3 +87,43 @@ def test_sigterm_saves_and_says_so_by_its_exit_code(data_dir, tmp_path, uninterr
     finish(start(data_dir, model_dir, "sigterm"), code=75)
     assert "going on from step 7" in finish(start(data_dir, model_dir))
     assert_same_state(model_dir, uninterrupted[1])
+
+
+def start_workers(data_dir, model_dir, where_of_second="never"):
+    """Two workers of a cluster on this machine, without dropout."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as a,
+        socket.create_server(("127.0.0.1", 0)) as b,
+    ):
+        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
+    processes = []
+    for index, where in enumerate(("never", where_of_second)):
+        cluster = {
+            "cluster": {"worker": addresses},
+            "task": {"type": "worker", "index": index},
+        }
+        processes.append(
+            start(data_dir, model_dir, where, 0, 0.0, TF_CONFIG=json.dumps(cluster))
+        )
+    return processes
+
+
+def test_two_workers_equal_one_process_and_outlive_a_kill(data_dir, tmp_path):
+    for worker in start_workers(data_dir, tmp_path / "two"):
+        finish(worker)
+    reference = final_state(tmp_path / "two")
+
+    first, second = start_workers(data_dir, tmp_path / "killed", "step")
+    finish(second, code=-signal.SIGKILL)
+    assert "another worker was lost" in finish(first, code=1)
+    for worker in start_workers(data_dir, tmp_path / "killed"):
+        assert "going on from step" in finish(worker)
+    assert_same_state(tmp_path / "killed", reference)
+
+    finish(start(data_dir, tmp_path / "one", dropout=0.0))
+    _, _, tensors, _ = final_state(tmp_path / "one")
+    for name, value in tensors.items():
+        if "seeds" not in name:
+            np.testing.assert_allclose(
+                value, reference[2][name], rtol=1e-5, atol=1e-5, err_msg=name
+            )
