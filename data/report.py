@@ -33,6 +33,7 @@ class Report:
         self._pixel_sum = np.zeros(3)
         self._pixel_products = np.zeros((3, 3))
         self._digests = sqlite3.connect("")  # a temporary file, gone with the process
+        self._digests.execute("PRAGMA journal_mode = OFF")
         self._digests.execute("CREATE TABLE pictures (digest, split, label, name)")
 
     def count(self, records: Iterator[Record]) -> Iterator[Record]:

@@ -434,7 +434,7 @@ def test_missing_file_is_rejected(tmp_path):
 
 def test_statistics_are_those_of_the_stored_pixels(tmp_path):
     write_folders(tmp_path / "in", 8)
-    options = Options(image_size=64, encoding="raw", validation_fraction=0.3)
+    options = Options(image_size=32, encoding="raw", validation_fraction=0.3)
     out = tmp_path / "out"
     prepare(
         source="folder", input=str(tmp_path / "in"), output=str(out), options=options

@@ -61,5 +61,5 @@ def list_pictures(part: tuple[str, str, int, str]) -> Iterator[Item]:
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for file in sorted(name for name in files if name[0] != "."):
             path = os.path.join(directory, file)
-            name = os.fsencode(os.path.relpath(path, root))
+            name = os.fsencode(path[len(root) + 1 :])
             yield Item(name.decode(errors="backslashreplace"), label, path, split)
