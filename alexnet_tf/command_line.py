@@ -16,13 +16,18 @@ EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 75
 
 
 def run(
-    main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]
+    main: Callable[..., int | None],
+    define_flags: Callable[[], None],
+    check: Callable[[flags.FlagValues, list[str]], object] | None = None,
 ) -> None:
     """Parses the command line, runs `main`, and exits the process.
 
     Args:
         main: Takes the parsed flags; returns the exit code, None for 0.
         define_flags: Defines the script's flags.
+        check: Takes the flags and the other arguments before TensorFlow, which takes
+            seconds to import, is; raises `flags.Error` or `UserError`. What it returns
+            is the second argument of `main`. None where only flags are allowed.
     """
     define_flags()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
@@ -30,8 +35,12 @@ def run(
     values.set_default("verbosity", logging.INFO)
     try:
         extra = values(sys.argv)[1:]
-        if extra:
+        if extra and not check:
             raise flags.Error(f"unexpected argument {extra[0]!r}")
+        checked = [check(values, extra)] if check and not values.help else []
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
     except flags.Error as error:
         message = " ".join(str(error).removeprefix("FATAL Flags").split())
         print(f"error: {message}\nsee: {sys.argv[0]} --help", file=sys.stderr)
@@ -52,7 +61,7 @@ def run(
     try:
         with _quiet_imports(logging.level_debug()):
             import tensorflow  # noqa: F401
-        sys.exit(main(values))
+        sys.exit(main(values, *checked))
     except (UserError, OSError) as error:
         if logging.level_debug():
             raise
