@@ -1,6 +1,9 @@
-"""Evaluates a training run: exact top-1 and top-5 error over every example.
+"""Evaluates a training run, or several together: exact top-1 and top-5 error.
 
-python eval.py --model_dir=runs/demo --data_dir=runs/demo_data
+python eval.py --model_dir=runs/demo
+python eval.py --model_dir=runs/demo --views=10 --report_dir=runs/demo/report
+python eval.py --checkpoint=runs/a --checkpoint=runs/b --report_dir=both
+python eval.py --checkpoint=runs/demo/saved_model --data_dir=runs/demo_data
 """
 
 from absl import flags
@@ -10,18 +13,29 @@ from alexnet_tf import command_line
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("model_dir", None, "Directory of the run.", required=True)
-    flags.DEFINE_string("data_dir", None, "Default: the data of the run.")
-    flags.DEFINE_string("split", "validation", "Split to evaluate.")
-    flags.DEFINE_string("checkpoint", "latest", "latest, best, or a path.")
-    flags.DEFINE_integer("num_gpus", None, "Default: all there are.", lower_bound=0)
-    flags.DEFINE_integer("global_batch_size", 128, "Over all replicas.", lower_bound=1)
+    text, whole = flags.DEFINE_string, flags.DEFINE_integer
+    text("model_dir", None, "Directory of the run; eval.json is written there.")
+    text("data_dir", None, "Default: the data of the run.")
+    text("split", "validation", "Split to evaluate.")
+    flags.DEFINE_multi_string(
+        "checkpoint",
+        ["latest"],
+        "latest or best of model_dir, the path of a checkpoint, the directory of a run "
+        "or of a SavedModel. Given again: the mean of their probabilities.",
+    )
+    flags.DEFINE_enum(
+        "views", "1", ["1", "10"], "10: corners, centre and mirror images (4.1)."
+    )
+    whole("num_gpus", None, "Default: all there are.", lower_bound=0)
+    whole("global_batch_size", 128, "Over all replicas.", lower_bound=1)
     flags.DEFINE_enum(
         "precision",
         "float32",
         ["auto", "float32", "mixed_bfloat16"],
         "float32 gives the numbers of the exported model.",
     )
+    flags.DEFINE_bool("predictions", False, "Write predictions.csv too.")
+    text("report_dir", None, "Write a page with figures, and the figures, there.")
 
 
 def main(values: flags.FlagValues) -> None:
@@ -32,10 +46,13 @@ def main(values: flags.FlagValues) -> None:
         values.model_dir,
         data_dir=values.data_dir,
         split=values.split,
-        checkpoint=values.checkpoint,
+        checkpoints=values.checkpoint,
+        views=int(values.views),
         num_gpus=values.num_gpus,
         global_batch_size=values.global_batch_size,
         precision=values.precision,
+        predictions=values.predictions,
+        report_dir=values.report_dir,
     )
 
 

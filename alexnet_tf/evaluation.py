@@ -1,21 +1,64 @@
-"""Exact top-1 and top-5 error over a whole split."""
+"""Exact top-1 and top-5 error over a whole split, of one network or of several."""
 
+import csv
 import dataclasses
+import hashlib
 import json
+import math
+import os
+import platform
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from tqdm import tqdm
 
+from alexnet_tf import input_pipeline
 from alexnet_tf.devices import choose_precision, make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.input_pipeline import evaluation_batches
-from alexnet_tf.records import DataSet, open_data_set
+from alexnet_tf.input_pipeline import evaluation_batches, label_errors
+from alexnet_tf.members import ExportedModel, Member, load_members
+from alexnet_tf.records import DataSet, Split, open_data_set
 from alexnet_tf.runs import Run
+
+# Table 2 of the paper, ILSVRC-2012, ten views: top-1 and top-5 error (validation), %.
+_PAPER_ROWS = {
+    "paper: 1 CNN": (40.7, 18.2),
+    "paper: 5 CNNs": (38.1, 16.4),
+    "paper: 1 CNN, Fall 2011": (39.0, 16.6),
+    "paper: 7 CNNs, Fall 2011": (36.7, 15.4),
+}
+_CLASS_COLUMNS = ("class_id", "class", "examples", "top_1_error", "top_5_error")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What was answered to every example that was evaluated, n of them.
+
+    Attributes:
+        positions: int64 `(n,)`, place in the order of evaluation.
+        labels: int64 `(n,)`.
+        ranks: int64 `(n,)`, how many classes stand before the label; `num_classes`
+            where an output was not finite.
+        cross_entropies: float64 `(n,)`, nats.
+        top_ids: int64 `(n, k)`, the most probable classes, k at most 5.
+        top_probabilities: float32 `(n, k)`.
+    """
+
+    positions: np.ndarray
+    labels: np.ndarray
+    ranks: np.ndarray
+    cross_entropies: np.ndarray
+    top_ids: np.ndarray
+    top_probabilities: np.ndarray
+
+    def confusion(self, num_classes: int) -> np.ndarray:
+        """int64 `(num_classes, num_classes)`: label × most probable class, counts."""
+        pairs = self.labels * num_classes + self.top_ids[:, 0]
+        return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +70,13 @@ class Result:
         views: Crops of each image whose probabilities were averaged.
         num_examples: Images in the split.
         num_evaluated: Images counted; fewer where a record could not be decoded.
-        cross_entropy: Mean over the images, nats.
+        cross_entropy: Mean over the images, nats; infinite for a SavedModel that does
+            not answer the probability of the label.
         top_1_error: Fraction.
         top_5_error: Fraction.
         largest_class: Share of the most frequent class, which is the top-1 accuracy of
             always answering it.
+        predictions: Those of every image.
     """
 
     split: str
@@ -42,31 +87,43 @@ class Result:
     top_1_error: float
     top_5_error: float
     largest_class: float
+    predictions: Predictions = dataclasses.field(repr=False)
 
 
-def in_top_k(logits: tf.Tensor, labels: tf.Tensor, k: int) -> tf.Tensor:
-    """Whether the label is among the k largest logits.
+def wilson_interval(fraction: float, num_examples: int) -> tuple[float, float]:
+    """The 95 % interval of a fraction of `num_examples` independent examples."""
+    if not num_examples:
+        return 0.0, 1.0
+    z = 1.959964
+    center = fraction + z**2 / (2 * num_examples)
+    spread = fraction * (1 - fraction) / num_examples + (z / (2 * num_examples)) ** 2
+    scale = 1 + z**2 / num_examples
+    half = z * math.sqrt(spread)
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """How many classes stand before the label.
 
     Equal logits rank by class index, as `tf.math.top_k` has it, so that a network that
     answers the same everywhere is not right everywhere; NaN is never right.
 
     Args:
-        logits: float32 `(batch, num_classes)`.
+        logits: float32 `(batch, num_classes)`; -inf is allowed, as log-probability 0.
         labels: int32 `(batch,)`, 0..num_classes-1.
-        k: How many logits count.
 
     Returns:
-        bool `(batch,)`.
+        int32 `(batch,)`, 0..num_classes; the label is in the top k where it is below k.
     """
+    num_classes = tf.shape(logits)[1]
     target = tf.gather(logits, labels, axis=1, batch_dims=1)[:, tf.newaxis]
-    earlier = tf.range(tf.shape(logits)[1])[tf.newaxis] < labels[:, tf.newaxis]
+    earlier = tf.range(num_classes)[tf.newaxis] < labels[:, tf.newaxis]
     ahead = (logits > target) | ((logits == target) & earlier)
-    rank = tf.reduce_sum(tf.cast(ahead, tf.int32), axis=1)
-    finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
-    return (rank < k) & finite
+    bad = tf.reduce_any(tf.math.is_nan(logits) | (logits == np.inf), axis=1)
+    return tf.where(bad, num_classes, tf.math.count_nonzero(ahead, 1, dtype=tf.int32))
 
 
-def count(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def count(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Counts a batch, without the places that hold no example.
 
     Args:
@@ -80,44 +137,83 @@ def count(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     is_example = labels >= 0
     labels = tf.maximum(labels, 0)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    ranks = rank(logits, labels)
     columns = [
         tf.ones_like(losses),
         losses,
-        *(tf.cast(~in_top_k(logits, labels, k), tf.float32) for k in (1, 5)),
+        *(tf.cast(ranks >= k, tf.float32) for k in (1, 5)),
     ]
     return tf.stack(
         [tf.reduce_sum(tf.where(is_example, column, 0.0)) for column in columns]
     )
 
 
+def _log_mean(log_probabilities: tf.Tensor) -> tf.Tensor:
+    """Logarithm of the mean of the probabilities over axis 0."""
+    if log_probabilities.shape[0] == 1:
+        return log_probabilities[0]
+    sums = tf.reduce_logsumexp(log_probabilities, axis=0)
+    return sums - math.log(log_probabilities.shape[0])
+
+
 class Evaluator:
-    """Evaluates one model as often as asked, on every replica of a strategy.
+    """Evaluates as often as asked, on every replica of a strategy.
 
     Args:
-        model: From images to logits.
-        strategy: The one in whose scope the model was built.
+        models: From images to logits or log-probabilities; the probabilities of several
+            are averaged.
+        strategy: The one in whose scope they were built.
     """
 
-    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
-        self._model, self._strategy = model, strategy
+    def __init__(
+        self, models: keras.Model | Sequence, strategy: tf.distribute.Strategy
+    ):
+        self._models = models if isinstance(models, Sequence) else [models]
+        self._strategy = strategy
 
     @tf.function
     def _step(self, images, labels):
-        per_replica = self._strategy.run(self._replica_step, args=(images, labels))
-        return [
-            self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
-            for sums in per_replica
-        ]
+        rows = self._strategy.run(self._replica_step, args=(images, labels))
+        return self._strategy.gather(rows, axis=0)
+
+    def _log_probabilities(self, images):
+        scores = [model(images, training=False) for model in self._models]
+        return _log_mean(
+            tf.stack(
+                [
+                    x if isinstance(model, ExportedModel) else tf.nn.log_softmax(x)
+                    for model, x in zip(self._models, scores, strict=True)
+                ]
+            )
+        )
 
     def _replica_step(self, images, labels):
-        logits = self._model(images, training=False)
-        num_classes = logits.shape[-1]
-        examples = tf.boolean_mask(labels, labels >= 0)
-        of_class = tf.math.bincount(examples, minlength=num_classes)
-        return count(logits, labels), of_class
+        """A row for each image: label, rank, cross-entropy, top ids, probabilities."""
+        if images.shape.rank == 5:  # views: one after another, which bounds the memory
+            scores = tf.map_fn(
+                lambda view: self._log_probabilities(images[:, view]),
+                tf.range(images.shape[1]),
+                fn_output_signature=tf.float32,
+                parallel_iterations=1,
+            )
+            scores = _log_mean(tf.ensure_shape(scores, [images.shape[1], None, None]))
+        else:
+            scores = self._log_probabilities(images)
+        known = tf.maximum(labels, 0)
+        losses = -tf.gather(scores, known, axis=1, batch_dims=1)
+        values, ids = tf.math.top_k(scores, tf.minimum(5, tf.shape(scores)[1]))
+        columns = [tf.cast(x, tf.float32) for x in (labels, rank(scores, known))]
+        columns = tf.stack([*columns, losses], axis=1)
+        return tf.concat([columns, tf.cast(ids, tf.float32), tf.exp(values)], axis=1)
 
     def evaluate(
-        self, data_set: DataSet, split: str, global_batch_size: int, on_batch=None
+        self,
+        data_set: DataSet,
+        split: str,
+        global_batch_size: int,
+        *,
+        views: int = 1,
+        on_batch: Callable[[int], None] | None = None,
     ) -> Result:
         """Evaluates every example of a split once.
 
@@ -125,6 +221,7 @@ class Evaluator:
             data_set: The data.
             split: Name of the split.
             global_batch_size: Images in a step, over all replicas.
+            views: 1, the central crop, or 10, whose probabilities are averaged.
             on_batch: Called after each step with the number of images evaluated.
 
         Returns:
@@ -134,49 +231,70 @@ class Evaluator:
             data_set,
             split,
             global_batch_size=global_batch_size,
-            image_size=self._model.input_shape[1],
+            image_size=self._models[0].input_shape[1],
+            views=views,
         )
-        totals, of_class = np.zeros(4), np.zeros(data_set.num_classes, np.int64)
-        for images, labels in self._strategy.experimental_distribute_dataset(batches):
-            counts, labels_seen = self._step(images, labels)
-            totals += counts.numpy()
-            of_class += labels_seen.numpy()
-            if on_batch:
-                on_batch(int(totals[0]))
-        num_evaluated = int(totals[0])
-        means = totals[1:] / max(1, num_evaluated)
+        num_evaluated, steps = 0, []
+        with label_errors(data_set, split):
+            for batch in self._strategy.experimental_distribute_dataset(batches):
+                steps.append(self._step(*batch).numpy())
+                num_evaluated += int((steps[-1][:, 0] >= 0).sum())
+                if on_batch:
+                    on_batch(num_evaluated)
+        rows = np.concatenate(steps)
+        positions = np.flatnonzero(rows[:, 0] >= 0)
+        labels, ranks, losses, *top = rows[positions].T
+        ids, probabilities = np.split(np.stack(top, axis=1), 2, axis=1)
+        labels, ranks = labels.astype(np.int64), ranks.astype(np.int64)
+        total = max(1, num_evaluated)
         return Result(
             split=split,
-            views=1,
+            views=views,
             num_examples=data_set.splits[split].num_examples,
             num_evaluated=num_evaluated,
-            cross_entropy=float(means[0]),
-            top_1_error=float(means[1]),
-            top_5_error=float(means[2]),
-            largest_class=float(of_class.max() / max(1, num_evaluated)),
+            cross_entropy=float(losses.sum(dtype=np.float64) / total),
+            top_1_error=float((ranks >= 1).sum() / total),
+            top_5_error=float((ranks >= 5).sum() / total),
+            largest_class=float(np.bincount(labels, minlength=1).max() / total),
+            predictions=Predictions(
+                positions,
+                labels,
+                ranks,
+                losses.astype(np.float64),
+                ids.astype(np.int64),
+                probabilities,
+            ),
         )
 
 
 def evaluate_run(
-    model_dir: str,
+    model_dir: str | None,
     data_dir: str | None = None,
     *,
     split: str = "validation",
-    checkpoint: str = "latest",
+    checkpoints: Sequence[str] = ("latest",),
+    views: int = 1,
     num_gpus: int | None = None,
     global_batch_size: int = 128,
     precision: str = "float32",
+    predictions: bool = False,
+    report_dir: str | None = None,
 ) -> Result:
-    """Evaluates a checkpoint of a run; prints the result, writes `eval.json`.
+    """Evaluates checkpoints of runs, or SavedModels; prints and writes the result.
+
+    Writes `eval.json` and `per_class.csv` into `report_dir` or else `model_dir`.
 
     Args:
-        model_dir: Directory of the run.
+        model_dir: Directory of the run; None where `checkpoints` says it all.
         data_dir: Directory of the data set; None for the one it was trained on.
         split: Name of the split.
-        checkpoint: "latest", "best" or a path.
+        checkpoints: See `load_members`; the probabilities of several are averaged.
+        views: 1, the central crop, or 10 (section 4.1).
         num_gpus: GPUs to use; None for all there are.
         global_batch_size: Images in a step, over all replicas.
         precision: "float32", "mixed_bfloat16" or "auto".
+        predictions: Whether to write `predictions.csv` too.
+        report_dir: Where to write a page with figures; None for none.
 
     Returns:
         The errors.
@@ -184,26 +302,13 @@ def evaluate_run(
     Raises:
         UserError: If something that was asked for is not there, or does not fit.
     """
-    run = Run(model_dir)
-    config = run.read_config()
-    data_set = open_data_set(data_dir or config.data_dir)
-    if split not in data_set.splits:
-        raise UserError(
-            f"no split {split!r} in {data_set.data_dir}: it has "
-            + ", ".join(data_set.splits)
-        )
-    if data_set.class_names != config.class_names:
-        raise UserError(
-            f"the run in {model_dir} knows {len(config.class_names)} classes, which "
-            f"are not the {data_set.num_classes} of {data_set.data_dir}: give the data set "
-            "that it was trained on, or another one with the same classes"
-        )
     strategy = make_strategy(num_gpus)
     check_batch_size(global_batch_size, strategy)
     if precision == "auto":
         precision = choose_precision(strategy)
     with strategy.scope():
-        model, _, path = run.load_model(checkpoint, precision)
+        members = load_members(checkpoints, model_dir, precision)
+    data_set = _open(data_dir, split, members, views)
     start = time.perf_counter()
     with tqdm(
         total=data_set.splits[split].num_examples,
@@ -211,32 +316,165 @@ def evaluate_run(
         leave=False,
         disable=not sys.stderr.isatty(),
     ) as bar:
-        result = Evaluator(model, strategy).evaluate(
-            data_set, split, global_batch_size, lambda n: bar.update(n - bar.n)
+        result = Evaluator([member.model for member in members], strategy).evaluate(
+            data_set,
+            split,
+            global_batch_size,
+            views=views,
+            on_batch=lambda n: bar.update(n - bar.n),
         )
-    images_per_second = result.num_evaluated / (time.perf_counter() - start)
-    report = dataclasses.asdict(result) | {
-        "checkpoint": path,
-        "data_dir": data_set.data_dir,
+    seconds = time.perf_counter() - start
+    facts = describe(result, members, data_set) | {
         "precision": precision,
-        "images_per_second": images_per_second,
+        "images_per_second": result.num_evaluated / seconds,
     }
-    with open(run.eval_file, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
-    logging.info(
-        "%s: evaluated %d of %d  top-1 %.2f%%  top-5 %.2f%%  cross-entropy %.4f  "
-        "(top-1 error %.2f%%, top-5 error %.2f%%; %.0f images/s)",
-        split,
-        result.num_evaluated,
-        result.num_examples,
-        100 * (1 - result.top_1_error),
-        100 * (1 - result.top_5_error),
-        result.cross_entropy,
-        100 * result.top_1_error,
-        100 * result.top_5_error,
-        images_per_second,
-    )
+    print(format_table(result, data_set, facts))
+    directory = report_dir or model_dir
+    if directory:
+        os.makedirs(directory, exist_ok=True)
+        eval_file = Run(directory).eval_file
+        with open(eval_file, "w", encoding="utf-8") as file:
+            json.dump(facts, file, indent=1)
+        write_per_class(result, data_set, directory)
+        if predictions:
+            write_predictions(result, data_set, directory)
+    if report_dir:
+        from alexnet_tf import report  # matplotlib takes a second to import
+
+        report.write_report(report_dir, result, facts, data_set, members[0].model)
+        print(f"The report is {os.path.join(report_dir, 'index.html')}")
     return result
+
+
+def _open(data_dir, split: str, members: list[Member], views: int) -> DataSet:
+    """Opens the data set, and checks that what is to be evaluated fits it."""
+    data_dir = data_dir or members[0].data_dir
+    if data_dir is None:
+        raise UserError("a SavedModel does not say on what data: give --data_dir")
+    data_set = open_data_set(data_dir)
+    if split not in data_set.splits:
+        raise UserError(
+            f"no split {split!r} in {data_set.data_dir}: it has "
+            + ", ".join(data_set.splits)
+        )
+    if data_set.class_names != members[0].class_names:
+        raise UserError(
+            f"{members[0].path} knows {len(members[0].class_names)} classes, which "
+            f"are not the {data_set.num_classes} of {data_set.data_dir}: give the data "
+            "set that it was trained on, or another one with the same classes"
+        )
+    for member in members:
+        answers = getattr(member.model, "top_k", data_set.num_classes)
+        needed = data_set.num_classes if len(members) * views > 1 else 5
+        if answers < min(needed, data_set.num_classes):
+            raise UserError(
+                f"the SavedModel {member.path} answers {answers} classes, {needed} are "
+                f"needed for this: export it with --top_k={needed}"
+            )
+    return data_set
+
+
+def describe(result: Result, members: list[Member], data_set: DataSet) -> dict:
+    """Everything about an evaluation that `eval.json` holds, but its speed."""
+    facts = {
+        field.name: getattr(result, field.name)
+        for field in dataclasses.fields(result)
+        if field.name != "predictions"
+    }
+    if not math.isfinite(result.cross_entropy):
+        facts["cross_entropy"] = None  # JSON knows no infinity
+    for name in ("top_1_error", "top_5_error"):
+        error = getattr(result, name)
+        facts[name + "_interval"] = wilson_interval(error, result.num_evaluated)
+    return facts | {
+        "checkpoints": [{"path": m.path, "sha256": m.sha256} for m in members],
+        "data_set": data_set.name,
+        "data_dir": data_set.data_dir,
+        "data_fingerprint": fingerprint(data_set.splits[result.split]),
+        "command": sys.argv,
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def fingerprint(split: Split) -> str:
+    """SHA-256 of the shards' names, sizes, numbers of records and first 64 KiB."""
+    total = hashlib.sha256()
+    for filename, length in zip(split.filenames, split.shard_lengths, strict=True):
+        with tf.io.gfile.GFile(filename, "rb") as file:
+            begin, size = file.read(2**16), file.size()
+        total.update(f"{os.path.basename(filename)} {length} {size} ".encode() + begin)
+    return total.hexdigest()
+
+
+def format_table(result: Result, data_set: DataSet, facts: dict) -> str:
+    """The result for people, beside the paper's where the data set is ImageNet."""
+    views = f"{result.views} view" + "s" * (result.views > 1)
+    networks = len(facts["checkpoints"])
+    name = f"{networks} CNN{'s' * (networks > 1)}, {views}"
+    rows = {name: (100 * result.top_1_error, 100 * result.top_5_error)}
+    if data_set.name.startswith("imagenet") and data_set.num_classes == 1000:
+        rows |= {f"{row}, 10 views": errors for row, errors in _PAPER_ROWS.items()}
+    lines = [
+        f"{result.split}: evaluated {result.num_evaluated:,} of "
+        f"{result.num_examples:,} images, {facts['images_per_second']:,.0f} images/s, "
+        f"cross-entropy {result.cross_entropy:.4f}",
+        f"{'':36}{'top-1 error':>12}{'top-5 error':>12}",
+        *(f"{row:36}{one:11.2f}%{five:11.2f}%" for row, (one, five) in rows.items()),
+    ]
+    intervals = [facts[f"top_{k}_error_interval"] for k in (1, 5)]
+    shown = (f"{100 * low:.1f}..{100 * high:.1f}" for low, high in intervals)
+    lines.insert(3, f"{'  95 % interval':36}" + "".join(f"{x:>12}" for x in shown))
+    return "\n".join(lines)
+
+
+def write_per_class(result: Result, data_set: DataSet, directory: str) -> None:
+    """Writes `per_class.csv`: a row for each class."""
+    labels, ranks = result.predictions.labels, result.predictions.ranks
+    confusion = result.predictions.confusion(data_set.num_classes)
+    path = os.path.join(directory, "per_class.csv")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*_CLASS_COLUMNS, "most_often_taken_for", "times"])
+        for label, class_name in enumerate(data_set.class_names):
+            of_class = ranks[labels == label]
+            errors = [(of_class >= k).mean() if len(of_class) else "" for k in (1, 5)]
+            wrong = confusion[label].copy()
+            wrong[label] = 0
+            other = data_set.class_names[wrong.argmax()] if wrong.any() else ""
+            writer.writerow(
+                [label, class_name, len(of_class), *errors, other, wrong.max()]
+            )
+
+
+def write_predictions(result: Result, data_set: DataSet, directory: str) -> None:
+    """Writes `predictions.csv`: a row for each image, with where its record is."""
+    predictions, names = result.predictions, data_set.class_names
+    split = data_set.splits[result.split]
+    ids = [int(i) for i, _ in input_pipeline._read_all(split, ids_only=True)]
+    places = [input_pipeline._find_record(split, i) for i in ids]
+    k = predictions.top_ids.shape[1]
+    path = os.path.join(directory, "predictions.csv")
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        columns = [f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "p")]
+        writer.writerow(["shard", "record", "label", "rank", "cross_entropy", *columns])
+        for i, position in enumerate(predictions.positions):
+            filename, index = places[position]
+            top = zip(
+                (names[j] for j in predictions.top_ids[i]),
+                (f"{p:.6f}" for p in predictions.top_probabilities[i]),
+                strict=True,
+            )
+            writer.writerow(
+                [os.path.basename(filename), index, names[predictions.labels[i]]]
+                + [predictions.ranks[i] + 1, f"{predictions.cross_entropies[i]:.6f}"]
+                + [value for pair in top for value in pair]
+            )
 
 
 def check_batch_size(global_batch_size: int, strategy: tf.distribute.Strategy) -> None:
