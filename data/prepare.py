@@ -16,13 +16,14 @@ import multiprocessing
 import os
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
 from alexnet_tf import command_line
 from alexnet_tf.errors import UserError
-from data.source import Item
+from data.source import Item, Source
 from data.transcode import Options, Record, transcode
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
@@ -79,7 +80,8 @@ def prepare(
         if beam_options is None:
             items = itertools.chain.from_iterable(map(pictures.items, pictures.parts))
             records = _transcode_all(items, options, num_workers or _num_cores())
-            writer.write(report.count(_with_progress(records, pictures.num_items)))
+            with contextlib.closing(records), _progress(records, pictures) as bar:
+                writer.write(report.count(bar))
         else:
             collections.deque(report.count(writer.write_with_beam(beam_options)), 0)
         if not report.num_pictures("train"):
@@ -93,11 +95,12 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _with_progress(records: Iterable[Record], num_items: int | None):
+def _progress(records: Iterable[Record], pictures: Source):
     from tqdm import tqdm
 
     seconds = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(records, total=num_items, unit=" images", mininterval=seconds)
+    total = pictures.num_items
+    return tqdm(records, total=total, unit=" images", mininterval=seconds)
 
 
 def _transcode_all(
@@ -108,7 +111,9 @@ def _transcode_all(
     tasks = iter(lambda: list(itertools.islice(items, _ITEMS_PER_TASK)), [])
     # Forking a process that runs TensorFlow's threads is not safe.
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        num_workers, context, initializer=_end_with_parent
+    )
     pending = collections.deque()
     try:
         for task in tasks:
@@ -124,6 +129,16 @@ def _transcode_all(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed; it would wait for work for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
