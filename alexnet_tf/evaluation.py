@@ -387,7 +387,8 @@ def describe(result: Result, members: list[Member], data_set: DataSet) -> dict:
         error = getattr(result, name)
         facts[name + "_interval"] = wilson_interval(error, result.num_evaluated)
     return facts | {
-        "checkpoints": [{"path": m.path, "sha256": m.sha256} for m in members],
+        "checkpoint": " + ".join(member.path for member in members),
+        "sha256": [member.sha256 for member in members],
         "data_set": data_set.name,
         "data_dir": data_set.data_dir,
         "data_fingerprint": fingerprint(data_set.splits[result.split]),
@@ -414,7 +415,7 @@ def fingerprint(split: Split) -> str:
 def format_table(result: Result, data_set: DataSet, facts: dict) -> str:
     """The result for people, beside the paper's where the data set is ImageNet."""
     views = f"{result.views} view" + "s" * (result.views > 1)
-    networks = len(facts["checkpoints"])
+    networks = len(facts["sha256"])
     name = f"{networks} CNN{'s' * (networks > 1)}, {views}"
     rows = {name: (100 * result.top_1_error, 100 * result.top_5_error)}
     if data_set.name.startswith("imagenet") and data_set.num_classes == 1000:

@@ -142,7 +142,7 @@ def _facts_table(facts: dict) -> list[tuple[str, str]]:
         rows.append((f"top-{k} error", text))
     if facts["cross_entropy"] is not None:
         rows.append(("cross-entropy", f"{facts['cross_entropy']:.4f}"))
-    rows += [("network", checkpoint["path"]) for checkpoint in facts["checkpoints"]]
+    rows.append(("network", facts["checkpoint"]))
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     return [*rows, ("data", facts["data_dir"]), ("versions", versions)]
 
