@@ -3,26 +3,16 @@
 python -m data.check --data_dir=DIR
 """
 
-import collections
+import array
+import itertools
 import os
-import sys
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from absl import flags
 
 from alexnet_tf import command_line
 
-# What follows imports TensorFlow inside functions, after the flags are parsed.
-
-
-class _Contents(NamedTuple):
-    """Of a split, in the order on disk: an entry a record, and where each one is."""
-
-    labels: list[int]
-    hashes: list[int]
-    places: list[tuple[str, int]]
-    num_bytes: int
+# TensorFlow is imported inside functions, after the flags are parsed.
 
 
 def check(data_dir: str, fast: bool = False) -> list[str]:
@@ -32,42 +22,60 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
         data_dir: Of a data set that `open_data_set` opens.
         fast: Whether to leave the pictures undecoded.
     """
+    import numpy as np
+
     from alexnet_tf.records import open_data_set
 
     data_set = open_data_set(data_dir)
     kind = "older ImageNet shards" if "/" in data_set.image_key else "TFDS directory"
+    first = data_set.label_offset
     mean = ", ".join(f"{channel:.1f}" for channel in data_set.image_mean)
     print(f"{data_set.data_dir}: {data_set.name}, {kind}, {data_set.encoding} pictures")
-    print(f"  {data_set.num_classes} classes, mean colour {mean}")
-    problems, contents = [], {}
+    print(
+        f"  {data_set.num_classes} classes, labels {first}.."
+        f"{first + data_set.num_classes - 1}, mean colour {mean}"
+    )
+    problems, pictures = [], {}
     for name, split in data_set.splits.items():
-        contents[name] = _read_split(data_set, split, fast, problems)
-        _check_labels(data_set, name, contents[name], problems)
-    _check_duplicates(contents, problems)
+        labels, hashes = _read_split(data_set, split, fast, problems)
+        pictures[name], copies = np.unique(hashes, return_counts=True)
+        _describe(data_set, name, labels, int((copies - 1).sum()))
+        if not len(labels):
+            problems.append(f"{name} has no good record")
+        elif name == "train":
+            problems += _check_order(labels)
+    for one, other in itertools.combinations(pictures, 2):
+        shared = len(np.intersect1d(pictures[one], pictures[other]))
+        if shared:
+            problems.append(f"{shared:,} pictures are both in {one} and in {other}")
     return problems
 
 
-def _read_split(data_set, split, fast: bool, problems: list[str]) -> _Contents:
-    from tqdm import tqdm
+def _read_split(data_set, split, fast: bool, problems: list[str]):
+    """Returns the labels and the hashes of the good records, in the order on disk."""
+    import numpy as np
 
-    labels, hashes, places = [], [], []
-    seconds = 0.2 if sys.stderr.isatty() else 30
-    bar = tqdm(total=split.num_examples, unit=" records", mininterval=seconds)
+    from data.report import progress_bar
+
+    labels, hashes = array.array("q"), array.array("q")
+    bar = progress_bar(None, split.num_examples, "records")
     for filename, expected in zip(split.filenames, split.shard_lengths, strict=True):
-        shard, index = os.path.basename(filename), -1
-        for index, record in enumerate(_read_shard(data_set, filename, fast)):
-            bar.update()
+        shard, found = os.path.basename(filename), 0
+        for record in _read_shard(data_set, filename, fast):
             if isinstance(record, str):
-                problems.append(f"{shard}, record {index}: {record}")
-                continue
-            labels.append(record[0])
-            hashes.append(record[1])
-            places.append((shard, index))
-        if index + 1 != expected:
-            problems.append(f"{shard}: {index + 1} records, expected {expected}")
+                problems.append(f"{shard}, record {found}: {record}")
+            elif not 0 <= record[0] < data_set.num_classes:
+                label = record[0] + data_set.label_offset
+                problems.append(f"{shard}, record {found}: label {label} out of range")
+            else:
+                labels.append(record[0])
+                hashes.append(record[1])
+            found += 1
+            bar.update()
+        if found != expected:
+            problems.append(f"{shard}: {found} records, expected {expected}")
     bar.close()
-    num_bytes = sum(map(os.path.getsize, split.filenames))
-    return _Contents(labels, hashes, places, num_bytes)
+    return np.array(labels), np.array(hashes)
 
 
 def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
@@ -80,7 +88,7 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
         image_bytes, label = parse_record(serialized, data_set)
         if data_set.encoding == "raw":
             pixels = tf.io.decode_raw(image_bytes, tf.uint8)
-            tf.ensure_shape(tf.reshape(pixels, data_set.image_shape), [None, None, 3])
+            label += 0 * tf.size(tf.reshape(pixels, data_set.image_shape))
         elif not fast:
             image = tf.io.decode_image(image_bytes, 3, expand_animations=False)
             label += 0 * tf.size(image)  # else the decoding is left out
@@ -98,62 +106,40 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
             yield "damaged, and what follows it cannot be read"
             return
         except tf.errors.InvalidArgumentError as error:
-            yield _reason(error)
+            reason = " ".join(error.message.splitlines()[0].split())
+            yield f"not a picture with a label: {reason[:150]}"
 
 
-def _reason(error) -> str:
-    text = error.message.split("[Op:")[0]
-    return "not a picture: " + " ".join(text.splitlines()[0].split())[:120]
-
-
-def _check_labels(data_set, name: str, contents: _Contents, problems: list[str]):
-    """Prints a split's classes; finds labels out of range and an order by class."""
+def _describe(data_set, name: str, labels, num_copies: int) -> None:
     import numpy as np
+    import tensorflow as tf
 
     from data.report import describe_counts
 
-    labels = np.array(contents.labels, int)
-    wrong = np.flatnonzero((labels < 0) | (labels >= data_set.num_classes))
-    for index in wrong[:10]:
-        shard, position = contents.places[index]
-        stored = labels[index] + data_set.label_offset
-        problems.append(f"{shard}, record {position}: label {stored} out of range")
-    counts = np.bincount(np.delete(labels, wrong), minlength=data_set.num_classes)
-    size = contents.num_bytes
+    filenames = data_set.splits[name].filenames
+    megabytes = sum(tf.io.gfile.stat(f).length for f in filenames) / 1e6
+    counts = np.bincount(labels, minlength=data_set.num_classes).tolist()
     print(
-        f"  {name}: {len(labels):,} records, {size / 1e6:,.1f} MB in "
-        f"{len(data_set.splits[name].filenames)} shards"
+        f"  {name}: {len(labels):,} good records in {len(filenames)} shards, "
+        f"{megabytes:,.1f} MB; {describe_counts(data_set.class_names, counts)}"
     )
-    if not len(labels):
-        problems.append(f"{name} has no good record")
-        return
-    print(
-        f"    labels {labels.min() + data_set.label_offset} to "
-        f"{labels.max() + data_set.label_offset}, the first class is "
-        f"{data_set.label_offset}; "
-        f"{describe_counts(data_set.class_names, counts.tolist())}"
-    )
-    # In shuffled records the label changes between neighbours as often as between any.
+    if num_copies:
+        print(f"    {num_copies:,} of them exact copies of others")
+
+
+def _check_order(labels) -> list[str]:
+    """Finds training records that are sorted by class, which a shuffle cannot mend."""
+    import numpy as np
+
+    # Shuffled, the label changes between neighbours as often as between any two.
     changes = (np.diff(labels) != 0).mean() if len(labels) > 1 else 1
-    shuffled = 1 - ((counts / counts.sum()) ** 2).sum()
-    if name == "train" and changes < shuffled / 2:
-        problems.append(
-            f"{name} is sorted by class: neighbours differ in {changes:.0%}, shuffled "
-            f"they would in {shuffled:.0%}; prepare it again, data.prepare shuffles"
-        )
-
-
-def _check_duplicates(contents: dict[str, _Contents], problems: list[str]) -> None:
-    seen = collections.defaultdict(set)
-    for name, split in contents.items():
-        copies = len(split.hashes) - len(set(split.hashes))
-        if copies:
-            print(f"  {name}: {copies:,} exact copies of other pictures in it")
-        for content in split.hashes:
-            seen[content].add(name)
-    shared = [names for names in seen.values() if len(names) > 1]
-    if shared:
-        problems.append(f"{len(shared):,} pictures are in more than one split")
+    shuffled = 1 - ((np.bincount(labels) / len(labels)) ** 2).sum()
+    if changes >= shuffled / 2:
+        return []
+    return [
+        f"train is sorted by class: neighbours differ in {changes:.0%}, shuffled they "
+        f"would in {shuffled:.0%}; data.prepare shuffles"
+    ]
 
 
 def define_flags() -> None:

@@ -15,7 +15,6 @@ import itertools
 import multiprocessing
 import os
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -23,7 +22,7 @@ from absl import flags
 
 from alexnet_tf import command_line
 from alexnet_tf.errors import UserError
-from data.source import Item, Source
+from data.source import Item
 from data.transcode import Options, Record, transcode
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
@@ -64,7 +63,7 @@ def prepare(
     Raises:
         UserError: The input or the output cannot be used.
     """
-    from data.report import Report
+    from data.report import Report, progress_bar
     from data.writer import DataSetWriter
 
     options = options or Options()
@@ -80,7 +79,8 @@ def prepare(
         if beam_options is None:
             items = itertools.chain.from_iterable(map(pictures.items, pictures.parts))
             records = _transcode_all(items, options, num_workers or _num_cores())
-            with contextlib.closing(records), _progress(records, pictures) as bar:
+            bar = progress_bar(records, pictures.num_items, "images")
+            with contextlib.closing(records), bar:
                 writer.write(report.count(bar))
         else:
             collections.deque(report.count(writer.write_with_beam(beam_options)), 0)
@@ -93,14 +93,6 @@ def prepare(
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
-
-
-def _progress(records: Iterable[Record], pictures: Source):
-    from tqdm import tqdm
-
-    seconds = 0.2 if sys.stderr.isatty() else 30
-    total = pictures.num_items
-    return tqdm(records, total=total, unit=" images", mininterval=seconds)
 
 
 def _transcode_all(
