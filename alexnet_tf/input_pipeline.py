@@ -319,8 +319,9 @@ def _plan_crop(picture: tf.Tensor, corner: tf.Tensor, size: int, frame: int) -> 
     scale = tf.cast(frame / tf.reduce_min(picture), tf.float32)
     corner = tf.cast(corner, tf.float32)
     corner += (scale * tf.cast(picture, tf.float32) - frame) / 2.0
-    # What the crop covers in the picture's own pixels, and the reach of the filter.
-    reach = tf.maximum(1.0, 1.0 / scale) + 1.0
+    # What the crop covers in the picture's own pixels, and the reach of the filter. At
+    # scale 1 nothing more: at its border, a decoded JPEG depends on where that is.
+    reach = tf.where(scale == 1.0, 0.0, tf.maximum(1.0, 1.0 / scale) + 1.0)
     begin = tf.cast(tf.maximum(corner / scale - reach, 0.0), tf.int32)
     end = tf.cast(tf.math.ceil((corner + size) / scale + reach), tf.int32)
     end = tf.minimum(end, picture)
