@@ -96,9 +96,10 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         if self._write:
-            directory = glob.escape(self._run.checkpoint_dir)
-            for rest in glob.glob(os.path.join(directory, "**", "ckpt-*_temp")):
-                shutil.rmtree(rest, ignore_errors=True)
+            for directory in (self._run.checkpoint_dir, self._run.best_dir):
+                pattern = os.path.join(glob.escape(directory), "ckpt-*_temp")
+                for rest in glob.glob(pattern):
+                    shutil.rmtree(rest, ignore_errors=True)
 
 
 def _step_of(path: str) -> int:

@@ -1,7 +1,6 @@
 """What to look at when a network does not learn, or blows up."""
 
 import dataclasses
-import math
 
 import keras
 import numpy as np
@@ -9,9 +8,8 @@ import tensorflow as tf
 
 _LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 
-# A net is stuck when its loss is between these factors: of what the shares of the
-# classes alone give, and of ln(classes).
-_STUCK = (0.98, 1.02)
+# A network is stuck when its loss is not 2 % below what it would be without the image.
+_STUCK = 0.98
 _STUCK_EPOCHS, _STUCK_MIN_STEPS, _STUCK_MAX_STEPS = 5, 80, 5000
 
 
@@ -37,13 +35,12 @@ def is_stuck(cross_entropy: float, class_counts: np.ndarray) -> bool:
         class_counts: `(num_classes,)`, how often each label was seen.
 
     Returns:
-        Whether it is within 2 % of ln(classes) or between that and what always
-        answering the shares of the classes would give.
+        Whether it is no lower, but for 2 %, than what always answering the shares of
+        the classes gives: ln(classes) where they are equally frequent.
     """
     shares = class_counts[class_counts > 0] / class_counts.sum()
     entropy = -float(np.sum(shares * np.log(shares)))
-    low, high = _STUCK
-    return low * entropy <= cross_entropy <= high * math.log(len(class_counts))
+    return cross_entropy >= _STUCK * entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +100,8 @@ def describe_stuck(
     others = [f"--recipe={name}" for name in ("original", "small") if name != recipe]
     return "\n".join(
         [
-            f"The network is stuck: its cross-entropy of {cross_entropy:.3f} is that "
-            "of one that does not look at the image.",
+            f"The network is stuck: its cross-entropy of {cross_entropy:.3f} is no "
+            "better than without looking at the image.",
             *rows,
             f"Try {' or '.join(others)} (wider initial weights in conv3 to conv5), "
             "another --learning_rate, and see that the records are shuffled "

@@ -1,7 +1,9 @@
 """Training: replicas, resume, bad numbers, bad arguments."""
 
+import contextlib
 import json
 import pathlib
+import resource
 
 import numpy as np
 import pytest
@@ -251,6 +253,44 @@ def test_damaged_checkpoints_are_skipped(data_dir, tmp_path, caplog):
         index.write_bytes(b"")
     with pytest.raises(UserError, match="none of the 2 checkpoints"):
         training.Loop(make_trainer(data_dir), run)
+
+
+@contextlib.contextmanager
+def disk_that_refuses():
+    """No file may grow beyond 100 kB, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_full_disk_does_not_stop_training(data_dir, tmp_path, caplog, recovers):
+    trainer = make_trainer(data_dir, num_epochs=3)
+    loop = training.Loop(trainer, Run(str(tmp_path)))
+    save = loop._checkpoints.save
+
+    def save_on_full_disk(step, **kwargs):
+        full = step == 10 or (step > 10 and not recovers)
+        with disk_that_refuses() if full else contextlib.nullcontext():
+            save(step, **kwargs)
+
+    loop._checkpoints.save = save_on_full_disk
+    if recovers:
+        assert loop.run()
+    else:
+        with pytest.raises(UserError, match=r"could not be saved.*ckpt-5"):
+            loop.run()
+    assert "checkpoint of step 10 not saved: " in caplog.text
+    assert trainer.step == 15
+    latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
+    assert latest.endswith("ckpt-15" if recovers else "ckpt-5")
+    assert not list((tmp_path / "checkpoints").glob("*_temp"))
+    again = make_trainer(data_dir, num_epochs=3)
+    training.Loop(again, Run(str(tmp_path)))
+    assert again.step == (15 if recovers else 5)
 
 
 def test_class_counts_are_those_of_the_data(data_dir):

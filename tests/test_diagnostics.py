@@ -1,0 +1,88 @@
+"""What is said about networks that do not learn."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training import make_trainer
+
+from alexnet_tf import alexnet, diagnostics, training
+from alexnet_tf.runs import Run
+
+
+@pytest.mark.parametrize(
+    ("cross_entropy", "counts", "stuck"),
+    [
+        (np.log(1000), [1] * 1000, True),
+        (0.981 * np.log(1000), [1] * 1000, True),
+        (0.979 * np.log(1000), [1] * 1000, False),
+        (1.2 * np.log(1000), [1] * 1000, True),
+        # Shares of 3/4 and 1/4: an entropy of 0.562.
+        (0.562, [3, 1], True),
+        (0.65, [3, 1], True),
+        (0.54, [3, 1], False),
+    ],
+)
+def test_is_stuck(cross_entropy, counts, stuck):
+    assert diagnostics.is_stuck(cross_entropy, np.array(counts)) == stuck
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch", "step"),
+    [(2099, 128, 81), (600, 128, 80), (50_000, 128, 1953), (1_281_167, 128, 5000)],
+)
+def test_stuck_from(num_examples, batch, step):
+    assert diagnostics.stuck_from(num_examples, batch) == step
+
+
+def test_layer_states_equal_numpy():
+    model = alexnet(4, "original", width=0.1, seed=0)
+    conv3 = model.get_layer("conv3")
+    bias = conv3.bias.numpy()
+    bias[:10] = -1e6  # always off
+    bias[10:15] = 1e6  # always on
+    conv3.bias.assign(bias)
+    images = np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), np.uint8)
+    states = {s.name: s for s in diagnostics.layer_states(model, images)}
+    assert list(states) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
+    x = keras.Model(model.inputs, conv3.output)(images).numpy().astype(np.float64)
+    channels = x.reshape(-1, x.shape[-1])
+    assert states["conv3"].off == pytest.approx((channels.max(0) == 0).mean())
+    assert states["conv3"].on == pytest.approx((channels.min(0) > 0).mean())
+    assert states["conv3"].off >= 10 / 38
+    variation = ((x - x.mean(0)) ** 2).mean() / (x**2).mean()
+    assert states["conv3"].variation == pytest.approx(variation, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "value", "where"),
+    [
+        ("conv2", np.nan, "the weights conv2/kernel"),
+        ("conv4", 3e38, "the output of conv4"),
+        ("fc7", 3e38, "the output of fc7"),
+    ],
+)
+def test_find_first_bad(layer, value, where):
+    model = alexnet(4, "small", width=0.05, seed=0)
+    kernel = model.get_layer(layer).kernel
+    kernel.assign(np.full(kernel.shape, value, np.float32))
+    images = tf.zeros((2, 224, 224, 3), tf.uint8)
+    assert diagnostics.find_first_bad(model, images, tf.constant([0, 1])) == where
+
+
+@pytest.mark.parametrize(("recipe", "stuck"), [("paper", True), ("small", False)])
+def test_a_stuck_network_is_told_from_one_that_learns(
+    data_dir, tmp_path, recipe, stuck
+):
+    trainer = make_trainer(
+        data_dir, recipe=recipe, num_epochs=18, learning_rate=0.004, width=0.2
+    )
+    lines = []
+    loop = training.Loop(trainer, Run(str(tmp_path)))
+    loop._progress.line = lines.append
+    assert loop.run()
+    said = [line for line in lines if "is stuck" in line]
+    assert len(said) == stuck
+    if stuck:
+        assert "fc7    always off" in said[0]
+        assert "--recipe=original or --recipe=small" in said[0]
