@@ -24,7 +24,7 @@ from alexnet_tf.records import DataSet, Split, parse_record
 
 BLOCK_SHARDS = 16  # shards that are read side by side
 SHUFFLE_RECORDS = 10_000  # of a window
-SHUFFLE_BYTES = 256 * 2**20  # of a window; two of them are in memory
+SHUFFLE_BYTES = 128 * 2**20  # of a window; two of them are in memory
 RESIZED = 256  # shorter side, pixels, of a picture before the crop (section 2)
 COLORS = ("jitter", "pca", "none")
 _CHUNK = 128  # images, at most, that one call decodes, one after another
@@ -562,6 +562,8 @@ def training_batches(
     batch_size = context.get_per_replica_batch_size(global_batch_size)
     chunk_size = min(batch_size, _CHUNK)
     records = data_set.splits[split]
+    if not records.num_examples:
+        raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
     frame = _frame_size(data_set, image_size)
     last_position = tf.int64.max
     if color_until_epoch is not None:

@@ -1,0 +1,338 @@
+"""Images per second of the input pipeline, beside its parts and its peers.
+
+    python benchmarks/input_pipeline.py --data_dir=… [--originals=FOLDER] [--torch]
+
+Everything is measured on the same pictures, those of the training split of `--data_dir`
+(JPEG records of 256×256), in turns, in one process; the figures are medians over the
+turns. "raw" are the same pictures as uncompressed records; `--originals` is a folder of
+JPEG files in their original sizes. The peers: the colour operations of `tf.image` one
+by one, `keras.utils.image_dataset_from_directory` with Keras' preprocessing layers, and
+PIL with torchvision's definitions of the same transforms in one process a core, by
+`torch.utils.data.DataLoader` with `--torch`, else by `multiprocessing`.
+
+Then: what it takes to start in the middle of an epoch, and the peak memory.
+"""
+
+import dataclasses
+import glob
+import io
+import multiprocessing
+import os
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import keras
+import numpy as np
+import PIL.Image
+import PIL.ImageEnhance
+import tensorflow as tf
+from absl import app, flags
+
+from alexnet_tf import augmentation
+from alexnet_tf.input_pipeline import training_batches
+from alexnet_tf.records import Split, open_data_set, parse_record
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared set.", required=True)
+_ORIGINALS = flags.DEFINE_string("originals", None, "Folder of JPEG files, any size.")
+_TORCH = flags.DEFINE_bool("torch", False, "PIL through torch's DataLoader.")
+_PEERS = flags.DEFINE_bool("peers", True, "Measure the peers too.")
+_TURNS = flags.DEFINE_integer("turns", 3, "Turns; medians are printed.")
+_IMAGES = flags.DEFINE_integer("images", 3000, "Images of a turn.")
+_BATCH = 128
+_LARGE = 15_000  # examples; more than a window
+_JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+
+def records(data_set):
+    """The records of the training split, endless."""
+    return tf.data.TFRecordDataset(data_set.splits["train"].filenames).repeat()
+
+
+def mapped(dataset, function):
+    """Batches of what `function` makes of each element, in parallel."""
+    return dataset.map(function, tf.data.AUTOTUNE).batch(_BATCH).prefetch(2)
+
+
+def decode_only(data_set):
+    """`tf.io.decode_jpeg` alone."""
+    return mapped(
+        records(data_set),
+        lambda r: tf.io.decode_jpeg(parse_record(r, data_set)[0], **_JPEG),
+    )
+
+
+def random_window():
+    """Top, left, height and width of a random crop."""
+    corner = tf.random.uniform([2], 0, 33, tf.int32)
+    return tf.concat([corner, [224, 224]], 0)
+
+
+def decode_and_crop(data_set):
+    """`tf.io.decode_and_crop_jpeg`, or a slice of raw pixels."""
+
+    def function(record):
+        image_bytes, label = parse_record(record, data_set)
+        window = random_window()
+        if data_set.encoding == "raw":
+            image = tf.reshape(tf.io.decode_raw(image_bytes, tf.uint8), (256, 256, 3))
+            begin = [window[0], window[1], 0]
+            return tf.slice(image, begin, [224, 224, 3]), label
+        return tf.io.decode_and_crop_jpeg(image_bytes, window, **_JPEG), label
+
+    return mapped(records(data_set), function)
+
+
+def tf_image(data_set):
+    """Decode, crop, and `tf.image` one operation after another."""
+
+    def function(record):
+        image_bytes, label = parse_record(record, data_set)
+        image = tf.io.decode_jpeg(image_bytes, **_JPEG)
+        image = tf.image.random_crop(image, [224, 224, 3])
+        image = tf.image.random_flip_left_right(image)
+        image = tf.image.convert_image_dtype(image, tf.float32)
+        image = tf.image.random_brightness(image, augmentation.BRIGHTNESS)
+        image = tf.image.random_contrast(image, *augmentation.CONTRAST)
+        image = tf.image.random_saturation(image, *augmentation.SATURATION)
+        return tf.image.convert_image_dtype(image, tf.uint8, saturate=True), label
+
+    return mapped(records(data_set), function)
+
+
+def keras_layers(folder):
+    """Keras' own loader and layers, called in `map` as its guides do."""
+    dataset = keras.utils.image_dataset_from_directory(
+        folder, image_size=(256, 256), batch_size=_BATCH, verbose=False
+    )
+    layers = [
+        keras.layers.RandomCrop(224, 224),
+        keras.layers.RandomFlip("horizontal"),
+        keras.layers.RandomBrightness(augmentation.BRIGHTNESS),
+        keras.layers.RandomContrast(0.4),
+        keras.layers.RandomSaturation((0.3, 0.7), value_range=(0, 255)),
+    ]
+
+    def function(images, labels):
+        for layer in layers:
+            images = layer(images, training=True)
+        return tf.saturate_cast(images, tf.uint8), labels
+
+    return dataset.repeat().map(function, tf.data.AUTOTUNE).prefetch(2)
+
+
+def pil_transform(filename):
+    """RandomCrop, RandomHorizontalFlip and ColorJitter, as torchvision defines them."""
+    image = PIL.Image.open(filename).convert("RGB")
+    left, top = (random.randint(0, side - 224) for side in image.size)
+    image = image.crop((left, top, left + 224, top + 224))
+    if random.random() < 0.5:
+        image = image.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT)
+    brightness = 1 + random.uniform(-1, 1) * augmentation.BRIGHTNESS
+    for operation, factor in [
+        (PIL.ImageEnhance.Brightness, brightness),
+        (PIL.ImageEnhance.Contrast, random.uniform(*augmentation.CONTRAST)),
+        (PIL.ImageEnhance.Color, random.uniform(*augmentation.SATURATION)),
+    ]:
+        image = operation(image).enhance(factor)
+    return np.asarray(image)
+
+
+class PILFiles:
+    """A data set as torch wants it: pictures by index."""
+
+    def __init__(self, filenames):
+        self.filenames = filenames
+
+    def __len__(self):
+        return len(self.filenames)
+
+    def __getitem__(self, index):
+        return pil_transform(self.filenames[index])
+
+
+def pil_batch(filenames):
+    """One batch, made by one process."""
+    return np.stack([pil_transform(name) for name in filenames])
+
+
+def pil_loader(folder):
+    """Endless batches out of one process a core, started afresh."""
+    filenames = sorted(glob.glob(f"{folder}/*/*.jpg"))
+    filenames = (filenames * (1 + 20 * _IMAGES.value // len(filenames)))[
+        : 20 * _IMAGES.value
+    ]
+    if _TORCH.value:
+        import torch.utils.data
+
+        yield from torch.utils.data.DataLoader(
+            PILFiles(filenames),
+            batch_size=_BATCH,
+            num_workers=os.cpu_count(),
+            multiprocessing_context="spawn",
+        )
+    parts = [filenames[i : i + _BATCH] for i in range(0, len(filenames), _BATCH)]
+    pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
+    yield from pool.imap(pil_batch, parts)
+
+
+def with_train(data_set, filenames, lengths, **changes):
+    """The data set with another training split."""
+    split = Split("train", tuple(filenames), tuple(lengths))
+    return dataclasses.replace(data_set, splits={"train": split}, **changes)
+
+
+def write_records(path, data_set, examples, **changes):
+    """Writes (image bytes, label) into one shard; returns it as a data set."""
+    count = 0
+    with tf.io.TFRecordWriter(path) as writer:
+        for image_bytes, label in examples:
+            image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image_bytes]))
+            label = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
+            feature = {data_set.image_key: image, data_set.label_key: label}
+            features = tf.train.Features(feature=feature)
+            writer.write(tf.train.Example(features=features).SerializeToString())
+            count += 1
+    return with_train(data_set, [path], [count], label_offset=0, **changes)
+
+
+def convert(data_set, folder):
+    """Writes the pictures as files in folders of classes, and as raw records."""
+    pictures = []
+    for record in tf.data.TFRecordDataset(data_set.splits["train"].filenames):
+        image_bytes, label = (x.numpy() for x in parse_record(record, data_set))
+        path = f"{folder}/files/{label}/{len(pictures)}.jpg"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(image_bytes)
+        image = PIL.Image.open(io.BytesIO(image_bytes)).convert("RGB")
+        pictures.append((image.tobytes(), int(label)))
+    return write_records(f"{folder}/raw", data_set, pictures, encoding="raw")
+
+
+def measure(batches):
+    """Returns what runs one turn: seconds of the clock and of the CPU, an image."""
+    iterator = iter(batches)
+    for _ in range(4):
+        next(iterator)
+
+    def cpu_seconds():  # the other processes' too, which are still running
+        total = time.process_time()
+        for child in multiprocessing.active_children():
+            with open(f"/proc/{child.pid}/stat") as file:
+                ticks = file.read().rsplit(")", 1)[1].split()[11:13]
+            total += sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+        return total
+
+    def turn():
+        images, start, cpu_start = 0, time.perf_counter(), cpu_seconds()
+        while images < _IMAGES.value:
+            batch = next(iterator)
+            images += len(batch[0] if isinstance(batch, tuple | list) else batch)
+        seconds = time.perf_counter() - start
+        return seconds / images, (cpu_seconds() - cpu_start) / images
+
+    return turn
+
+
+def enlarge(data_set, path):
+    """The same records over and over, in one large shard: nothing to jump over."""
+    train = data_set.splits["train"]
+    copies = -(-_LARGE // train.num_examples)
+    with open(path, "wb") as shard:
+        for _ in range(copies):
+            for name in train.filenames:
+                with open(name, "rb") as file:
+                    shard.write(file.read())
+    return with_train(data_set, [path], [copies * train.num_examples])
+
+
+def seconds_to_first_batch(data_set, step):
+    """How long it takes to start at a step."""
+    batches = training_batches(
+        data_set, global_batch_size=_BATCH, seed=0, start_step=step
+    )
+    start = time.perf_counter()
+    next(iter(batches))
+    return time.perf_counter() - start
+
+
+def peak_memory(data_set):
+    """GiB that this process has held, once it has gone through two windows and more."""
+    batches = training_batches(data_set, global_batch_size=_BATCH, seed=0)
+    for _ in batches.take(_LARGE // _BATCH):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main(_):
+    """Measures and prints."""
+    data_set = open_data_set(_DATA_DIR.value)
+    with tempfile.TemporaryDirectory() as folder:
+        raw = convert(data_set, folder)
+
+        def ours(data, color):
+            return training_batches(data, global_batch_size=_BATCH, seed=0, color=color)
+
+        rows = {
+            "decode only": lambda: decode_only(data_set),
+            "decode + crop": lambda: decode_and_crop(data_set),
+            "ours, --color=none": lambda: ours(data_set, "none"),
+            "ours, --color=jitter": lambda: ours(data_set, "jitter"),
+            "ours, --color=pca": lambda: ours(data_set, "pca"),
+            "raw: crop": lambda: decode_and_crop(raw),
+            "raw: ours, --color=none": lambda: ours(raw, "none"),
+            "raw: ours, --color=jitter": lambda: ours(raw, "jitter"),
+        }
+        if _ORIGINALS.value:
+            names = sorted(glob.glob(f"{_ORIGINALS.value}/**/*.*", recursive=True))
+            files = ((open(name, "rb").read(), 0) for name in names)  # noqa: SIM115
+            path = f"{folder}/originals"
+            originals = write_records(path, data_set, files, image_shape=None)
+            rows["original sizes: ours, jitter"] = lambda: ours(originals, "jitter")
+        if _PEERS.value:
+            rows["tf.image, one by one"] = lambda: tf_image(data_set)
+            rows["Keras loader and layers"] = lambda: keras_layers(f"{folder}/files")
+            name = "torch DataLoader" if _TORCH.value else "a process a core"
+            rows[f"PIL, {name}"] = lambda: pil_loader(f"{folder}/files")
+        results = {name: [] for name in rows}
+        for _ in range(_TURNS.value):
+            for name, make in rows.items():
+                results[name].append(measure(make())())
+                for child in multiprocessing.active_children():
+                    child.terminate()
+        print(f"{'':32}images/s  CPU s / 1,000  speed for its CPU time, of crop's")
+        per_image = {
+            name: [statistics.median(x) for x in zip(*turns, strict=True)]
+            for name, turns in results.items()
+        }
+        base = per_image["decode + crop"][1]
+        for name, (seconds, cpu) in per_image.items():
+            print(
+                f"{name:32}{1 / seconds:8.0f}{base / seconds:10.2f}{1000 * cpu:16.3f}"
+            )
+        print()
+        for data in (data_set, raw):
+            large = enlarge(data, f"{folder}/large")
+            last = large.splits["train"].num_examples // _BATCH - 1
+            seconds_to_first_batch(large, 0)  # the file into the system's memory
+            first, later = (seconds_to_first_batch(large, step) for step in (0, last))
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                peak = pool.apply(peak_memory, [large])
+            prefix = "raw: " if data is raw else ""
+            through = last * _BATCH * per_image[prefix + "ours, --color=jitter"][0]
+            print(
+                f"{data.encoding}: first batch {first:.2f} s from the start, "
+                f"{later:.2f} s after {last * _BATCH:,} examples (going through them takes "
+                f"{through:.1f} s); peak memory {peak:.2f} GiB"
+            )
+
+
+if __name__ == "__main__":
+    app.run(main)
