@@ -31,6 +31,7 @@ _PAPER_ROWS = {
     "paper: 1 CNN, Fall 2011": (39.0, 16.6),
     "paper: 7 CNNs, Fall 2011": (36.7, 15.4),
 }
+_READ_BATCH = 128
 _CLASS_COLUMNS = ("class_id", "class", "examples", "top_1_error", "top_5_error")
 
 
@@ -265,6 +266,31 @@ class Evaluator:
                 probabilities,
             ),
         )
+
+
+def read_pictures(
+    data_set: DataSet, split: str, positions: np.ndarray, size: int
+) -> np.ndarray:
+    """Reads the central crops at places of the order of evaluation.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        positions: `(n,)`.
+        size: Height and width, pixels.
+
+    Returns:
+        uint8 `(n, size, size, 3)`.
+    """
+    found = np.zeros((len(positions), size, size, 3), np.uint8)
+    batches = evaluation_batches(
+        data_set, split, global_batch_size=_READ_BATCH, image_size=size
+    )
+    last = max(positions, default=-1) // _READ_BATCH
+    for number, (images, _) in enumerate(batches.take(last + 1)):
+        here = positions // _READ_BATCH == number
+        found[here] = images.numpy()[positions[here] % _READ_BATCH]
+    return found
 
 
 def evaluate_run(

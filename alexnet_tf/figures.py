@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 MAX_CLASSES = 50  # of a confusion matrix that can be read
 _RIGHT, _WRONG = "#2a7f4f", "#b3392f"
@@ -77,6 +77,28 @@ def beside(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     return grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
 
 
+def captioned(
+    images: np.ndarray, captions: Sequence[str], columns: int = 4
+) -> np.ndarray:
+    """Lays images out in rows with text below each; far faster than matplotlib.
+
+    Args:
+        images: uint8 `(n, height, width, 3)`.
+        captions: One for each, of two lines.
+        columns: Images in a row.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+    """
+    height, font = images.shape[1], ImageFont.load_default(size=13)
+    tiles = []
+    for image, caption in zip(images, captions, strict=True):
+        tile = Image.fromarray(np.pad(image, [(0, 36), (0, 0), (0, 0)]))
+        ImageDraw.Draw(tile).text((3, height + 1), caption, "white", font)
+        tiles.append(np.asarray(tile))
+    return grid(np.stack(tiles), columns)
+
+
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The share of each class, a row, that was taken for each class, a column."""
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
@@ -87,7 +109,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="answer", ylabel="class")
     if num_classes <= MAX_CLASSES:
-        names = [_shorten(name) for name in class_names]
+        names = [shorten(name) for name in class_names]
         axes.set_xticks(range(num_classes), names, rotation=90, fontsize=9)
         axes.set_yticks(range(num_classes), names, fontsize=9)
     if num_classes <= 12:
@@ -149,7 +171,7 @@ def class_errors(
     """
     figure = Figure(figsize=(6, 0.8 + 0.3 * len(classes)), layout="constrained")
     axes = figure.subplots()
-    names = [_shorten(class_names[i]) for i in classes]
+    names = [shorten(class_names[i]) for i in classes]
     bars = axes.barh(range(len(classes)), 100 * errors[list(classes)])
     axes.bar_label(bars, fmt="%.0f%%", padding=2)
     axes.set_yticks(range(len(classes)), names)
@@ -186,16 +208,17 @@ def predictions(
         row, column = divmod(i, columns)
         picture, bars = cells[2 * row, column], cells[2 * row + 1, column]
         picture.imshow(image)
-        picture.set_title(_shorten(class_names[label]), fontsize=10)
+        picture.set_title(shorten(class_names[label]), fontsize=10)
         colors = [_RIGHT if j == label else _WRONG for j in top_ids[i]]
         bars.barh(range(k), top_probabilities[i], color=colors, alpha=0.45)
         bars.set(xlim=(0, 1), ylim=(k - 0.5, -0.5))
         for j, class_id in enumerate(top_ids[i]):
-            text = f"{_shorten(class_names[class_id])} {top_probabilities[i, j]:.0%}"
+            text = f"{shorten(class_names[class_id])} {top_probabilities[i, j]:.0%}"
             bars.text(0.02, j, text, fontsize=9, va="center")
     return figure
 
 
-def _shorten(name: str, length: int = 32) -> str:
+def shorten(name: str, length: int = 32) -> str:
+    """The first of a class's names, cut to `length` letters."""
     name = name.split(",")[0]
     return name if len(name) <= length else name[: length - 1] + "…"

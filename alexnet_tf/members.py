@@ -135,5 +135,6 @@ def _sha256(paths: Sequence[str]) -> str:
     total = hashlib.sha256()
     for path in sorted(paths):
         with open(path, "rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+            while chunk := file.read(2**20):
+                total.update(chunk)
     return total.hexdigest()

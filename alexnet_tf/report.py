@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_tf import figures
-from alexnet_tf.evaluation import Predictions, Result
+from alexnet_tf.evaluation import Predictions, Result, read_pictures
 from alexnet_tf.input_pipeline import evaluation_batches
 from alexnet_tf.records import DataSet
 
@@ -192,31 +192,6 @@ def _add_network(page, model: keras.Model, data_set: DataSet, images) -> None:
             "left: pictures above; then the nearest by distance in what fc7 puts out, "
             f"of {pool:,} training pictures",
         )
-
-
-def read_pictures(
-    data_set: DataSet, split: str, positions: np.ndarray, size: int
-) -> np.ndarray:
-    """Reads the central crops at places of the order of evaluation.
-
-    Args:
-        data_set: The data.
-        split: Name of the split.
-        positions: `(n,)`.
-        size: Height and width, pixels.
-
-    Returns:
-        uint8 `(n, size, size, 3)`.
-    """
-    found = np.zeros((len(positions), size, size, 3), np.uint8)
-    batches = evaluation_batches(
-        data_set, split, global_batch_size=_BATCH, image_size=size
-    )
-    last = max(positions, default=-1) // _BATCH
-    for number, (images, _) in enumerate(batches.take(last + 1)):
-        here = positions // _BATCH == number
-        found[here] = images.numpy()[positions[here] % _BATCH]
-    return found
 
 
 def nearest_pictures(
