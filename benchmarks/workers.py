@@ -2,10 +2,10 @@
 
     python benchmarks/workers.py 2 --data_dir=DIR --model_dir=DIR --num_epochs=1
 
-The first argument is the number of workers; the others go to train.py. Each worker is a
-process of its own that meets the others on the loopback interface, as workers on several
-machines meet on the network. For trying a cluster's way of running without a cluster;
-the workers share the cores, so it is not faster than one.
+The first argument is the number of workers; the others go to train.py. Each worker is
+a process of its own that meets the others on the loopback interface, as workers on
+several machines meet on the network. For trying a cluster's way of running without a
+cluster; the workers share the cores, so it is not faster than one.
 """
 
 import json
