@@ -1,0 +1,139 @@
+"""Checks that a model server over HTTP says what eval.py says.
+
+    python -m serving.check_server --model_dir=runs/demo
+
+Exports the run, starts KServe's model server with the export in an environment of its
+own (made on first use), sends every validation picture to it over HTTP, and compares
+the error and the cross-entropy of its answers with eval.json.
+"""
+
+import base64
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import venv
+
+from absl import flags
+
+from alexnet_tf import command_line
+from alexnet_tf.errors import UserError
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+_BATCH = 32
+_START_SECONDS = 120
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("model_dir", "runs/demo", "Directory of the run.")
+    flags.DEFINE_string("environment", ".venv-kserve", "Where the server is installed.")
+    flags.DEFINE_integer("port", 8911, "Of HTTP; the next one is for gRPC.")
+
+
+def make_environment(folder: str) -> str:
+    """Installs the server unless it is; returns its Python."""
+    python = os.path.join(folder, "bin", "python")
+    ready = os.path.join(folder, "installed")
+    if not os.path.exists(ready):
+        venv.create(folder, with_pip=True)
+        requirements = os.path.join(HERE, "requirements.txt")
+        install = [python, "-m", "pip", "install", "-q", "-r", requirements]
+        subprocess.run(install, check=True)
+        open(ready, "w").close()
+    return python
+
+
+@contextlib.contextmanager
+def serve(python: str, saved_model: str, port: int):
+    """Runs the server; gives the address of its model once it is ready."""
+    url = f"http://127.0.0.1:{port}/v1/models/alexnet"
+    command = [python, os.path.join(HERE, "kserve_server.py")]
+    command += [f"--saved_model={saved_model}", f"--http_port={port}"]
+    command += [f"--grpc_port={port + 1}"]
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            end = time.monotonic() + _START_SECONDS
+            while server.poll() is None and time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(url)
+                    yield url
+                    return
+                time.sleep(0.5)
+            log.seek(0)
+            raise UserError(f"the server did not start:\n{log.read()}")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def ask(url: str, pictures: list[bytes]) -> list[dict]:
+    """Sends pictures; returns the predictions."""
+    instances = [
+        {"image_bytes": {"b64": base64.b64encode(p).decode()}} for p in pictures
+    ]
+    body = json.dumps({"instances": instances}).encode()
+    with urllib.request.urlopen(f"{url}:predict", body) as answer:
+        return json.load(answer)["predictions"]
+
+
+def main(values: flags.FlagValues) -> int:
+    """Checks as the flags say; prints both results."""
+    import tensorflow as tf
+
+    from alexnet_tf.records import open_data_set, parse_record
+
+    python = make_environment(values.environment)
+    scripts, run = os.path.dirname(HERE), f"--model_dir={values.model_dir}"
+    with tempfile.TemporaryDirectory() as saved_model:
+        os.rmdir(saved_model)
+        for command in (
+            ["eval.py", run],
+            ["export.py", run, f"--output={saved_model}", "--top_k=100000"],
+        ):
+            script = os.path.join(scripts, command[0])
+            subprocess.run([sys.executable, script, *command[1:]], check=True)
+        with open(os.path.join(values.model_dir, "eval.json")) as file:
+            expected = json.load(file)
+        data_set = open_data_set(expected["data_dir"])
+        records = tf.data.TFRecordDataset(data_set.splits["validation"].filenames)
+        examples = records.map(lambda record: parse_record(record, data_set))
+        wrong, losses = 0, []
+        start = time.perf_counter()
+        with serve(python, saved_model, values.port) as url:
+            for pictures, labels in examples.batch(_BATCH).as_numpy_iterator():
+                answers = ask(url, list(pictures))
+                for answer, label in zip(answers, labels, strict=True):
+                    wrong += answer["class_ids"][0] != label
+                    at = answer["class_ids"].index(label)
+                    losses.append(-math.log(answer["probabilities"][at]))
+            (bad,) = ask(url, [b"no picture"])
+            seconds = time.perf_counter() - start
+            with contextlib.suppress(urllib.error.HTTPError):
+                ask(url, [b"\x89PNG\r\n\x1a\n" + b"\0\0\0\1" * 5])
+                raise UserError("a broken PNG was answered")
+    error, cross_entropy = wrong / len(losses), math.fsum(losses) / len(losses)
+    for who, top_1, entropy in (
+        ("eval.py", expected["top_1_error"], expected["cross_entropy"]),
+        ("server", error, cross_entropy),
+    ):
+        print(f"{who:8} top-1 error {top_1:.4%}  cross-entropy {entropy:.6f}")
+    print(f"{len(losses)} pictures in {seconds:.1f} s, with the server's start")
+    same = (
+        abs(error - expected["top_1_error"]) < 1e-9
+        and abs(cross_entropy - expected["cross_entropy"]) < 1e-5
+        and set(bad["class_ids"]) == {-1}
+    )
+    print("the same" if same else "NOT the same")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags)
