@@ -391,7 +391,12 @@ def _open(data_dir, split: str, members: list[Member], views: int) -> DataSet:
         )
     for member in members:
         answers = getattr(member.model, "top_k", data_set.num_classes)
-        needed = data_set.num_classes if len(members) * views > 1 else 5
+        needed = data_set.num_classes if len(members) > 1 else 5
+        if views > 1 and isinstance(member.model, ExportedModel):
+            raise UserError(
+                f"the SavedModel {member.path} crops by itself: --views={views} needs "
+                "a checkpoint"
+            )
         if answers < min(needed, data_set.num_classes):
             raise UserError(
                 f"the SavedModel {member.path} answers {answers} classes, {needed} are "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.recipes import RECIPES
+from alexnet_tf.input_pipeline import RESIZED
 from alexnet_tf.runs import Run
 
 
@@ -53,13 +52,8 @@ class ExportedModel(tf.Module):
                 "it with export.py"
             ) from None
         self.top_k = self._classify.structured_outputs["class_ids"].shape[-1]
-        recipe = "paper"
-        card = os.path.join(path, "model_card.json")
-        if os.path.exists(card):
-            with open(card, encoding="utf-8") as file:
-                recipe = json.load(file).get("recipe", recipe)
-        size = RECIPES[recipe].image_size
-        self.input_shape = (None, size, size, 3)
+        # It crops by itself, as it does when it serves.
+        self.input_shape = (None, RESIZED, RESIZED, 3)
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns log-probabilities; -inf for classes that it does not answer."""

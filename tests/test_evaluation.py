@@ -1,0 +1,359 @@
+"""Tests of alexnet_tf/evaluation.py and members.py, against NumPy in float64."""
+
+import csv
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_tf import evaluation
+from alexnet_tf.devices import make_strategy
+from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation import Evaluator, count, evaluate_run, wilson_interval
+from alexnet_tf.export import export_run
+from alexnet_tf.records import DataSet, Split, open_data_set
+from alexnet_tf.runs import Run, build_model, resolve
+
+N, SIDE, CROP, CLASSES = 23, 12, 8, 7
+LENGTHS = (9, 1, 13)
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (N, SIDE, SIDE, 3), np.uint8)
+LABELS = RNG.integers(0, CLASSES, N)
+KERNELS = RNG.normal(0, 0.02, (2, CROP * CROP * 3, CLASSES)).astype(np.float32)
+
+
+def serialize(image_bytes, label):
+    example = tf.train.Example()
+    example.features.feature["image"].bytes_list.value.append(image_bytes)
+    example.features.feature["label"].int64_list.value.append(label)
+    return example.SerializeToString()
+
+
+def write(folder, spoilt=()):
+    """Raw pictures in three shards; the record of each of `spoilt` is too short."""
+    first, filenames = 0, []
+    for i, length in enumerate(LENGTHS):
+        filenames.append(str(folder / f"shard-{i}"))
+        with tf.io.TFRecordWriter(filenames[-1]) as writer:
+            for n in range(first, first + length):
+                data = b"?" if n in spoilt else PIXELS[n].tobytes()
+                writer.write(serialize(data, LABELS[n]))
+        first += length
+    return DataSet(
+        data_dir=str(folder),
+        name="test",
+        class_names=tuple(f"class {i}" for i in range(CLASSES)),
+        splits={"validation": Split("validation", tuple(filenames), LENGTHS)},
+        encoding="raw",
+        image_shape=(SIDE, SIDE, 3),
+        image_key="image",
+        label_key="label",
+        label_offset=0,
+        image_mean=(0.0, 0.0, 0.0),
+        color_eigenvalues=(1.0, 1.0, 1.0),
+        color_eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    )
+
+
+@pytest.fixture(scope="module")
+def data_set(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("raw"))
+
+
+def linear(kernel):
+    """A network that NumPy can follow."""
+    images = keras.Input((CROP, CROP, 3))
+    x = keras.layers.Rescaling(1 / 255)(images)
+    dense = keras.layers.Dense(kernel.shape[1], use_bias=False)
+    model = keras.Model(images, dense(keras.layers.Flatten()(x)))
+    dense.set_weights([kernel])
+    return model
+
+
+def read_csv(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def softmax(logits):
+    exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exp / exp.sum(axis=-1, keepdims=True)
+
+
+def numpy_probabilities(crops, kernel):
+    return softmax(crops.reshape(len(crops), -1) / 255.0 @ kernel.astype(np.float64))
+
+
+def center(pixels):
+    return pixels[:, 2:10, 2:10]
+
+
+def ten_crops(pixels):
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    crops = [pixels[:, y : y + CROP, x : x + CROP] for y, x in corners]
+    return crops + [crop[:, :, ::-1] for crop in crops]
+
+
+def check(result, probabilities, labels=LABELS):
+    """Compares with the probabilities of all examples, each counted once."""
+    own = probabilities[np.arange(len(labels)), labels]
+    ranks = (probabilities > own[:, np.newaxis]).sum(axis=1)
+    assert result.num_evaluated == len(labels)
+    assert result.top_1_error == (ranks >= 1).mean()
+    assert result.top_5_error == (ranks >= 5).mean()
+    np.testing.assert_allclose(result.cross_entropy, -np.log(own).mean(), rtol=1e-5)
+    assert result.largest_class == np.bincount(labels).max() / len(labels)
+
+
+def test_count_against_numpy_with_ties_nan_and_places_without_example():
+    logits = RNG.normal(size=(9, CLASSES)).astype(np.float32)
+    labels = np.array([3, 0, -1, 6, 2, 5, 1, 4, -1], np.int32)
+    logits[2], logits[8] = np.nan, 100.0  # no examples
+    logits[4], logits[5] = 0.0, 0.0  # ties: the classes rank in their order
+    counts = count(tf.constant(logits), tf.constant(labels)).numpy()
+    examples = labels >= 0
+    logits, labels = logits[examples].astype(np.float64), labels[examples]
+    order = np.argsort(-logits, axis=1, kind="stable")
+    ranks = np.argmax(order == labels[:, np.newaxis], axis=1)
+    losses = -np.log(softmax(logits)[np.arange(7), labels])
+    expected = [7, losses.sum(), (ranks >= 1).sum(), (ranks >= 5).sum()]
+    np.testing.assert_allclose(counts, expected, rtol=1e-6)
+    logits[0, 0] = np.nan
+    counts = count(tf.constant(logits[:1], tf.float32), tf.constant(labels[:1]))
+    assert counts[2:].numpy().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("global_batch_size", [1, 4, 23, 64])
+def test_every_example_counts_once_at_any_batch_size(data_set, global_batch_size):
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    result = evaluator.evaluate(data_set, "validation", global_batch_size)
+    check(result, numpy_probabilities(center(PIXELS), KERNELS[0]))
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_two_replicas_evaluate_the_same_in_the_same_order(data_set, views):
+    strategy = make_strategy(simulate_gpus=2)
+    with strategy.scope():
+        model = linear(KERNELS[0])
+    result = Evaluator(model, strategy).evaluate(data_set, "validation", 6, views=views)
+    one = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy()).evaluate(
+        data_set, "validation", 23, views=views
+    )
+    for name in ("labels", "positions", "ranks", "top_ids"):
+        np.testing.assert_array_equal(
+            getattr(result.predictions, name), getattr(one.predictions, name), name
+        )
+    assert result.num_evaluated == N
+
+
+def test_ten_views_average_the_softmax(data_set):
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    result = evaluator.evaluate(data_set, "validation", 5, views=10)
+    each = [numpy_probabilities(crop, KERNELS[0]) for crop in ten_crops(PIXELS)]
+    check(result, np.mean(each, axis=0))
+    assert result.views == 10
+
+
+def test_several_networks_average_the_softmax(data_set):
+    models = [linear(kernel) for kernel in KERNELS]
+    evaluator = Evaluator(models, tf.distribute.get_strategy())
+    result = evaluator.evaluate(data_set, "validation", 5, views=10)
+    each = [
+        numpy_probabilities(crop, kernel)
+        for crop in ten_crops(PIXELS)
+        for kernel in KERNELS
+    ]
+    check(result, np.mean(each, axis=0))
+
+
+def test_predictions_and_tables_name_each_record(data_set, tmp_path):
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    result = evaluator.evaluate(data_set, "validation", 6)
+    evaluation.write_predictions(result, data_set, str(tmp_path))
+    evaluation.write_per_class(result, data_set, str(tmp_path))
+    probabilities = numpy_probabilities(center(PIXELS), KERNELS[0])
+    answers = probabilities.argmax(axis=1)
+    rows = read_csv(tmp_path / "predictions.csv")
+    seen = set()
+    for row in rows:
+        shard = int(row["shard"][-1])
+        n = sum(LENGTHS[:shard]) + int(row["record"])
+        seen.add(n)
+        assert row["label"] == f"class {LABELS[n]}"
+        assert row["class_1"] == f"class {answers[n]}"
+        assert abs(float(row["p_1"]) - probabilities[n].max()) < 1e-5
+    assert seen == set(range(N))
+    for label, row in enumerate(read_csv(tmp_path / "per_class.csv")):
+        is_class = label == LABELS
+        assert int(row["examples"]) == is_class.sum()
+        error = (answers[is_class] != label).mean()
+        assert abs(float(row["top_1_error"]) - error) < 1e-9
+        wrong = np.bincount(answers[is_class & (answers != label)], minlength=CLASSES)
+        assert int(row["times"]) == wrong.max()
+
+
+def test_confusion_counts_label_by_answer(data_set):
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    predictions = evaluator.evaluate(data_set, "validation", 6).predictions
+    answers = numpy_probabilities(center(PIXELS), KERNELS[0]).argmax(axis=1)
+    expected = np.zeros((CLASSES, CLASSES), int)
+    np.add.at(expected, (LABELS, answers), 1)
+    np.testing.assert_array_equal(predictions.confusion(CLASSES), expected)
+
+
+def test_pictures_are_read_by_their_place(data_set):
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    labels = evaluator.evaluate(data_set, "validation", 6).predictions.labels
+    places = np.array([22, 0, 9])
+    images = evaluation.read_pictures(data_set, "validation", places, CROP)
+    for image, label in zip(images, labels[places], strict=True):
+        found = np.flatnonzero((center(PIXELS) == image).all(axis=(1, 2, 3)))
+        assert LABELS[found].tolist() == [label]
+
+
+def test_a_record_that_cannot_be_decoded_is_not_counted(tmp_path):
+    data_set = write(tmp_path, spoilt={3, 20})
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    result = evaluator.evaluate(data_set, "validation", 6)
+    good = np.delete(np.arange(N), [3, 20])
+    probabilities = numpy_probabilities(center(PIXELS[good]), KERNELS[0])
+    check(result, probabilities, LABELS[good])
+    assert (result.num_evaluated, result.num_examples) == (21, 23)
+
+
+def test_wilson_interval_against_published_values():
+    np.testing.assert_allclose(wilson_interval(0.5, 10), (0.2366, 0.7634), atol=1e-4)
+    np.testing.assert_allclose(wilson_interval(0.0, 10), (0.0, 0.2775), atol=1e-4)
+    low, high = wilson_interval(0.407, 50_000)
+    np.testing.assert_allclose((low, high), (0.4027, 0.4113), atol=1e-4)
+
+
+def make_run(folder, data_dir, seed, **given):
+    """A run with the checkpoint of a network whose answers differ between images."""
+    data_set = open_data_set(data_dir)
+    given = {"width": 0.05, "recipe": "small", "seed": seed} | given
+    config, origins = resolve(given, data_set, {"precision": "float32", "num_gpus": 0})
+    run = Run(str(folder))
+    run.start(config, origins)
+    model = build_model(config, "float32")
+    for variable in model.trainable_variables:
+        variable.assign(variable * 2)
+    tf.train.Checkpoint(model=model).save(run.checkpoint_dir + "/ckpt")
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(model=model), run.checkpoint_dir, 1
+    )
+    manager.save(1)
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, data_dir):
+    root = tmp_path_factory.mktemp("runs")
+    return [make_run(root / str(seed), data_dir, seed) for seed in range(2)]
+
+
+def test_a_saved_model_agrees_with_its_checkpoint(runs, data_dir, capsys):
+    saved_model = export_run(runs[0].model_dir)
+    own = evaluate_run(runs[0].model_dir, num_gpus=0).predictions
+    exported = evaluate_run(
+        None, data_dir, checkpoints=[saved_model], num_gpus=0
+    ).predictions
+    np.testing.assert_allclose(
+        own.top_probabilities, exported.top_probabilities, atol=1e-5
+    )
+    np.testing.assert_allclose(own.cross_entropies, exported.cross_entropies, 1e-4)
+    assert np.ptp(own.top_probabilities[:, 0]) > 1e-3  # answers differ
+    assert "evaluated 25 of 25" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--data_dir"):
+        evaluate_run(None, checkpoints=[saved_model], num_gpus=0)
+    with pytest.raises(UserError, match="--views=10"):
+        evaluate_run(None, data_dir, checkpoints=[saved_model], views=10, num_gpus=0)
+
+
+def test_an_ensemble_of_runs_is_the_mean_of_its_members(runs):
+    both = evaluate_run(
+        None, checkpoints=[run.model_dir for run in runs], num_gpus=0
+    ).predictions
+    each = []
+    for run in runs:
+        told = evaluate_run(run.model_dir, num_gpus=0).predictions
+        each.append(np.exp(-told.cross_entropies))
+    np.testing.assert_allclose(
+        np.exp(-both.cross_entropies), np.mean(each, axis=0), rtol=1e-4
+    )
+
+
+def test_eval_json_says_what_was_evaluated(runs, tmp_path):
+    result = evaluate_run(runs[1].model_dir, num_gpus=0, global_batch_size=7)
+    facts = json.loads(pathlib.Path(runs[1].eval_file).read_text())
+    assert facts["top_1_error"] == result.top_1_error
+    assert facts["num_evaluated"] == facts["num_examples"] == 25
+    assert facts["checkpoint"] == tf.train.latest_checkpoint(runs[1].checkpoint_dir)
+    assert len(facts["sha256"][0]) == len(facts["data_fingerprint"]) == 64
+    assert facts["versions"]["tensorflow"] == tf.__version__
+    low, high = facts["top_1_error_interval"]
+    assert low <= result.top_1_error <= high
+    evaluate_run(runs[0].model_dir, num_gpus=0)
+    other = json.loads(pathlib.Path(runs[0].eval_file).read_text())
+    assert other["sha256"] != facts["sha256"]
+    assert other["data_fingerprint"] == facts["data_fingerprint"]
+
+
+def test_the_fingerprint_changes_with_the_data(data_set, tmp_path):
+    other = write(tmp_path, spoilt={0})
+    prints = [evaluation.fingerprint(d.splits["validation"]) for d in (data_set, other)]
+    assert prints[0] != prints[1]
+
+
+def test_the_papers_rows_stand_beside_imagenet_only(data_set):
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    result = evaluator.evaluate(data_set, "validation", 6)
+    interval = (0.1, 0.2)
+    facts = {"sha256": ["0"], "images_per_second": 1.0} | {
+        f"top_{k}_error_interval": interval for k in (1, 5)
+    }
+    assert "paper" not in evaluation.format_table(result, data_set, facts)
+    imagenet = DataSet(
+        **vars(data_set)
+        | {"name": "imagenet2012", "class_names": tuple(map(str, range(1000)))}
+    )
+    table = evaluation.format_table(result, imagenet, facts)
+    assert "40.70%" in table
+    assert "15.40%" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "test"}, "no split 'test'"),
+        ({"checkpoints": ["nowhere"]}, "no checkpoint 'nowhere'"),
+        ({"checkpoints": ["best"]}, "no checkpoint 'best'"),
+    ],
+)
+def test_what_is_not_there_is_named(runs, arguments, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_run(runs[0].model_dir, num_gpus=0, **arguments)
+
+
+def test_a_checkpoint_without_a_run_needs_model_dir():
+    with pytest.raises(UserError, match="--model_dir"):
+        evaluate_run(None, num_gpus=0)
+
+
+def test_networks_of_other_classes_are_refused(runs, data_dir, tmp_path):
+    config = json.loads(pathlib.Path(runs[0].config_file).read_text())
+    config["class_names"]["value"] = ["a", "b", "c"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    checkpoint = tf.train.latest_checkpoint(runs[0].checkpoint_dir)
+    with pytest.raises(UserError, match="no checkpoint"):
+        evaluate_run(str(tmp_path), num_gpus=0)
+    (tmp_path / "checkpoints").mkdir()
+    for path in pathlib.Path(runs[0].checkpoint_dir).iterdir():
+        if path.is_file():
+            (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="knows 3 classes"):
+        evaluate_run(str(tmp_path), data_dir, num_gpus=0)
+    with pytest.raises(UserError, match="different classes"):
+        evaluate_run(None, checkpoints=[str(tmp_path), checkpoint], num_gpus=0)
