@@ -36,7 +36,7 @@ def draw(seed: int, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _to_uint8(x: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.clip_by_value(tf.round(x), 0.0, 255.0), tf.uint8)
+    return tf.cast(tf.clip_by_value(x + 0.5, 0.0, 255.5), tf.uint8)  # rounds
 
 
 def adjust_colors(

@@ -10,7 +10,8 @@ by one, `keras.utils.image_dataset_from_directory` with Keras' preprocessing lay
 PIL with torchvision's definitions of the same transforms in one process a core, by
 `torch.utils.data.DataLoader` with `--torch`, else by `multiprocessing`.
 
-Then: what it takes to start in the middle of an epoch, and the peak memory.
+"of crop's speed" compares CPU seconds, what decides where all cores are busy and what
+other load disturbs least. Then: what it takes to start in the middle of an epoch, and the peak memory.
 """
 
 import dataclasses
@@ -307,16 +308,14 @@ def main(_):
                 results[name].append(measure(make())())
                 for child in multiprocessing.active_children():
                     child.terminate()
-        print(f"{'':32}images/s  CPU s / 1,000  speed for its CPU time, of crop's")
+        print(f"{'':32}images/s  CPU s / 1,000  of crop's speed")
         per_image = {
             name: [statistics.median(x) for x in zip(*turns, strict=True)]
             for name, turns in results.items()
         }
         base = per_image["decode + crop"][1]
         for name, (seconds, cpu) in per_image.items():
-            print(
-                f"{name:32}{1 / seconds:8.0f}{base / seconds:10.2f}{1000 * cpu:16.3f}"
-            )
+            print(f"{name:32}{1 / seconds:8.0f}{1000 * cpu:15.3f}{base / cpu:12.2f}")
         print()
         for data in (data_set, raw):
             large = enlarge(data, f"{folder}/large")
@@ -329,8 +328,8 @@ def main(_):
             through = last * _BATCH * per_image[prefix + "ours, --color=jitter"][0]
             print(
                 f"{data.encoding}: first batch {first:.2f} s from the start, "
-                f"{later:.2f} s after {last * _BATCH:,} examples (going through them takes "
-                f"{through:.1f} s); peak memory {peak:.2f} GiB"
+                f"{later:.2f} s after {last * _BATCH:,} examples "
+                f"(going through them: {through:.1f} s); peak memory {peak:.2f} GiB"
             )
 
 
