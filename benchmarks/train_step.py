@@ -7,8 +7,8 @@ classes), on one device, on images that are already in memory. "Keras as it come
 the same network with `keras.layers.Conv2D(groups=2)`,
 `tf.nn.local_response_normalization` and `keras.optimizers.SGD`, in float32 (the latter
 two have no bfloat16). The fraction is of the rate at which the same machine multiplies
-two 2048×2048 matrices, measured in the same rounds. The update alone is measured too, as
-a share of the step. Every figure is the median over the rounds.
+two 2048×2048 matrices, measured in the same rounds. The update alone is measured too,
+as a share of the step. Every figure is the median over the rounds.
 """
 
 import os
