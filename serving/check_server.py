@@ -33,7 +33,7 @@ _START_SECONDS = 120
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("model_dir", "runs/demo", "Directory of the run.")
-    flags.DEFINE_string("environment", ".venv-kserve", "Where the server is installed.")
+    flags.DEFINE_string("environment", "build/kserve", "Where the server is installed.")
     flags.DEFINE_integer("port", 8911, "Of HTTP; the next one is for gRPC.")
 
 
