@@ -11,7 +11,8 @@ PIL with torchvision's definitions of the same transforms in one process a core,
 `torch.utils.data.DataLoader` with `--torch`, else by `multiprocessing`.
 
 "of crop's speed" compares CPU seconds, what decides where all cores are busy and what
-other load disturbs least. Then: what it takes to start in the middle of an epoch, and the peak memory.
+other load disturbs least. Then: what it takes to start late in an epoch, and the peak
+memory.
 """
 
 import dataclasses
