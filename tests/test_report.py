@@ -1,0 +1,147 @@
+"""Tests of alexnet_tf/report.py, in a real browser where there is one."""
+
+import html.parser
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+
+from alexnet_tf import report
+from alexnet_tf.evaluation import evaluate_run, read_pictures
+from alexnet_tf.records import open_data_set
+from alexnet_tf.runs import Run, build_model, resolve
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, data_dir):
+    """A page about a network that answers differently to different pictures."""
+    root = tmp_path_factory.mktemp("report")
+    given = {"width": 0.05, "recipe": "small"}
+    found = {"precision": "float32", "num_gpus": 0}
+    config, origins = resolve(given, open_data_set(data_dir), found)
+    run = Run(str(root / "run"))
+    run.start(config, origins)
+    model = build_model(config, "float32")
+    for variable in model.trainable_variables:
+        variable.assign(variable * 2)
+    checkpoint = tf.train.Checkpoint(model=model)
+    tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save(1)
+    page = root / "page"
+    result = evaluate_run(run.model_dir, num_gpus=0, report_dir=str(page))
+    return page, model, result
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects the tags that a page opens and closes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.opened, self.closed = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        """Keeps it."""
+        self.opened.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        """Keeps it."""
+        self.closed.append(tag)
+
+
+def test_the_page_is_whole_and_needs_no_network(written):
+    page, *_ = written
+    text = (page / "index.html").read_text()
+    reader = Reader(text)
+    images = [attrs for tag, attrs in reader.opened if tag == "img"]
+    assert all(image["src"].startswith("data:image/png;base64,") for image in images)
+    assert all(image["alt"] for image in images)
+    assert not re.search(r"https?://|<script|<link|url\(", text)
+    paired = {"h2", "figure", "figcaption", "table", "tr", "th", "td", "div", "body"}
+    for tag in paired:
+        assert [t for t, _ in reader.opened].count(tag) == reader.closed.count(tag)
+    assert len(images) == len(list(page.glob("*.png")))
+
+
+def test_every_figure_is_a_png_too(written):
+    page, *_ = written
+    names = {path.stem for path in page.glob("*.png")}
+    assert names >= {"confusion_matrix", "reliability", "kernels", "neighbours"}
+    assert "answers_wrong" in names
+    assert any(name.startswith("confused_") for name in names)
+    for path in page.glob("*.png"):
+        assert np.asarray(PIL.Image.open(path).convert("RGB")).std() > 1, path
+
+
+def test_the_page_says_the_numbers(written):
+    page, _, result = written
+    text = (page / "index.html").read_text()
+    assert f"{result.top_1_error:.2%}" in text
+    assert "25 of 25" in text
+    assert (page / "eval.json").exists()
+    assert (page / "per_class.csv").exists()
+
+
+def test_text_from_outside_is_escaped(tmp_path):
+    page = report._Page(str(tmp_path))
+    page.table([("<b>", "a & b")])
+    page.figure("x", np.zeros((2, 2, 3), np.uint8), '"<script>')
+    page.write("<title>")
+    text = (tmp_path / "index.html").read_text()
+    assert "<script>" not in text
+    assert "&lt;b&gt;" in text
+    assert "a &amp; b" in text
+
+
+def test_nearest_pictures_against_numpy(written, data_dir, monkeypatch):
+    _, model, _ = written
+    monkeypatch.setattr(report, "_BATCH", 64)  # 150 pictures: three batches
+    data_set = open_data_set(data_dir)
+    train = read_pictures(data_set, "train", np.arange(150), 224)
+    queries = read_pictures(data_set, "validation", np.array([0, 12, 24]), 224)
+    pool, found = report.nearest_pictures(model, data_set, queries, k=4)
+    assert pool == 150
+    features = tf.keras.Model(model.inputs, model.get_layer("fc7").output)
+    a = features.predict(queries, verbose=0).astype(np.float64)
+    b = features.predict(train, verbose=0).astype(np.float64)
+    distances = np.sqrt(((a[:, np.newaxis] - b) ** 2).sum(axis=2))
+    places = np.argsort(distances, axis=1)[:, :4]
+    assert len(np.unique(distances)) > 400
+    np.testing.assert_array_equal(found, train[places])
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium here to look at the page with")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_all_of_it_without_sideways_scrolling(written, tmp_path, width):
+    page, *_ = written
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"""<iframe id="f" width="{width}" height="800" style="border:0"
+        src="{(page / "index.html").as_uri()}"></iframe><p id="said"></p><script>
+        onload = () => {{
+          const page = document.getElementById("f").contentDocument;
+          const images = [...page.images];
+          const shown = images.filter(i => i.naturalWidth && i.clientWidth > 100);
+          document.getElementById("said").textContent = [
+            "width", page.documentElement.scrollWidth,
+            "shown", shown.length, "of", images.length].join(" ");
+        }};</script>"""
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    more = ["--allow-file-access-from-files", "--dump-dom"]
+    done = subprocess.run(
+        [BROWSER, *options, *more, frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    images = len(list(pathlib.Path(page).glob("*.png")))
+    said = re.search(r"width \d+ shown .*?(?=<)", done.stdout)[0]
+    assert said == f"width {width} shown {images} of {images}"
