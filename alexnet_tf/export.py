@@ -79,7 +79,7 @@ def export_model(
     - `images`: `images`, uint8 RGB `(batch, height, width, 3)`, any size;
     - `features`: as `serving_default`.
 
-    The pictures are scaled and cropped as in evaluation. The first three answer
+    The pictures are scaled and cropped as evaluation does it. The first three answer
     `classes` (string), `class_ids` (int32) and `probabilities` (float32), each
     `(batch, top_k)`, the most probable class first; `features` answers `features`,
     float32 `(batch, 4096)`, what fc7 puts out.
@@ -138,7 +138,7 @@ def _make_signatures(
         }
 
     def serving_default(image_bytes):
-        return answer(*_decode(image_bytes, size))
+        return answer(*decode_pictures(image_bytes, size))
 
     def tf_example(examples):
         keys = ("image", "image/encoded")  # as data.prepare and ImageNet have it
@@ -151,7 +151,7 @@ def _make_signatures(
         return answer(central_crop(images, size), is_picture)
 
     def features(image_bytes):
-        images, is_picture = _decode(image_bytes, size)
+        images, is_picture = decode_pictures(image_bytes, size)
         numbers = tf.cast(fc7(images, training=False), tf.float32)
         return {"features": tf.where(is_picture[:, tf.newaxis], numbers, 0.0)}
 
@@ -171,8 +171,17 @@ def _make_signatures(
     }
 
 
-def _decode(image_bytes: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes a batch: uint8 crops, zeros where there is no picture; which are some."""
+def decode_pictures(image_bytes: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes a batch in parallel, as evaluation does.
+
+    Args:
+        image_bytes: string `(batch,)`.
+        size: Height and width of the crops, pixels.
+
+    Returns:
+        uint8 RGB `(batch, size, size, 3)`, zeros where there is no picture, and bool
+        `(batch,)`, whether there is one.
+    """
 
     def decode_one(arguments):
         one, is_jpeg, num_pixels = arguments
@@ -273,15 +282,15 @@ def _write_warm_up_requests(
 
 def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
     """What one needs to know in order to trust and to repeat an export."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for path in sorted(glob.glob(glob.escape(checkpoint) + ".*")):
         with open(path, "rb") as file:
             while chunk := file.read(2**20):
-                digest.update(chunk)
+                total.update(chunk)
     evaluation = None
     with contextlib.suppress(FileNotFoundError), open(run.eval_file) as file:
         report = json.load(file)
-        if os.path.realpath(report["checkpoint"]) == os.path.realpath(checkpoint):
+        if report.get("sha256") == [total.hexdigest()]:
             evaluation = report
     return {
         "model": "AlexNet",
@@ -289,7 +298,7 @@ def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
         "training": dataclasses.asdict(config),
         "evaluation": evaluation,
         "checkpoint": checkpoint,
-        "checkpoint_sha256": digest.hexdigest(),
+        "checkpoint_sha256": total.hexdigest(),
         "versions": {
             "python": platform.python_version(),
             "tensorflow": tf.__version__,

@@ -74,9 +74,8 @@ def write_data_set(folder, examples, image_shape):
     )
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A network whose answers depend on the picture."""
+def make_model():
+    """A network whose answers depend on the picture, the same one every time."""
     model = alexnet(len(NAMES), "original", width=0.05, seed=1)
     rng = np.random.default_rng(0)
     for layer in model.layers:
@@ -93,9 +92,14 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def saved_model(model, tmp_path_factory):
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
     output = str(tmp_path_factory.mktemp("export") / "saved_model")
-    export.export_model(model, NAMES, output, top_k=3)
+    export.export_model(make_model(), NAMES, output, top_k=3)
     return output
 
 
@@ -462,7 +466,10 @@ def run(model, tmp_path_factory):
 
 def test_a_run_is_exported_with_a_model_card(run, serve):
     run, checkpoint = run
-    report = {"checkpoint": checkpoint, "top_1_error": 0.25}
+    files = [f"{checkpoint}.data-00000-of-00001", f"{checkpoint}.index"]
+    data = b"".join(pathlib.Path(file).read_bytes() for file in files)
+    digest = hashlib.sha256(data).hexdigest()
+    report = {"sha256": [digest], "top_1_error": 0.25}
     pathlib.Path(run.eval_file).write_text(json.dumps(report))
     output = export.export_run(run.model_dir, top_k=9)
     assert output == run.saved_model_dir
@@ -473,16 +480,14 @@ def test_a_run_is_exported_with_a_model_card(run, serve):
     np.testing.assert_allclose(answer["probabilities"][:, :3], expected, rtol=1e-5)
 
     card = json.loads(pathlib.Path(output, "model_card.json").read_text())
-    files = [f"{checkpoint}.data-00000-of-00001", f"{checkpoint}.index"]
-    digest = hashlib.sha256(b"".join(pathlib.Path(f).read_bytes() for f in files))
-    assert card["checkpoint_sha256"] == digest.hexdigest()
+    assert card["checkpoint_sha256"] == digest
     assert card["recipe"] == "original"
     assert card["training"]["class_names"] == [*NAMES]
     assert card["evaluation"] == report
     assert card["versions"]["tensorflow"] == tf.__version__
 
     # Figures of another checkpoint are not this one's; an earlier export is replaced.
-    pathlib.Path(run.eval_file).write_text(json.dumps(report | {"checkpoint": "x"}))
+    pathlib.Path(run.eval_file).write_text(json.dumps(report | {"sha256": ["x"]}))
     export.export_run(run.model_dir)
     card = json.loads(pathlib.Path(output, "model_card.json").read_text())
     assert card["evaluation"] is None
