@@ -344,8 +344,8 @@ def decode_central_crop(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
     """Decodes the crop that evaluation takes of a picture of any size.
 
     Args:
-        image_bytes: string scalar: what `tf.io.decode_image` takes. A JPEG that is cut
-            short is decoded as far as it goes.
+        image_bytes: string scalar: what `tf.io.decode_image` takes. Of a JPEG that
+            is cut short, what is missing is grey.
         size: Height and width of the crop, pixels.
 
     Returns:
@@ -354,13 +354,7 @@ def decode_central_crop(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
     frame = _frame_size(_AnyPicture, size)
     corner = tf.constant([(frame - size) // 2] * 2)
     return _decode_crop(
-        image_bytes,
-        _AnyPicture,
-        corner,
-        size,
-        frame,
-        try_recover_truncated=True,
-        acceptable_fraction=0.0,
+        image_bytes, _AnyPicture, corner, size, frame, try_recover_truncated=True
     )
 
 
