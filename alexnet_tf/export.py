@@ -85,8 +85,8 @@ def export_model(
     float32 `(batch, 4096)`, what fc7 puts out.
 
     What is no picture by its first bytes, or has more than `MAX_PIXELS` by its header,
-    is not decoded: its classes are "", its ids -1, its probabilities and features 0. A
-    JPEG that is cut short is decoded as far as it goes. What only a decoder finds out
+    is not decoded: its classes are "", its ids -1, its probabilities and features 0. Of
+    a JPEG that is cut short, what is missing is grey. What only a decoder finds out
     fails the batch with the decoder's message.
 
     Args:
@@ -187,7 +187,9 @@ def decode_pictures(image_bytes: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Te
         one, is_jpeg, num_pixels = arguments
         num_pixels = tf.cond(
             is_jpeg,
-            lambda: _area(tf.io.extract_jpeg_shape(one, output_type=tf.int32)),
+            lambda: tf.reduce_prod(
+                tf.cast(tf.io.extract_jpeg_shape(one)[:2], tf.int64)
+            ),
             lambda: num_pixels,
         )
         is_picture = (num_pixels > 0) & (num_pixels <= MAX_PIXELS)
@@ -207,10 +209,6 @@ def decode_pictures(image_bytes: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Te
         ),
         parallel_iterations=32,
     )
-
-
-def _area(shape: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_prod(tf.cast(shape[:2], tf.int64))
 
 
 def _read_headers(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
