@@ -133,6 +133,18 @@ def test_an_epoch_holds_every_example_once_and_epochs_differ(data_set):
     assert epochs[0].tolist() != sorted(epochs[0])
 
 
+@pytest.mark.parametrize(("lengths", "window"), [((N,), N), ((1,) * N, 1)])
+def test_records_are_shuffled_in_a_window_and_shards_as_a_whole(
+    tmp_path, monkeypatch, lengths, window
+):
+    monkeypatch.setattr(input_pipeline, "SHUFFLE_RECORDS", window)
+    records = [example(picture(i).tobytes(), i) for i in range(N)]
+    data_set = write(tmp_path, records, lengths, encoding="raw")
+    epochs = take(data_set, 3, global_batch_size=N, color="none")[1].reshape(3, N)
+    for one, other in itertools.combinations([np.arange(N), *epochs], 2):
+        assert np.mean(one == other) < 0.3
+
+
 def test_batches_depend_on_the_seed_only(jpegs, monkeypatch):
     reference = take(jpegs, 10)
     tf.random.set_seed(3)
@@ -410,11 +422,12 @@ def test_a_data_service_gives_every_example_once_an_epoch(jpegs, num_workers):
         service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
         for _ in range(num_workers)
     ]
-    images, labels = take(jpegs, 15, data_service=dispatcher.target)
-    assert images.shape == (60, CROP, CROP, 3)
-    assert len({image.tobytes() for image in images}) == 60  # no worker repeats another
+    images, labels = take(jpegs, 100, data_service=dispatcher.target)
+    assert images.shape == (400, CROP, CROP, 3)
+    # No worker repeats another: an example's augmentations all differ.
+    assert len({image.tobytes() for image in images}) == 400
     if num_workers == 1:
-        assert same((images, labels), take(jpegs, 15))
+        assert same((images, labels), take(jpegs, 100))
     del workers, dispatcher
 
 
