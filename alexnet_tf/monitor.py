@@ -2,11 +2,10 @@
 
 import dataclasses
 import glob
-import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -70,10 +69,6 @@ class Monitor:
             model.inputs, {name: model.get_layer(name).output for name in names}
         )
 
-    def next_stop(self, step: int) -> float:
-        """The next step after which `trained` has something to write."""
-        return (step // self._every + 1) * self._every if self._every else math.inf
-
     def trained(self, step: int, gradients: np.ndarray) -> None:
         """After training steps: writes histograms if it is time.
 
@@ -117,18 +112,14 @@ class Monitor:
             drawn = figures.captioned(self._images[told.positions[wrong]], captions)
             self._write_image("validation", step, "confident_mistakes", drawn)
 
-    def write_start(self, origins: Mapping[str, str]) -> None:
-        """Writes the settings and the command, as text and for the HParams tab.
-
-        Args:
-            origins: Where each value of the configuration came from.
-        """
+    def write_start(self) -> None:
+        """Writes settings, command and augmented pictures, for HParams too."""
         directory = self._log.model_dir
         for file in glob.glob(os.path.join(glob.escape(directory), "events.*")):
             os.remove(file)  # what an earlier start said
         values = dataclasses.asdict(self._config)
-        rows = [f"|{name}|{value}|{origins[name]}|" for name, value in values.items()]
-        text = "\n".join(["|setting|value|from|", "|---|---|---|", *rows])
+        rows = [f"|{name}|{value}|" for name, value in values.items()]
+        text = "\n".join(["|setting|value|", "|---|---|", *rows])
         plain = {
             name: value
             for name, value in values.items()
