@@ -7,6 +7,7 @@ Without flags: the demo, on photographs of solar cells that a Python package bri
 """
 
 import os
+import re
 import time
 
 from absl import flags
@@ -52,6 +53,16 @@ def define_flags() -> None:
     whole("checkpoint_every", None, "Steps. Default: an epoch.", lower_bound=1)
     whole("keep_checkpoints", None, "How many of the latest to keep.", lower_bound=1)
     choice("on_nan", None, ["stop", "rollback"], "rollback: with half the rate.")
+    switch("cache", None, "Keep the training images in memory, decoded.")
+    switch("cache_validation", None, "Keep the validation images in memory.")
+    text("data_service", None, "tf.data service to read through: grpc://host:port.")
+    whole("histograms_every", None, "Steps; 0: never; default: epoch.", lower_bound=0)
+    text("profile_steps", None, "FIRST,LAST: for TensorBoard's profiler.")
+    flags.register_validator(
+        "profile_steps",
+        lambda steps: steps is None or re.fullmatch(r"[1-9]\d*,[1-9]\d*", steps),
+        "takes the first and the last step, such as 10,20",
+    )
     whole("max_bad_records", None, "More of them stop the run.", lower_bound=0)
     switch("reduce_in_bfloat16", None, "Halve what travels between replicas.")
     switch("deterministic", None, "Bit-identical reruns on GPUs too; slower.")
@@ -66,6 +77,7 @@ _OTHER_FLAGS = (
     "model_dir",
     "precision",
     "scale_lr",
+    "profile_steps",
     "overwrite",
     "export",
     "help",
@@ -91,6 +103,7 @@ def main(values: flags.FlagValues) -> int:
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
         if not os.path.exists(data_dir):
             prepare(source="elpv", output=data_dir)
+    profile = values.profile_steps
     if model_dir is None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{values.recipe}"
         model_dir = os.path.join("runs", name)
@@ -99,6 +112,7 @@ def main(values: flags.FlagValues) -> int:
         model_dir,
         precision=values.precision,
         scale_lr=values.scale_lr,
+        profile_steps=profile and tuple(map(int, profile.split(","))),
         overwrite=values.overwrite,
         export=values.export,
         **given,

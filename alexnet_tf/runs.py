@@ -46,6 +46,10 @@ class Config:
             to choose by the time that a step takes.
         checkpoint_every: Steps between checkpoints; None for once an epoch.
         keep_checkpoints: How many of the latest checkpoints stay.
+        cache: Whether to keep the training images in memory, decoded.
+        cache_validation: The same for the validation images.
+        data_service: Address of a tf.data service that reads and augments; or None.
+        histograms_every: Steps between histograms; None for every epoch, 0 for never.
         on_nan: "stop" or "rollback".
         max_bad_records: Records that may be impossible to decode.
         reduce_in_bfloat16: Whether gradients travel between replicas in bfloat16.
@@ -77,6 +81,10 @@ class Config:
     steps_per_loop: int | None
     checkpoint_every: int | None
     keep_checkpoints: int
+    cache: bool
+    cache_validation: bool
+    data_service: str | None
+    histograms_every: int | None
     on_nan: str
     max_bad_records: int
     reduce_in_bfloat16: bool
@@ -95,6 +103,10 @@ _DEFAULTS = {
     "keep_checkpoints": 5,
     "warmup_epochs": 0.0,
     "optimizer": "momentum",
+    "cache": False,
+    "cache_validation": False,
+    "data_service": None,
+    "histograms_every": None,
     "on_nan": "stop",
     "max_bad_records": 100,
     "reduce_in_bfloat16": False,

@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from alexnet_tf import schedules
 from alexnet_tf.evaluation import count
-from alexnet_tf.input_pipeline import BadRecords, training_batches
+from alexnet_tf.input_pipeline import BadRecords, timed_next, training_batches
 from alexnet_tf.layers import Dropout
+from alexnet_tf.monitor import sample
 from alexnet_tf.optimizers import LARS, MomentumSGD, sum_over_replicas
 from alexnet_tf.recipes import RECIPES
 from alexnet_tf.records import DataSet
@@ -62,6 +63,8 @@ class Trainer:
         self._rollbacks = _state(tf.constant(0))
         self._rate_factor = _state(tf.constant(1.0))  # of plateau and rollbacks
         self._gradient_norm = _state(tf.constant(0.0))
+        self._gradient_sample = _state(sample(self.model.trainable_variables))
+        self._waited = _state(tf.constant(0.0, tf.float64))  # for input, seconds
         self.checkpoint = tf.train.Checkpoint(
             model=self.model,
             optimizer=self.optimizer,
@@ -76,6 +79,7 @@ class Trainer:
             validations=self._validations,
             rollbacks=self._rollbacks,
             gradient_norm=self._gradient_norm,
+            gradient_sample=self._gradient_sample,
         )
 
     @property
@@ -107,6 +111,16 @@ class Trainer:
     def gradient_norm(self) -> float:
         """Euclidean norm of the last step's gradient."""
         return float(self._gradient_norm.numpy())
+
+    @property
+    def gradient_sample(self) -> np.ndarray:
+        """`monitor.sample` of the last step's gradients."""
+        return self._gradient_sample.numpy()
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for input since the process started."""
+        return float(self._waited.numpy())
 
     def take_totals(self) -> np.ndarray:
         """Returns the totals and starts again at 0."""
@@ -158,6 +172,8 @@ class Trainer:
                 color=self.config.color,
                 pca_source_2012=self.recipe.pca_source_2012,
                 color_until_epoch=self.recipe.color_until_epoch,
+                cache=self.config.cache,
+                data_service=self.config.data_service,
                 input_context=context,
                 bad_records=self.bad_records,
             )
@@ -179,8 +195,8 @@ class Trainer:
         """
         sum_, mean = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
         for _ in tf.range(num_steps):
-            images, labels = next(batches)
-            counts, of_class, norm, gradients = self.strategy.run(
+            images, labels = timed_next(batches, self._waited)
+            counts, of_class, norm, sampled, gradients = self.strategy.run(
                 self._replica_gradients, args=(images, labels)
             )
             counts = self.strategy.reduce(sum_, counts, axis=None)
@@ -194,6 +210,8 @@ class Trainer:
                 self.optimizer.conv1_rate_factor.assign(tf.cast(~frozen, tf.float32))
             self.strategy.run(self._replica_update, args=(gradients,))
             self._gradient_norm.assign(norm)
+            sampled = self.strategy.experimental_local_results(sampled)[0]
+            self._gradient_sample.assign(sampled)
             self._totals.assign_add(tf.cast(counts, tf.float64))
             of_class = self.strategy.reduce(sum_, of_class, axis=None)
             self._class_counts.assign_add(tf.cast(of_class, tf.int64))
@@ -208,7 +226,8 @@ class Trainer:
         gradients = sum_over_replicas(tape.gradient(loss, variables), dtype)
         examples = tf.boolean_mask(labels, labels >= 0)
         of_class = tf.math.bincount(examples, minlength=self.data_set.num_classes)
-        return counts, of_class, tf.linalg.global_norm(gradients), gradients
+        norm = tf.linalg.global_norm(gradients)
+        return counts, of_class, norm, sample(gradients), gradients
 
     def _replica_update(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self.model.trainable_variables)

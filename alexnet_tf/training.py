@@ -26,6 +26,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import Evaluator, check_batch_size, evaluate_run
 from alexnet_tf.export import export_run
 from alexnet_tf.input_pipeline import label_errors
+from alexnet_tf.monitor import Monitor, Profiler
 from alexnet_tf.records import DataSet, open_data_set
 from alexnet_tf.runs import Config, Run, resolve
 from alexnet_tf.summaries import MetricsLog, Progress
@@ -33,6 +34,11 @@ from alexnet_tf.trainer import MAX_ROLLBACKS, Trainer
 
 LOG_EVERY = 100  # steps between two training records, and one at every epoch's end
 _SECONDS_PER_LOOP = 0.5  # that a call of several steps should take
+_STARVED = 0.2  # share of the time spent waiting for input
+_STARVED_ADVICE = (
+    "Training waits for input {:.0%} of the time: more cores, raw records "
+    "(data.prepare --encoding=raw), --cache or a tf.data service (--data_service) help."
+)
 
 
 class Loop:
@@ -41,9 +47,12 @@ class Loop:
     Args:
         trainer: What to train; goes on from the run's latest checkpoint.
         run: Where to write.
+        profile_steps: The first and the last step to profile.
     """
 
-    def __init__(self, trainer: Trainer, run: Run):
+    def __init__(
+        self, trainer: Trainer, run: Run, profile_steps: tuple[int, int] | None = None
+    ):
         self._trainer, self._config, self._run = trainer, trainer.config, run
         self._chief = is_chief(trainer.strategy)
         self._evaluator = Evaluator(trainer.model, trainer.strategy)
@@ -58,17 +67,27 @@ class Loop:
         self._open_log()
         self._progress = Progress(self._last_step, trainer.step)
         self._steps_per_loop = self._config.steps_per_loop or 1
-        self._seconds, self._timed_steps = 0.0, 0  # since the last training record
-        self._trained = ""  # the last training record, for people
+        self._since_record = _Interval()
+        self._trained = {}  # of the last training record, for the table
+        self._has_advised = False
+        self._profiler = Profiler(run.model_dir, *(profile_steps or (0, 0)))
         self._stuck_from = diagnostics.stuck_from(
             self._config.num_train_examples, self._config.global_batch_size
         )
 
     def _open_log(self) -> None:
-        if self._chief:
-            self._log = MetricsLog(
-                self._run.model_dir, self._run.metrics_file, self._trainer.step
-            )
+        if not self._chief:
+            return
+        trainer, run = self._trainer, self._run
+        self._log = MetricsLog(run.model_dir, run.metrics_file, trainer.step)
+        self._monitor = Monitor(
+            self._log,
+            trainer.model,
+            trainer.data_set,
+            self._config,
+            self._config.histograms_every,
+        )
+        self._monitor.write_start()
 
     @property
     def _last_step(self) -> int:
@@ -89,7 +108,11 @@ class Loop:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
         trainer = self._trainer
         batches = trainer.batches()
-        with _stop_signals() as signals, contextlib.closing(self._progress):
+        with (
+            _stop_signals() as signals,
+            contextlib.closing(self._progress),
+            contextlib.closing(self._profiler),
+        ):
             while True:
                 step = trainer.step
                 if self._is_validation_due(step):
@@ -122,15 +145,17 @@ class Loop:
     def _train(self, batches: Iterator, step: int) -> bool:
         """Trains up to the next step at which something is due; False at a NaN."""
         every = self._config.checkpoint_every or self._last_step
+        intervals = [LOG_EVERY, every, self._config.histograms_every or LOG_EVERY]
         wanted_step = min(
             step + self._steps_per_loop,
             self._epoch_end(math.floor(self._epoch(step)) + 1),
-            (step // LOG_EVERY + 1) * LOG_EVERY,
-            (step // every + 1) * every,
+            *((step // interval + 1) * interval for interval in intervals),
+            self._profiler.next_stop(step),
             self._last_step,
         )
         wanted_step = max(step + 1, wanted_step)
-        start = time.perf_counter()
+        self._profiler.update(step)
+        start, waited = time.perf_counter(), self._trainer.waited
         with label_errors(self._trainer.data_set, "train"):
             self._trainer.run_steps(batches, tf.constant(wanted_step - step))
             totals = self._trainer.totals  # waits for the last step
@@ -138,9 +163,13 @@ class Loop:
         self._check_bad_records()
         if self._trainer.step < wanted_step:
             return False
-        self._time(wanted_step - step, seconds)
+        chunk = _Interval(wanted_step - step, seconds, self._trainer.waited - waited)
+        self._since_record += chunk
+        self._choose_steps_per_loop(chunk)
         step = wanted_step
-        self._show(step, totals)
+        self._show(step, totals, chunk)
+        if self._chief:
+            self._monitor.trained(step, self._trainer.gradient_sample)
         if step % LOG_EVERY == 0 or self._is_validation_due(step):
             self._record_training(step)
         if step % every == 0 and not self._is_validation_due(step):
@@ -156,19 +185,19 @@ class Loop:
                 "raise the limit"
             )
 
-    def _time(self, num_steps: int, seconds: float) -> None:
-        self._seconds += seconds
-        self._timed_steps += num_steps
-        self._images_per_second = num_steps * self._config.global_batch_size / seconds
-        if not self._config.steps_per_loop:
-            if self._trainer.strategy.extended._in_multi_worker_mode():
-                values = tf.constant([seconds], tf.float32)
-                seconds = float(self._trainer.mean_over_workers(values)[0])
-            wanted = _SECONDS_PER_LOOP * num_steps / seconds
-            self._steps_per_loop = int(np.clip(wanted, 1, LOG_EVERY))
+    def _choose_steps_per_loop(self, chunk: "_Interval") -> None:
+        if self._config.steps_per_loop:
+            return
+        seconds = chunk.seconds
+        if self._trainer.strategy.extended._in_multi_worker_mode():
+            values = tf.constant([seconds], tf.float32)
+            seconds = float(self._trainer.mean_over_workers(values)[0])
+        wanted = _SECONDS_PER_LOOP * chunk.steps / seconds
+        self._steps_per_loop = int(np.clip(wanted, 1, LOG_EVERY))
 
-    def _show(self, step: int, totals: np.ndarray) -> None:
+    def _show(self, step: int, totals: np.ndarray, chunk: "_Interval") -> None:
         num_examples, cross_entropy, errors, _ = totals
+        images = chunk.steps * self._config.global_batch_size
         num_epochs = max(1, round(self._epoch(self._last_step)))
         epoch = min(num_epochs, math.floor(self._epoch(step - 1)) + 1)
         self._progress.update(
@@ -176,24 +205,31 @@ class Loop:
             f"{epoch}/{num_epochs}",
             loss=f"{cross_entropy / max(1, num_examples):.4f}",
             top1=f"{1 - errors / max(1, num_examples):6.1%}",
-            images=f"{self._images_per_second:,.0f}/s",
+            images=f"{images / chunk.seconds:,.0f}/s",
+            waiting=f"{chunk.waited / chunk.seconds:.0%}",
+            rate=f"{float(self._trainer.learning_rate(step - 1)):.2g}",
         )
 
     def _record_training(self, step: int) -> None:
         trainer = self._trainer
         num_examples, *sums = trainer.take_totals()
         means = [total / max(1, num_examples) for total in sums]
-        images = self._timed_steps * self._config.global_batch_size
+        interval, self._since_record = self._since_record, _Interval()
+        input_wait = interval.waited / interval.seconds
+        images = interval.steps * self._config.global_batch_size
         self._write(
             "train",
             step,
             means,
-            images / self._seconds,
+            images / interval.seconds,
+            input_wait=input_wait,
             gradient_norm=trainer.gradient_norm,
-            bad_records=len(trainer.bad_records),
+            bad_record_share=len(trainer.bad_records) / self._config.num_train_examples,
         )
-        self._seconds, self._timed_steps = 0.0, 0
-        self._trained = f"loss {means[0]:.4f} top-1 {1 - means[1]:.1%}"
+        self._trained = {"loss": f"{means[0]:.4f}", "top1": f"{1 - means[1]:.1%}"}
+        if input_wait > _STARVED and not self._has_advised:
+            self._has_advised = True
+            self._progress.line(_STARVED_ADVICE.format(input_wait))
         if step >= self._stuck_from:
             self._stuck_from = math.inf
             if diagnostics.is_stuck(means[0], trainer.class_counts):
@@ -229,16 +265,23 @@ class Loop:
         seconds = time.perf_counter() - start
         means = result.cross_entropy, result.top_1_error, result.top_5_error
         self._write("validation", step, means, result.num_evaluated / seconds)
-        self._progress.line(
-            f"epoch {self._epoch(step):5.2f}  step {step:6d}  "
-            f"{self._trained}  validation loss {result.cross_entropy:.4f} "
-            f"top-1 {1 - result.top_1_error:.1%} top-5 {1 - result.top_5_error:.1%} "
-            f"({result.num_evaluated} of {result.num_examples})"
-        )
+        if self._chief:
+            self._monitor.validated(step, result, trainer.gradient_sample)
         best_before = min(trainer.validations[:, 1], default=math.inf)
+        is_best = result.top_1_error < best_before
+        self._progress.row(
+            is_best,
+            epoch=f"{self._epoch(step):.2f}",
+            step=str(step),
+            **self._trained,
+            validation_loss=f"{result.cross_entropy:.4f}",
+            validation_top1=f"{1 - result.top_1_error:.1%}",
+            validation_top5=f"{1 - result.top_5_error:.1%}",
+            evaluated=f"{result.num_evaluated} of {result.num_examples}",
+        )
         trainer.add_validation(result.top_1_error)
         self._ended = trainer.update_rate()
-        self._checkpoints.save(step, best=result.top_1_error < best_before)
+        self._checkpoints.save(step, best=is_best)
 
     def _roll_back(self) -> None:
         """After a NaN: goes back to the last good checkpoint, or says what happened.
@@ -263,6 +306,22 @@ class Loop:
         self._progress.line(
             f"{happened}: back to step {trainer.step} with half the learning rate "
             f"({rollbacks + 1} of at most {MAX_ROLLBACKS} times)"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Interval:
+    """Some steps, the seconds that they took, those of them waiting for input."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def __add__(self, other: "_Interval") -> "_Interval":
+        return _Interval(
+            self.steps + other.steps,
+            self.seconds + other.seconds,
+            self.waited + other.waited,
         )
 
 
@@ -295,6 +354,7 @@ def train(
     *,
     precision: str = "auto",
     scale_lr: bool = False,
+    profile_steps: tuple[int, int] | None = None,
     overwrite: bool = False,
     export: bool = True,
     **given,
@@ -306,6 +366,7 @@ def train(
         model_dir: Directory of the run; one that was interrupted goes on.
         precision: "float32", "mixed_bfloat16" or "auto".
         scale_lr: Whether to multiply the learning rate by global batch size / 128.
+        profile_steps: The first and the last step to profile.
         overwrite: Whether to remove an earlier run in `model_dir`.
         export: Whether to export a SavedModel.
         **given: Fields of `Config` that are not to take the recipe's value.
@@ -336,7 +397,7 @@ def train(
     if config.deterministic:
         keras.utils.set_random_seed(config.seed)
         tf.config.experimental.enable_op_determinism()
-    if not _run_loop(config, data_set, strategy, run):
+    if not _run_loop(config, data_set, strategy, run, profile_steps):
         logging.info("checkpoint saved; the same command goes on from there")
         return False
     if is_chief(strategy):
@@ -344,9 +405,9 @@ def train(
     return True
 
 
-def _run_loop(config, data_set, strategy, run) -> bool:
+def _run_loop(config, data_set, strategy, run, profile_steps) -> bool:
     try:
-        return Loop(Trainer(config, data_set, strategy), run).run()
+        return Loop(Trainer(config, data_set, strategy), run, profile_steps).run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         raise UserError(
             "another worker was lost: start the same command again on all workers; it "
