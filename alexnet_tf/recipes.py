@@ -108,8 +108,8 @@ RECIPES: dict[str, Recipe] = {
         "small",
         init_stddev_conv345=0.03,
         learning_rate=0.001,
-        lr_schedule="constant",
-        num_epochs=8,
+        lr_schedule="cosine",
+        num_epochs=16,
     ),
 }
 
