@@ -1,11 +1,12 @@
 # make demo    train, evaluate and export on real photographs, no download
 # make test    the tests
 # make lint    formatting and lint
+# make serve-test   ask a real model server, after make demo
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint serve-test clean
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
@@ -25,5 +26,8 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+serve-test: $(VENV)/installed
+	$(BIN)/python -m serving.check_server --model_dir=runs/demo
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build

@@ -31,33 +31,8 @@ def run(
     """
     define_flags()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
-    values = flags.FLAGS
-    values.set_default("verbosity", logging.INFO)
-    try:
-        extra = values(sys.argv)[1:]
-        if extra and not check:
-            raise flags.Error(f"unexpected argument {extra[0]!r}")
-        checked = [check(values, extra)] if check and not values.help else []
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
-    except flags.Error as error:
-        message = " ".join(str(error).removeprefix("FATAL Flags").split())
-        print(f"error: {message}\nsee: {sys.argv[0]} --help", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
-    if values.help:
-        print(sys.modules["__main__"].__doc__, values.main_module_help(), sep="\n")
-        sys.exit(0)
-    logging.use_absl_handler()
-    handler = logging.get_absl_handler()
-    handler.setFormatter(None)  # no prefix of date and thread
-    if not logging.level_debug():  # the libraries' own remarks
-        handler.addFilter(
-            lambda record: (
-                record.levelno > stdlib_logging.INFO
-                or "site-packages" not in record.pathname
-            )
-        )
+    values, checked = _parse(check)
+    _configure_logging()
     try:
         with _quiet_imports(logging.level_debug()):
             import tensorflow  # noqa: F401
@@ -70,6 +45,39 @@ def run(
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _parse(check) -> tuple[flags.FlagValues, list]:
+    values = flags.FLAGS
+    values.set_default("verbosity", logging.INFO)
+    if {"--help", "-h"} & set(sys.argv[1:]):  # whatever else is missing
+        print(sys.modules["__main__"].__doc__, values.main_module_help(), sep="\n")
+        sys.exit(0)
+    try:
+        extra = values(sys.argv)[1:]
+        if extra and not check:
+            raise flags.Error(f"unexpected argument {extra[0]!r}")
+        return values, [check(values, extra)] if check else []
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except flags.Error as error:
+        message = " ".join(str(error).removeprefix("FATAL Flags").split())
+        print(f"error: {message}\nsee: {sys.argv[0]} --help", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def _configure_logging() -> None:
+    logging.use_absl_handler()
+    handler = logging.get_absl_handler()
+    handler.setFormatter(None)  # no prefix of date and thread
+    if not logging.level_debug():  # the libraries' own remarks
+        handler.addFilter(
+            lambda record: (
+                record.levelno > stdlib_logging.INFO
+                or "site-packages" not in record.pathname
+            )
+        )
 
 
 @contextlib.contextmanager
