@@ -3,6 +3,7 @@
 import contextlib
 import logging as stdlib_logging
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -51,6 +52,7 @@ def _parse(check) -> tuple[flags.FlagValues, list]:
     values = flags.FLAGS
     values.set_default("verbosity", logging.INFO)
     if {"--help", "-h"} & set(sys.argv[1:]):  # whatever else is missing
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for "--help | head"
         print(sys.modules["__main__"].__doc__, values.main_module_help(), sep="\n")
         sys.exit(0)
     try:
