@@ -4,13 +4,29 @@ import keras
 import tensorflow as tf
 
 
+@tf.function(jit_compile=True, autograph=False)
+def _update(weights, velocity, gradient, learning_rate, momentum, decay):
+    """One pass over memory: v ← momentum·v − rate·(gradient + decay·w); w ← w + v.
+
+    `weights` and `velocity` are handles of float32 variables.
+    """
+    values = tf.raw_ops.ReadVariableOp(resource=weights, dtype=tf.float32)
+    tf.raw_ops.ResourceApplyKerasMomentum(
+        var=weights,
+        accum=velocity,
+        lr=learning_rate,
+        grad=gradient + decay * values,
+        momentum=momentum,
+    )
+
+
 @keras.saving.register_keras_serializable("alexnet_tf")
 class MomentumSGD(keras.optimizers.SGD):
     """Stochastic gradient descent as section 5 of the paper writes it.
 
     `v ← momentum·v − weight_decay·rate·w − rate·gradient; w ← w + v`: the decay goes
     through the momentum, about ten times stronger than the decoupled `weight_decay` of
-    Keras' own optimizers. Each update is one fused operation.
+    Keras' own optimizers. Each update is one pass over memory.
 
     Takes gradients that are already summed over the replicas (`sum_over_replicas`),
     so that what is looked at (their norm) is what is applied.
@@ -52,18 +68,17 @@ class MomentumSGD(keras.optimizers.SGD):
     def update_step(self, gradient, variable, learning_rate):
         """Moves one variable, on one device."""
         index = self._get_variable_index(variable)
-        if self.decays(variable):
-            gradient += self.l2 * variable
         if self._trainable_variables[index].path == "conv1/kernel":
             learning_rate *= self.conv1_rate_factor
         if len(variable.shape) == 1:
             learning_rate *= self.bias_learning_rate_factor
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=self.momentums[index].value.handle,
-            lr=learning_rate * self.trust_ratio(gradient, variable),
-            grad=gradient,
-            momentum=tf.cast(self.momentum, variable.dtype),
+        _update(
+            variable.handle,
+            self.momentums[index].value.handle,
+            gradient,
+            learning_rate * self.trust_ratio(gradient, variable),
+            tf.constant(self.momentum, tf.float32),
+            tf.constant(self.l2 if self.decays(variable) else 0.0, tf.float32),
         )
 
     def trust_ratio(self, gradient, variable) -> tf.Tensor | float:
@@ -108,9 +123,9 @@ class LARS(MomentumSGD):
             return 1.0
         decay = self.l2 if self.decays(variable) else 0.0
         weight_norm = tf.norm(variable)
-        plain_norm = tf.norm(gradient - decay * variable)
-        ratio = self.trust * weight_norm / (plain_norm + decay * weight_norm)
-        usable = (weight_norm > 0) & (plain_norm > 0)
+        gradient_norm = tf.norm(gradient)
+        ratio = self.trust * weight_norm / (gradient_norm + decay * weight_norm)
+        usable = (weight_norm > 0) & (gradient_norm > 0)
         return tf.where(usable, ratio, 1.0)
 
     def get_config(self):
