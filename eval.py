@@ -40,7 +40,7 @@ def define_flags() -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates as the flags say."""
-    from alexnet_tf import evaluation
+    from alexnet_tf import devices, evaluation
 
     evaluation.evaluate_run(
         values.model_dir,
@@ -48,7 +48,7 @@ def main(values: flags.FlagValues) -> None:
         split=values.split,
         checkpoints=values.checkpoint,
         views=int(values.views),
-        num_gpus=values.num_gpus,
+        strategy=devices.make_strategy(values.num_gpus),
         global_batch_size=values.global_batch_size,
         precision=values.precision,
         predictions=values.predictions,

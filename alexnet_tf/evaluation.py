@@ -17,7 +17,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from alexnet_tf import input_pipeline
-from alexnet_tf.devices import choose_precision, make_strategy
+from alexnet_tf.devices import choose_precision
 from alexnet_tf.errors import UserError
 from alexnet_tf.input_pipeline import evaluation_batches, label_errors
 from alexnet_tf.members import ExportedModel, Member, load_members
@@ -164,11 +164,17 @@ class Evaluator:
         models: From images to logits or log-probabilities; the probabilities of several
             are averaged.
         strategy: The one in whose scope they were built.
+        cache: Whether the first evaluation keeps the decoded images in memory for the
+            next ones, which must be of the same split.
     """
 
     def __init__(
-        self, models: keras.Model | Sequence, strategy: tf.distribute.Strategy
+        self,
+        models: keras.Model | Sequence,
+        strategy: tf.distribute.Strategy,
+        cache: bool = False,
     ):
+        self._cache, self._cached = cache, None
         self._models = models if isinstance(models, Sequence) else [models]
         self._strategy = strategy
 
@@ -228,16 +234,22 @@ class Evaluator:
         Returns:
             The errors; they do not depend on the batch size or on the replicas.
         """
-        batches = evaluation_batches(
-            data_set,
-            split,
-            global_batch_size=global_batch_size,
-            image_size=self._models[0].input_shape[1],
-            views=views,
-        )
+        batches = self._cached
+        if batches is None:
+            batches = self._strategy.experimental_distribute_dataset(
+                evaluation_batches(
+                    data_set,
+                    split,
+                    global_batch_size=global_batch_size,
+                    image_size=self._models[0].input_shape[1],
+                    views=views,
+                    cache=self._cache,
+                )
+            )
+            self._cached = batches if self._cache else None
         num_evaluated, steps = 0, []
         with label_errors(data_set, split):
-            for batch in self._strategy.experimental_distribute_dataset(batches):
+            for batch in batches:
                 steps.append(self._step(*batch).numpy())
                 num_evaluated += int((steps[-1][:, 0] >= 0).sum())
                 if on_batch:
@@ -300,7 +312,7 @@ def evaluate_run(
     split: str = "validation",
     checkpoints: Sequence[str] = ("latest",),
     views: int = 1,
-    num_gpus: int | None = None,
+    strategy: tf.distribute.Strategy | None = None,
     global_batch_size: int = 128,
     precision: str = "float32",
     predictions: bool = False,
@@ -316,7 +328,7 @@ def evaluate_run(
         split: Name of the split.
         checkpoints: See `load_members`; the probabilities of several are averaged.
         views: 1, the central crop, or 10 (section 4.1).
-        num_gpus: GPUs to use; None for all there are.
+        strategy: The devices; None for the default strategy.
         global_batch_size: Images in a step, over all replicas.
         precision: "float32", "mixed_bfloat16" or "auto".
         predictions: Whether to write `predictions.csv` too.
@@ -328,7 +340,7 @@ def evaluate_run(
     Raises:
         UserError: If something that was asked for is not there, or does not fit.
     """
-    strategy = make_strategy(num_gpus)
+    strategy = strategy or tf.distribute.get_strategy()
     check_batch_size(global_batch_size, strategy)
     if precision == "auto":
         precision = choose_precision(strategy)
@@ -487,8 +499,8 @@ def write_predictions(result: Result, data_set: DataSet, directory: str) -> None
     """Writes `predictions.csv`: a row for each image, with where its record is."""
     predictions, names = result.predictions, data_set.class_names
     split = data_set.splits[result.split]
-    ids = [int(i) for i, _ in input_pipeline._read_all(split, ids_only=True)]
-    places = [input_pipeline._find_record(split, i) for i in ids]
+    ids = [int(i) for i, _ in input_pipeline.read_all(split, ids_only=True)]
+    places = [input_pipeline.find_record(split, i) for i in ids]
     k = predictions.top_ids.shape[1]
     path = os.path.join(directory, "predictions.csv")
     with open(path, "w", newline="", encoding="utf-8") as file:

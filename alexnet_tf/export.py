@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import glob
-import hashlib
 import json
 import os
 import platform
@@ -19,7 +18,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from alexnet_tf.errors import UserError
 from alexnet_tf.input_pipeline import central_crop, decode_central_crop
 from alexnet_tf.layers import LocalResponseNormalization
-from alexnet_tf.runs import Config, Run
+from alexnet_tf.runs import Config, Run, sha256_of
 
 MAX_PIXELS = 2**26  # of a picture; 8192 × 8192
 WARM_UP_BATCH_SIZES = (1, 8, 32)
@@ -280,15 +279,11 @@ def _write_warm_up_requests(
 
 def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
     """What one needs to know in order to trust and to repeat an export."""
-    total = hashlib.sha256()
-    for path in sorted(glob.glob(glob.escape(checkpoint) + ".*")):
-        with open(path, "rb") as file:
-            while chunk := file.read(2**20):
-                total.update(chunk)
+    sha256 = sha256_of(glob.glob(glob.escape(checkpoint) + ".*"))
     evaluation = None
     with contextlib.suppress(FileNotFoundError), open(run.eval_file) as file:
         report = json.load(file)
-        if report.get("sha256") == [total.hexdigest()]:
+        if report.get("sha256") == [sha256]:
             evaluation = report
     return {
         "model": "AlexNet",
@@ -296,7 +291,7 @@ def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
         "training": dataclasses.asdict(config),
         "evaluation": evaluation,
         "checkpoint": checkpoint,
-        "checkpoint_sha256": total.hexdigest(),
+        "checkpoint_sha256": sha256,
         "versions": {
             "python": platform.python_version(),
             "tensorflow": tf.__version__,

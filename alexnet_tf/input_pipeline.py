@@ -51,7 +51,7 @@ class BadRecords:
             logging.warning("bad record %d of %s: %s", index, filename, reason)
 
 
-def _find_record(split: Split, record_id: int) -> tuple[str, int]:
+def find_record(split: Split, record_id: int) -> tuple[str, int]:
     """The shard and the index in it of the record_id-th record of a split."""
     ends = np.cumsum(split.shard_lengths)
     shard = int(np.searchsorted(ends, record_id, side="right"))
@@ -69,7 +69,7 @@ def label_errors(data_set: DataSet, split: str) -> Iterator[None]:
         found = re.search(r"\[label out of range\] \[(\d+)\] \[(-?\d+)\]", str(error))
         if not found:
             raise
-        filename, index = _find_record(data_set.splits[split], int(found[1]))
+        filename, index = find_record(data_set.splits[split], int(found[1]))
         raise UserError(
             f"label {found[2]} of record {index} of {filename} is out of range: "
             f"expected 0..{data_set.num_classes - 1}; check the data with data.check"
@@ -112,7 +112,7 @@ def _read_in_turn(
     )
 
 
-def _read_all(split: Split, ids_only: bool = False) -> tf.data.Dataset:
+def read_all(split: Split, ids_only: bool = False) -> tf.data.Dataset:
     """(id, record) of a split, once, in a fixed order."""
     shards = tf.range(len(split.filenames), dtype=tf.int64)
     return _read_in_turn(split, shards, tf.zeros_like(shards), ids_only)
@@ -422,7 +422,7 @@ def _decode_chunk(
     def report(ids, records, good_ids):
         for record_id, record in zip(ids, records, strict=True):
             if record_id not in good_ids:
-                place = _find_record(split, int(record_id))
+                place = find_record(split, int(record_id))
                 bad_records.add(*place, _why_bad(record, data_set))
 
     def fill():
@@ -465,7 +465,7 @@ def _decode_in_order(
         labels, images = _decode_chunk(*args)
         return images, labels
 
-    return _read_all(records).window(chunk).map(decode_chunk, tf.data.AUTOTUNE)
+    return read_all(records).window(chunk).map(decode_chunk, tf.data.AUTOTUNE)
 
 
 def _announce_cache(data_set: DataSet, split: str, size: int) -> None:
@@ -487,7 +487,7 @@ def _load(
     records = data_set.splits[split]
     batches = _decode_in_order(data_set, split, frame, frame, _CHUNK, bad_records)
     images, labels = batches.rebatch(records.num_examples).get_single_element()
-    order = _read_all(records, ids_only=True).map(lambda record_id, _: record_id)
+    order = read_all(records, ids_only=True).map(lambda record_id, _: record_id)
     places = tf.argsort(order.batch(records.num_examples).get_single_element())
 
     def crop(record_id, corner, size):

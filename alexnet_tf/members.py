@@ -1,7 +1,6 @@
 """What can be evaluated: checkpoints of runs, and SavedModels."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Sequence
 
@@ -10,7 +9,7 @@ import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.input_pipeline import RESIZED
-from alexnet_tf.runs import Run
+from alexnet_tf.runs import Run, sha256_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _load_member(name: str, model_dir: str | None, precision: str) -> Member:
             for folder, _, files in os.walk(name)
             for file in files
         ]
-        return Member(model, name, _sha256(paths), model.class_names, None)
+        return Member(model, name, sha256_of(paths), model.class_names, None)
     if os.path.exists(os.path.join(name, "config.json")):
         name, model_dir = "latest", name
     elif name not in ("latest", "best"):
@@ -112,7 +111,7 @@ def _load_member(name: str, model_dir: str | None, precision: str) -> Member:
         )
     model, config, path = Run(model_dir).load_model(name, precision)
     paths = [path + ".index", *tf.io.gfile.glob(path + ".data-*")]
-    return Member(model, path, _sha256(paths), config.class_names, config.data_dir)
+    return Member(model, path, sha256_of(paths), config.class_names, config.data_dir)
 
 
 def _run_of(checkpoint: str) -> str | None:
@@ -123,12 +122,3 @@ def _run_of(checkpoint: str) -> str | None:
             return directory
         directory = os.path.dirname(directory)
     return None
-
-
-def _sha256(paths: Sequence[str]) -> str:
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        with open(path, "rb") as file:
-            while chunk := file.read(2**20):
-                total.update(chunk)
-    return total.hexdigest()

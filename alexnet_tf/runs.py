@@ -1,10 +1,11 @@
 """A run on disk: its configuration, its checkpoints, its model."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -295,6 +296,16 @@ class Run:
         model = build_model(config, dtype)
         tf.train.Checkpoint(model=model).restore(path).expect_partial()
         return model, config, path
+
+
+def sha256_of(paths: Sequence[str]) -> str:
+    """The SHA-256 of the content of some files, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        with open(path, "rb") as file:
+            while chunk := file.read(2**20):
+                total.update(chunk)
+    return total.hexdigest()
 
 
 def build_model(config: Config, dtype: str) -> keras.Model:

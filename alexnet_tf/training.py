@@ -55,7 +55,9 @@ class Loop:
     ):
         self._trainer, self._config, self._run = trainer, trainer.config, run
         self._chief = is_chief(trainer.strategy)
-        self._evaluator = Evaluator(trainer.model, trainer.strategy)
+        self._evaluator = Evaluator(
+            trainer.model, trainer.strategy, self._config.cache_validation
+        )
         self._checkpoints = Checkpoints(
             trainer.checkpoint, run, self._config.keep_checkpoints, write=self._chief
         )
@@ -443,11 +445,7 @@ def _log_configuration(
 
 def _finish(run: Run, config: Config, export: bool) -> None:
     """Evaluates and exports a run that has ended, and says what to do next."""
-    result = evaluate_run(
-        run.model_dir,
-        global_batch_size=config.global_batch_size,
-        num_gpus=min(1, config.num_gpus),
-    )
+    result = evaluate_run(run.model_dir, global_batch_size=config.global_batch_size)
     lines = [
         "",
         f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "

@@ -132,6 +132,16 @@ def test_every_example_counts_once_at_any_batch_size(data_set, global_batch_size
     check(result, numpy_probabilities(center(PIXELS), KERNELS[0]))
 
 
+def test_a_cached_evaluation_reads_the_records_once(tmp_path):
+    data_set = write(tmp_path)
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy(), cache=True)
+    evaluator.evaluate(data_set, "validation", 5)
+    for filename in data_set.splits["validation"].filenames:
+        pathlib.Path(filename).unlink()
+    result = evaluator.evaluate(data_set, "validation", 5)
+    check(result, numpy_probabilities(center(PIXELS), KERNELS[0]))
+
+
 @pytest.mark.parametrize("views", [1, 10])
 def test_two_replicas_evaluate_the_same_in_the_same_order(data_set, views):
     strategy = make_strategy(simulate_gpus=2)
@@ -256,10 +266,8 @@ def runs(tmp_path_factory, data_dir):
 
 def test_a_saved_model_agrees_with_its_checkpoint(runs, data_dir, capsys):
     saved_model = export_run(runs[0].model_dir)
-    own = evaluate_run(runs[0].model_dir, num_gpus=0).predictions
-    exported = evaluate_run(
-        None, data_dir, checkpoints=[saved_model], num_gpus=0
-    ).predictions
+    own = evaluate_run(runs[0].model_dir).predictions
+    exported = evaluate_run(None, data_dir, checkpoints=[saved_model]).predictions
     np.testing.assert_allclose(
         own.top_probabilities, exported.top_probabilities, atol=1e-5
     )
@@ -267,18 +275,16 @@ def test_a_saved_model_agrees_with_its_checkpoint(runs, data_dir, capsys):
     assert np.ptp(own.top_probabilities[:, 0]) > 1e-3  # answers differ
     assert "evaluated 25 of 25" in capsys.readouterr().out
     with pytest.raises(UserError, match="--data_dir"):
-        evaluate_run(None, checkpoints=[saved_model], num_gpus=0)
+        evaluate_run(None, checkpoints=[saved_model])
     with pytest.raises(UserError, match="--views=10"):
-        evaluate_run(None, data_dir, checkpoints=[saved_model], views=10, num_gpus=0)
+        evaluate_run(None, data_dir, checkpoints=[saved_model], views=10)
 
 
 def test_an_ensemble_of_runs_is_the_mean_of_its_members(runs):
-    both = evaluate_run(
-        None, checkpoints=[run.model_dir for run in runs], num_gpus=0
-    ).predictions
+    both = evaluate_run(None, checkpoints=[run.model_dir for run in runs]).predictions
     each = []
     for run in runs:
-        told = evaluate_run(run.model_dir, num_gpus=0).predictions
+        told = evaluate_run(run.model_dir).predictions
         each.append(np.exp(-told.cross_entropies))
     np.testing.assert_allclose(
         np.exp(-both.cross_entropies), np.mean(each, axis=0), rtol=1e-4
@@ -286,7 +292,7 @@ def test_an_ensemble_of_runs_is_the_mean_of_its_members(runs):
 
 
 def test_eval_json_says_what_was_evaluated(runs, tmp_path):
-    result = evaluate_run(runs[1].model_dir, num_gpus=0, global_batch_size=7)
+    result = evaluate_run(runs[1].model_dir, global_batch_size=7)
     facts = json.loads(pathlib.Path(runs[1].eval_file).read_text())
     assert facts["top_1_error"] == result.top_1_error
     assert facts["num_evaluated"] == facts["num_examples"] == 25
@@ -295,7 +301,7 @@ def test_eval_json_says_what_was_evaluated(runs, tmp_path):
     assert facts["versions"]["tensorflow"] == tf.__version__
     low, high = facts["top_1_error_interval"]
     assert low <= result.top_1_error <= high
-    evaluate_run(runs[0].model_dir, num_gpus=0)
+    evaluate_run(runs[0].model_dir)
     other = json.loads(pathlib.Path(runs[0].eval_file).read_text())
     assert other["sha256"] != facts["sha256"]
     assert other["data_fingerprint"] == facts["data_fingerprint"]
@@ -334,12 +340,12 @@ def test_the_papers_rows_stand_beside_imagenet_only(data_set):
 )
 def test_what_is_not_there_is_named(runs, arguments, message):
     with pytest.raises(UserError, match=message):
-        evaluate_run(runs[0].model_dir, num_gpus=0, **arguments)
+        evaluate_run(runs[0].model_dir, **arguments)
 
 
 def test_a_checkpoint_without_a_run_needs_model_dir():
     with pytest.raises(UserError, match="--model_dir"):
-        evaluate_run(None, num_gpus=0)
+        evaluate_run(None)
 
 
 def test_networks_of_other_classes_are_refused(runs, data_dir, tmp_path):
@@ -348,12 +354,12 @@ def test_networks_of_other_classes_are_refused(runs, data_dir, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint = tf.train.latest_checkpoint(runs[0].checkpoint_dir)
     with pytest.raises(UserError, match="no checkpoint"):
-        evaluate_run(str(tmp_path), num_gpus=0)
+        evaluate_run(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     for path in pathlib.Path(runs[0].checkpoint_dir).iterdir():
         if path.is_file():
             (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
     with pytest.raises(UserError, match="knows 3 classes"):
-        evaluate_run(str(tmp_path), data_dir, num_gpus=0)
+        evaluate_run(str(tmp_path), data_dir)
     with pytest.raises(UserError, match="different classes"):
-        evaluate_run(None, checkpoints=[str(tmp_path), checkpoint], num_gpus=0)
+        evaluate_run(None, checkpoints=[str(tmp_path), checkpoint])

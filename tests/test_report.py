@@ -34,7 +34,7 @@ def written(tmp_path_factory, data_dir):
     checkpoint = tf.train.Checkpoint(model=model)
     tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save(1)
     page = root / "page"
-    result = evaluate_run(run.model_dir, num_gpus=0, report_dir=str(page))
+    result = evaluate_run(run.model_dir, report_dir=str(page))
     return page, model, result
 
 
