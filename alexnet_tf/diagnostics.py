@@ -146,7 +146,7 @@ def find_first_bad(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> 
 
 def _activations(model, images, names=_LAYERS):
     outputs = [model.get_layer(name).output for name in names]
-    return list(zip(names, keras.Model(model.inputs, outputs)(images), strict=True))
+    return list(zip(names, keras.Model(model.inputs[0], outputs)(images), strict=True))
 
 
 def _finite(x) -> bool:

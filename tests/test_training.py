@@ -100,7 +100,8 @@ def test_learning_rate_of_original_is_its_timetable(data_dir):
 
 def test_checkpoint_metrics_and_summary_of_a_run(data_dir, tmp_path, capsys):
     model_dir = str(tmp_path / "run")
-    assert training.train(data_dir, model_dir, num_epochs=2, export=False, **SMALL)
+    given = SMALL | {"num_epochs": 2, "lr_schedule": "constant"}
+    assert training.train(data_dir, model_dir, export=False, **given)
     lines = read_metrics(model_dir)
     assert [(line["split"], line["step"]) for line in lines] == [
         ("train", 5),
@@ -205,7 +206,12 @@ def test_nan_stops_before_the_weights_are_saved(data_dir, tmp_path):
 
 def test_nan_rolls_back_with_half_the_rate(data_dir, tmp_path):
     trainer = make_trainer(
-        data_dir, steps_per_loop=1, on_nan="rollback", num_epochs=2, learning_rate=0.001
+        data_dir,
+        steps_per_loop=1,
+        on_nan="rollback",
+        num_epochs=2,
+        learning_rate=0.001,
+        lr_schedule="constant",
     )
     loop = training.Loop(trainer, Run(str(tmp_path)))
     poisoned = trainer.run_steps
