@@ -45,7 +45,7 @@ def test_layer_states_equal_numpy():
     images = np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), np.uint8)
     states = {s.name: s for s in diagnostics.layer_states(model, images)}
     assert list(states) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7"]
-    x = keras.Model(model.inputs, conv3.output)(images).numpy().astype(np.float64)
+    x = keras.Model(model.inputs[0], conv3.output)(images).numpy().astype(np.float64)
     channels = x.reshape(-1, x.shape[-1])
     assert states["conv3"].off == pytest.approx((channels.max(0) == 0).mean())
     assert states["conv3"].on == pytest.approx((channels.min(0) > 0).mean())
