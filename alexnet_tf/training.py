@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -455,11 +456,14 @@ def _finish(run: Run, config: Config, export: bool) -> None:
     if export:
         export_run(run.model_dir)
         lines.append(f"The SavedModel is in {run.saved_model_dir}")
+    programs = os.path.relpath(os.path.dirname(sys.executable)) + os.sep
+    if programs.startswith(".."):  # not this project's .venv
+        programs = ""
     lines += [
         "Next:",
-        f"  tensorboard --logdir={run.model_dir}",
-        f"  python eval.py --model_dir={run.model_dir}",
-        "  python train.py --data_dir=DIR    (python -m data.prepare makes DIR of "
-        "your own pictures)",
+        f"  {programs}tensorboard --logdir={run.model_dir}",
+        f"  {programs}python eval.py --model_dir={run.model_dir} --views=10",
+        f"  {programs}python train.py --data_dir=DIR    ({programs}python -m "
+        "data.prepare makes DIR of your own pictures)",
     ]
     print("\n".join(lines))

@@ -1,6 +1,7 @@
 """Training: replicas, resume, bad numbers, bad arguments."""
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import resource
@@ -139,6 +140,33 @@ def test_a_run_does_not_go_on_with_another_network(data_dir, tmp_path, given, me
     with pytest.raises(UserError, match=message):
         run.start(*resolve({"width": 0.1} | given, data_set, found))
     run.start(*resolve({"width": 0.1} | given, data_set, found), overwrite=True)
+
+
+def test_a_run_does_not_go_on_with_other_classes(data_dir, tmp_path):
+    data_set = open_data_set(data_dir)
+    found = {"precision": "float32", "num_gpus": 0}
+    run = Run(str(tmp_path / "run"))
+    run.start(*resolve({}, data_set, found))
+    other = dataclasses.replace(data_set, class_names=("cat", "dog", "bee", "ant"))
+    message = r"classes 3 \(blue, green, red\), now 4 \(cat, dog, bee, …\)"
+    with pytest.raises(UserError, match=message):
+        run.start(*resolve({}, other, found))
+
+
+def test_where_a_value_comes_from(data_dir):
+    data_set = open_data_set(data_dir)
+    found = {"precision": "float32", "num_gpus": 0}
+    config, origins = resolve({"momentum": 0.8}, data_set, found)
+    assert (config.recipe, origins["recipe"]) == ("small", "data")
+    assert (config.momentum, origins["momentum"]) == (0.8, "command line")
+    assert (config.weight_decay, origins["weight_decay"]) == (5e-4, "recipe small")
+    given = {"optimizer": "lars", "global_batch_size": 1024, "recipe": "paper"}
+    config, origins = resolve(given, data_set, found, scale_lr=True)
+    assert config.learning_rate == pytest.approx(0.08)
+    assert (config.lr_schedule, config.warmup_epochs) == ("poly", 5.0)
+    large = dataclasses.replace(data_set.splits["train"], shard_lengths=(100_000,))
+    many = dataclasses.replace(data_set, splits=data_set.splits | {"train": large})
+    assert resolve({}, many, found)[0].recipe == "paper"
 
 
 def test_what_may_change_is_taken_and_logged(data_dir, tmp_path, caplog):
