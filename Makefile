@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	$(BIN)/python train.py
 
 test: $(VENV)/installed
-	TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
