@@ -4,6 +4,8 @@ Images here are uint8 RGB; results are rounded and saturated to uint8 again, so 
 batches stay small and the model alone subtracts the mean.
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -76,11 +78,12 @@ def adjust_colors(
 def _affine_offset(images, brightness, contrast):
     """What brightness and contrast add to contrast · pixel: float32 `(batch, 3)`."""
     batch, height, width, _ = images.shape
-    # Sums over pairs of rows first, all columns side by side: that vectorises.
-    pair = 2 - height % 2
-    rows = tf.reshape(images, [batch, height // pair, pair, width * 3])
-    rows = tf.add_n([tf.cast(rows[:, :, i], tf.int32) for i in range(pair)])
-    sums = tf.reshape(tf.reduce_sum(rows, axis=1), [batch, width, 3])
+    # Sums over up to eight rows first, all columns side by side: that vectorises.
+    group = math.gcd(height, 8)
+    rows = tf.reshape(images, [batch, height // group, group, width * 3])
+    rows = tf.add_n([tf.cast(rows[:, :, i], tf.uint16) for i in range(group)])
+    sums = tf.reduce_sum(tf.cast(rows, tf.int32), axis=1)
+    sums = tf.reshape(sums, [batch, width, 3])
     means = tf.cast(tf.reduce_sum(sums, axis=1), tf.float32) / (height * width)
     return (1.0 - contrast[:, None]) * means + 255.0 * brightness[:, None]
 

@@ -5,23 +5,28 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_CLASSES = 50  # of a confusion matrix that can be read
+_DPI = 110
 _RIGHT, _WRONG = "#2a7f4f", "#b3392f"
 
 
 def to_png(figure: Figure) -> bytes:
     """Encodes a figure."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    figure.savefig(file, format="png", dpi=_DPI)
     return file.getvalue()
 
 
 def to_array(figure: Figure) -> np.ndarray:
     """Draws a figure: uint8 `(height, width, 3)`."""
-    return np.asarray(Image.open(io.BytesIO(to_png(figure))).convert("RGB"))
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
 def grid(images: np.ndarray, columns: int, space: int = 2) -> np.ndarray:

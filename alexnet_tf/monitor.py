@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.scalar import summary_v2 as scalars
 
 from alexnet_tf.evaluation import Result, read_pictures
 from alexnet_tf.input_pipeline import training_batches
@@ -174,9 +176,15 @@ class Monitor:
         with self._log.writing("train", step):
             for kind, samples in parts.items():
                 for variable, values in zip(variables, samples, strict=True):
-                    tf.summary.histogram(f"{kind}/{variable.path}", values)
+                    # `tf.summary.histogram` writes the same, a dozen times slower.
+                    name = f"{kind}/{variable.path}"
                     zeros = np.mean(values == 0)
-                    tf.summary.scalar(f"zero_{kind}/{variable.path}", zeros)
+                    for summary in (
+                        histograms.histogram_pb(name, values),
+                        scalars.scalar_pb(f"zero_{name}", zeros),
+                    ):
+                        serialized = summary.SerializeToString()
+                        tf.summary.experimental.write_raw_pb(serialized)
 
     def _write_dead_units(self, step: int) -> None:
         """Writes for each layer the share of channels that no image makes positive."""
