@@ -19,7 +19,7 @@ SATURATION = (0.6, 1.4)  # factor in HSV
 PCA_STDDEV = 0.1  # of the α of section 4.1
 
 
-def draw(seed: int, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def draw_uniform(seed: int, position: tf.Tensor) -> tf.Tensor:
     """Draws what the augmentation of one image needs.
 
     Args:
@@ -28,13 +28,24 @@ def draw(seed: int, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     Returns:
         float32 `(6,)`, uniform in 0..1: crop top, crop left, mirror, brightness,
-        contrast, saturation; and float32 `(3,)`, the standard normal of each
-        principal component.
+        contrast, saturation.
     """
-    position = tf.cast(position, tf.int64)
-    uniform = tf.random.stateless_uniform([6], tf.stack([seed, position]))
-    normal = tf.random.stateless_normal([3], tf.stack([~seed, position]))
-    return uniform, normal
+    seeds = tf.stack([seed, tf.cast(position, tf.int64)])
+    return tf.random.stateless_uniform([6], seeds)
+
+
+def draw_normal(seed: int, position: tf.Tensor) -> tf.Tensor:
+    """Draws what the PCA colours of one image need besides.
+
+    Args:
+        seed: Of the run.
+        position: int64 scalar, place of the image in the run.
+
+    Returns:
+        float32 `(3,)`, standard normal, one a principal component.
+    """
+    seeds = tf.stack([~seed, tf.cast(position, tf.int64)])
+    return tf.random.stateless_normal([3], seeds)
 
 
 def _to_uint8(x: tf.Tensor) -> tf.Tensor:

@@ -569,7 +569,10 @@ def training_batches(
     cached = _load(data_set, split, frame, bad_records) if cache else None
 
     def decode(position, record_id, record):
-        uniform, normal = augmentation.draw(seed, position)
+        uniform = augmentation.draw_uniform(seed, position)
+        draws = uniform[3:]
+        if color == "pca":
+            draws = augmentation.draw_normal(seed, position)
         corner = tf.cast(uniform[:2] * (frame - image_size + 1), tf.int32)
         if cache:
             label, image = cached(record_id, corner, image_size)
@@ -578,18 +581,18 @@ def training_batches(
             image = _decode_crop(image_bytes, data_set, corner, image_size, frame)
         mirror = functools.partial(tf.reverse, image, [1])
         image = tf.cond(uniform[2] < 0.5, mirror, lambda: image)
-        return label, image, uniform[3:], normal, position < last_position
+        return label, image, draws, position < last_position
 
     def augment(positions, ids_and_records):
         window = (positions, *ids_and_records)
         chunk = _decode_chunk(decode, window, data_set, records, bad_records)
         chunk = [tf.ensure_shape(x, [chunk_size, *x.shape[1:]]) for x in chunk]
-        labels, images, uniform, normal, active = chunk
+        labels, images, draws, active = chunk
         if color == "jitter":
-            images = augmentation.jitter(images, uniform, active)
+            images = augmentation.jitter(images, draws, active)
         elif color == "pca":
             images = augmentation.add_pca_noise(
-                images, normal, active, data_set, pca_source_2012
+                images, draws, active, data_set, pca_source_2012
             )
         return images, labels
 
