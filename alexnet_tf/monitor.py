@@ -14,9 +14,10 @@ from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
-from alexnet_tf.evaluation import Result, read_pictures
+from alexnet_tf.evaluation import read_pictures
 from alexnet_tf.input_pipeline import training_batches
 from alexnet_tf.records import DataSet, Split
+from alexnet_tf.results import Result
 from alexnet_tf.runs import Config
 from alexnet_tf.summaries import MetricsLog
 

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from alexnet_tf import figures
-from alexnet_tf.evaluation import Predictions, Result, read_pictures
+from alexnet_tf.evaluation import read_pictures
 from alexnet_tf.input_pipeline import evaluation_batches
 from alexnet_tf.records import DataSet
+from alexnet_tf.results import Predictions, Result
 
 NEIGHBOUR_POOL = 20_000  # training pictures, at most, in which neighbours are sought
 _BATCH = 128

@@ -1,4 +1,4 @@
-"""Tests of alexnet_tf/evaluation.py and members.py, against NumPy in float64."""
+"""Tests of evaluation.py, results.py and members.py, against NumPy in float64."""
 
 import csv
 import json
@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import evaluation
+from alexnet_tf import results
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import Evaluator, count, evaluate_run, wilson_interval
+from alexnet_tf.evaluation import Evaluator, count, evaluate_run, read_pictures
 from alexnet_tf.export import export_run
 from alexnet_tf.records import DataSet, Split, open_data_set
+from alexnet_tf.results import wilson_interval
 from alexnet_tf.runs import Run, build_model, resolve
 
 N, SIDE, CROP, CLASSES = 23, 12, 8, 7
@@ -181,8 +182,8 @@ def test_several_networks_average_the_softmax(data_set):
 def test_predictions_and_tables_name_each_record(data_set, tmp_path):
     evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
     result = evaluator.evaluate(data_set, "validation", 6)
-    evaluation.write_predictions(result, data_set, str(tmp_path))
-    evaluation.write_per_class(result, data_set, str(tmp_path))
+    results.write_predictions(result, data_set, str(tmp_path))
+    results.write_per_class(result, data_set, str(tmp_path))
     probabilities = numpy_probabilities(center(PIXELS), KERNELS[0])
     answers = probabilities.argmax(axis=1)
     rows = read_csv(tmp_path / "predictions.csv")
@@ -217,7 +218,7 @@ def test_pictures_are_read_by_their_place(data_set):
     evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
     labels = evaluator.evaluate(data_set, "validation", 6).predictions.labels
     places = np.array([22, 0, 9])
-    images = evaluation.read_pictures(data_set, "validation", places, CROP)
+    images = read_pictures(data_set, "validation", places, CROP)
     for image, label in zip(images, labels[places], strict=True):
         found = np.flatnonzero((center(PIXELS) == image).all(axis=(1, 2, 3)))
         assert LABELS[found].tolist() == [label]
@@ -309,7 +310,7 @@ def test_eval_json_says_what_was_evaluated(runs, tmp_path):
 
 def test_the_fingerprint_changes_with_the_data(data_set, tmp_path):
     other = write(tmp_path, spoilt={0})
-    prints = [evaluation.fingerprint(d.splits["validation"]) for d in (data_set, other)]
+    prints = [results.fingerprint(d.splits["validation"]) for d in (data_set, other)]
     assert prints[0] != prints[1]
 
 
@@ -320,12 +321,12 @@ def test_the_papers_rows_stand_beside_imagenet_only(data_set):
     facts = {"sha256": ["0"], "images_per_second": 1.0} | {
         f"top_{k}_error_interval": interval for k in (1, 5)
     }
-    assert "paper" not in evaluation.format_table(result, data_set, facts)
+    assert "paper" not in results.format_table(result, data_set, facts)
     imagenet = DataSet(
         **vars(data_set)
         | {"name": "imagenet2012", "class_names": tuple(map(str, range(1000)))}
     )
-    table = evaluation.format_table(result, imagenet, facts)
+    table = results.format_table(result, imagenet, facts)
     assert "40.70%" in table
     assert "15.40%" in table
 
