@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from alexnet_tf.decoding import central_crop, decode_central_crop
 from alexnet_tf.errors import UserError
-from alexnet_tf.input_pipeline import central_crop, decode_central_crop
 from alexnet_tf.layers import LocalResponseNormalization
 from alexnet_tf.runs import Config, Run, sha256_of
 

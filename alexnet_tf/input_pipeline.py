@@ -1,36 +1,28 @@
 """Records → shuffled, augmented, batched uint8 images, the same ones every time.
 
-The examples of a training run stand at positions 0, 1, 2, …; position p is place
-p mod N of epoch p div N. An epoch takes its shards in a random order, a block of them
-at a time: the shards of a block are read in turn, a record of each, and every window of
-that stream is shuffled. So any place of a run is reached by opening the shards of one
-block and skipping records there, and what is drawn from (seed, position) is the same.
+`reading.py` says which record stands at a position of a run; what the augmentation
+draws from (seed, position) is the same wherever a run starts.
 """
 
 import contextlib
-import dataclasses
 import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from alexnet_tf import augmentation
+from alexnet_tf.decoding import decode_any, decode_crop, frame_size
 from alexnet_tf.errors import UserError
+from alexnet_tf.reading import find_record, read_all, shuffled_records
 from alexnet_tf.records import DataSet, Split, parse_record
 
-BLOCK_SHARDS = 16  # shards that are read side by side
-SHUFFLE_RECORDS = 10_000  # of a window
-SHUFFLE_BYTES = 128 * 2**20  # of a window; two of them are in memory
-RESIZED = 256  # shorter side, pixels, of a picture before the crop (section 2)
 COLORS = ("jitter", "pca", "none")
 # Images, at most, that one call decodes, one after another: twice as many fall out of
 # the processor's cache before their colours change.
 _CHUNK = 64
-_JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
 
 class BadRecords:
@@ -53,15 +45,6 @@ class BadRecords:
             logging.warning("bad record %d of %s: %s", index, filename, reason)
 
 
-def find_record(split: Split, record_id: int) -> tuple[str, int]:
-    """The shard and the index in it of the record_id-th record of a split."""
-    ends = np.cumsum(split.shard_lengths)
-    shard = int(np.searchsorted(ends, record_id, side="right"))
-    return split.filenames[shard], int(
-        record_id - ends[shard] + split.shard_lengths[shard]
-    )
-
-
 @contextlib.contextmanager
 def label_errors(data_set: DataSet, split: str) -> Iterator[None]:
     """Turns the pipeline's error about a label into a `UserError` with its place."""
@@ -78,311 +61,12 @@ def label_errors(data_set: DataSet, split: str) -> Iterator[None]:
         ) from None
 
 
-def _read_in_turn(
-    split: Split, shards: tf.Tensor, skips: tf.Tensor, ids_only: bool = False
-) -> tf.data.Dataset:
-    """(id, record) of up to `BLOCK_SHARDS` shards, a record of each in turn.
-
-    Args:
-        split: Whose records; ids count through its shards.
-        shards: int64 `(n,)`, which ones.
-        skips: int64 `(n,)`, records to skip in each.
-        ids_only: Whether to read nothing and give empty records.
-    """
-    filenames, lengths = tf.constant(split.filenames), np.array(split.shard_lengths)
-    first_ids = tf.constant(np.cumsum(lengths) - lengths, tf.int64)
-    lengths = tf.constant(lengths, tf.int64)
-    nothing = tf.data.Dataset.from_tensors("").repeat()
-
-    def read(shard, skip):
-        first, length = first_ids[shard], lengths[shard]
-        ids = tf.data.Dataset.range(first + skip, first + length)
-        if ids_only:
-            return tf.data.Dataset.zip(ids, nothing)
-        records = tf.data.TFRecordDataset(filenames[shard]).skip(skip)
-        # A shard that is corrupt or cut short gives empty records from there on: bad
-        # ones, each with its name, and the places of all others stay what they were.
-        records = records.ignore_errors(log_warning=True).concatenate(nothing)
-        return tf.data.Dataset.zip(ids, records)
-
-    # One thread is enough for a local disk, and cheaper where cores are few.
-    in_parallel = "://" in split.filenames[0] or os.cpu_count() > 8
-    return tf.data.Dataset.from_tensor_slices((shards, skips)).interleave(
-        read,
-        cycle_length=BLOCK_SHARDS,
-        num_parallel_calls=tf.data.AUTOTUNE if in_parallel else None,
-    )
-
-
-def read_all(split: Split, ids_only: bool = False) -> tf.data.Dataset:
-    """(id, record) of a split, once, in a fixed order."""
-    shards = tf.range(len(split.filenames), dtype=tf.int64)
-    return _read_in_turn(split, shards, tf.zeros_like(shards), ids_only)
-
-
-def _shuffle_shards(split: Split, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
-    """The shards of an epoch in their order, int64."""
-    seeds = tf.stack([seed, -1 - tf.cast(epoch, tf.int64)])
-    keys = tf.random.stateless_uniform([len(split.filenames)], seeds)
-    return tf.cast(tf.argsort(keys, stable=True), tf.int64)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Start:
-    """What to open and what to skip in order to start inside an epoch.
-
-    Attributes:
-        block: Block of the epoch.
-        shards: Of that block, in the order of reading.
-        skips: Records to skip in each of `shards`.
-        window: First window of the block.
-        skip: Examples of that window to skip once it is shuffled.
-    """
-
-    block: int
-    shards: np.ndarray
-    skips: np.ndarray
-    window: int
-    skip: int
-
-
-def _find_start(split: Split, seed: int, position: int, window_size: int) -> _Start:
-    lengths = np.array(split.shard_lengths, np.int64)
-    epoch, place = divmod(position, split.num_examples)
-    shards = _shuffle_shards(split, seed, epoch).numpy()
-    blocks = np.split(shards, range(BLOCK_SHARDS, len(shards), BLOCK_SHARDS))
-    ends = np.cumsum([lengths[block].sum() for block in blocks])
-    number = int(np.searchsorted(ends, place, side="right"))
-    shards = blocks[number]
-    place -= int(ends[number] - lengths[shards].sum())
-    window, skip = divmod(place, window_size)
-    # Reading in turn gives all first records, then all second ones, and so on.
-    slots = np.repeat(np.arange(len(shards)), lengths[shards])
-    turns = np.concatenate([np.arange(length) for length in lengths[shards]])
-    slots = slots[np.lexsort((slots, turns))]
-    done = window * window_size
-    skips = np.bincount(slots[:done], minlength=len(shards))
-    next_slot = slots[done]
-    return _Start(
-        number, np.roll(shards, -next_slot), np.roll(skips, -next_slot), window, skip
-    )
-
-
-def _shuffle(dataset, buffer_size, seed, position) -> tf.data.Dataset:
-    """`Dataset.shuffle` that does not depend on TensorFlow's global seed."""
-    variant = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(dataset),
-        buffer_size=tf.constant(buffer_size, tf.int64),
-        seed=tf.constant(seed, tf.int64),
-        seed2=position + 1,  # two zeros would mean any seed
-        reshuffle_each_iteration=False,
-        output_types=[tf.int64, tf.string],
-        output_shapes=[[], []],
-    )
-    return tf.data.experimental.from_variant(variant, dataset.element_spec)
-
-
-def _shuffled_records(
-    split: Split, seed: int, start: int, ids_only: bool
-) -> tf.data.Dataset:
-    """(position, (id, record)) of every example from a position on, without end."""
-    file_size = tf.io.gfile.stat(split.filenames[0]).length
-    bytes_per_record = max(1, file_size // max(1, split.shard_lengths[0]))
-    window_size = max(1, min(SHUFFLE_RECORDS, SHUFFLE_BYTES // bytes_per_record))
-    num_blocks = -(-len(split.filenames) // BLOCK_SHARDS)
-    first = _find_start(split, seed, start, window_size)
-    first_block = start // split.num_examples * num_blocks + first.block
-
-    def read_block(block):
-        epoch, number = block // num_blocks, block % num_blocks
-        shards = _shuffle_shards(split, seed, epoch)
-        before, shards = tf.split(shards, [number * BLOCK_SHARDS, -1])
-        lengths = tf.constant(split.shard_lengths, tf.int64)
-        position = epoch * split.num_examples + tf.reduce_sum(
-            tf.gather(lengths, before)
-        )
-        shards, skips, window = tf.cond(
-            block == first_block,
-            lambda: (first.shards, first.skips, np.int64(first.window)),
-            lambda: (
-                shards[:BLOCK_SHARDS],
-                tf.zeros_like(shards[:BLOCK_SHARDS]),
-                np.int64(0),
-            ),
-        )
-        windows = _read_in_turn(split, shards, skips, ids_only).window(window_size)
-        positions = tf.data.Dataset.range(
-            position + window * window_size, tf.int64.max, window_size
-        )
-        return tf.data.Dataset.zip(positions, windows)
-
-    def shuffle_window(position, window):
-        examples = _shuffle(tf.data.Dataset.zip(*window), window_size, seed, position)
-        positions = tf.data.Dataset.range(position, tf.int64.max)
-        skip = tf.where(position + first.skip == start, np.int64(first.skip), 0)
-        return tf.data.Dataset.zip(positions, examples).skip(skip)
-
-    blocks = tf.data.Dataset.range(first_block, tf.int64.max)
-    windows = blocks.flat_map(read_block).prefetch(1)
-    return windows.flat_map(shuffle_window)
-
-
-class _AnyPicture:
-    """In place of a data set, for pictures that are from none."""
-
-    encoding, image_shape = "jpeg", None
-
-
-def _frame_size(data_set: DataSet, image_size: int) -> int:
-    """Height and width, pixels, of the square that crops are cut from."""
-    height, width, _ = data_set.image_shape or (0, 0, 3)
-    if height == width >= image_size:
-        return height
-    return max(RESIZED, image_size)
-
-
-def _decode(
-    image_bytes: tf.Tensor, data_set: DataSet, window: tf.Tensor, **jpeg_options
-) -> tf.Tensor:
-    """Decodes (top, left, height, width) of a picture: uint8 `(height, width, 3)`."""
-    top, left, height, width = tf.unstack(window)
-    rows, columns = slice(top, top + height), slice(left, left + width)
-    if data_set.encoding == "raw":
-        image = tf.io.decode_raw(image_bytes, tf.uint8)
-        return tf.reshape(image, data_set.image_shape)[rows, columns]
-    return tf.cond(
-        tf.io.is_jpeg(image_bytes),
-        lambda: tf.io.decode_and_crop_jpeg(
-            image_bytes, window, **_JPEG, **jpeg_options
-        ),
-        lambda: _decode_any(image_bytes)[rows, columns],
-    )
-
-
-def _decode_any(image_bytes: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
-
-
-def _decode_crop(
-    image_bytes: tf.Tensor,
-    data_set: DataSet,
-    corner: tf.Tensor,
-    size: int,
-    frame: int,
-    **jpeg_options,
-) -> tf.Tensor:
-    """Decodes a crop of a picture, after scaling it to the frame where needed.
-
-    Pictures of other sizes are scaled, antialiased, until the shorter side fits the
-    frame; of the longer one the middle is kept (section 2). Only what the crop depends
-    on is decoded, only the crop is computed.
-
-    Args:
-        image_bytes: string scalar.
-        data_set: Where it is from.
-        corner: int32 `(2,)`, top and left of the crop in the frame, pixels.
-        size: Height and width of the crop, pixels.
-        frame: Height and width of the frame, pixels.
-        **jpeg_options: For `tf.io.decode_and_crop_jpeg`.
-
-    Returns:
-        uint8 `(size, size, 3)`.
-    """
-    if data_set.image_shape == (frame, frame, 3):
-        window = tf.concat([corner, [size, size]], axis=0)
-        image = _decode(image_bytes, data_set, window)
-        return tf.ensure_shape(image, [size, size, 3])
-    if data_set.image_shape:
-        picture = tf.constant(data_set.image_shape[:2])
-    else:
-        picture = tf.cond(
-            tf.io.is_jpeg(image_bytes),
-            lambda: tf.io.extract_jpeg_shape(image_bytes),
-            lambda: tf.shape(_decode_any(image_bytes)),
-        )[:2]
-    window, resample = _plan_crop(picture, corner, size, frame)
-    part = _decode(image_bytes, data_set, window, **jpeg_options)
-    return resample(part[tf.newaxis])[0]
-
-
-def _plan_crop(picture: tf.Tensor, corner: tf.Tensor, size: int, frame: int) -> tuple:
-    """How to get the crop of `_decode_crop` out of a picture of another size.
-
-    Args:
-        picture: int32 `(2,)`, height and width of the picture, pixels.
-        corner: As there.
-        size: As there.
-        frame: As there.
-
-    Returns:
-        int32 `(4,)`, top, left, height and width of the part of the picture that the
-        crop depends on; a function from a batch of such parts to their crops, uint8.
-    """
-    scale = tf.cast(frame / tf.reduce_min(picture), tf.float32)
-    corner = tf.cast(corner, tf.float32)
-    corner += (scale * tf.cast(picture, tf.float32) - frame) / 2.0
-    # What the crop covers in the picture's own pixels, and the reach of the filter. At
-    # scale 1 nothing more: at its border, a decoded JPEG depends on where that is.
-    reach = tf.where(scale == 1.0, 0.0, tf.maximum(1.0, 1.0 / scale) + 1.0)
-    begin = tf.cast(tf.maximum(corner / scale - reach, 0.0), tf.int32)
-    end = tf.cast(tf.math.ceil((corner + size) / scale + reach), tf.int32)
-    end = tf.minimum(end, picture)
-
-    def resample(parts):
-        crops = tf.raw_ops.ScaleAndTranslate(
-            images=parts,
-            size=[size, size],
-            scale=tf.stack([scale, scale]),
-            translation=scale * tf.cast(begin, tf.float32) - corner,
-            kernel_type="triangle",
-            antialias=True,
-        )
-        return tf.cast(tf.clip_by_value(tf.round(crops), 0.0, 255.0), tf.uint8)
-
-    return tf.concat([begin, end - begin], axis=0), resample
-
-
-def decode_central_crop(image_bytes: tf.Tensor, size: int) -> tf.Tensor:
-    """Decodes the crop that evaluation takes of a picture of any size.
-
-    Args:
-        image_bytes: string scalar: what `tf.io.decode_image` takes. Of a JPEG that
-            is cut short, what is missing is grey.
-        size: Height and width of the crop, pixels.
-
-    Returns:
-        uint8 RGB `(size, size, 3)`.
-    """
-    frame = _frame_size(_AnyPicture, size)
-    corner = tf.constant([(frame - size) // 2] * 2)
-    return _decode_crop(
-        image_bytes, _AnyPicture, corner, size, frame, try_recover_truncated=True
-    )
-
-
-def central_crop(images: tf.Tensor, size: int) -> tf.Tensor:
-    """The crops that evaluation takes of pictures of any one size.
-
-    Args:
-        images: uint8 RGB `(batch, height, width, 3)`.
-        size: Height and width of the crops, pixels.
-
-    Returns:
-        uint8 RGB `(batch, size, size, 3)`.
-    """
-    frame = _frame_size(_AnyPicture, size)
-    corner = tf.constant([(frame - size) // 2] * 2)
-    window, resample = _plan_crop(tf.shape(images)[1:3], corner, size, frame)
-    top, left, height, width = tf.unstack(window)
-    return resample(images[:, top : top + height, left : left + width])
-
-
 def _why_bad(record: bytes, data_set: DataSet) -> str:
     if not record:
         return "missing, because the shard is cut short or corrupt"
     try:
         image_bytes, _ = parse_record(tf.constant(record), data_set)
-        _decode_any(image_bytes)
+        decode_any(image_bytes)
     except tf.errors.OpError as error:
         return error.message.splitlines()[0]
     return f"not a picture of the shape {data_set.image_shape}"
@@ -459,7 +143,7 @@ def _decode_in_order(
 
     def decode(_, __, record):
         image_bytes, label = parse_record(record, data_set)
-        return label, _decode_crop(image_bytes, data_set, corner, size, frame)
+        return label, decode_crop(image_bytes, data_set, corner, size, frame)
 
     def decode_chunk(ids, chunk):
         window = (ids, ids, chunk)
@@ -560,7 +244,7 @@ def training_batches(
     records = data_set.splits[split]
     if not records.num_examples:
         raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
-    frame = _frame_size(data_set, image_size)
+    frame = frame_size(data_set, image_size)
     last_position = tf.int64.max
     if color_until_epoch is not None:
         last_position = round(color_until_epoch * records.num_examples)
@@ -578,7 +262,7 @@ def training_batches(
             label, image = cached(record_id, corner, image_size)
         else:
             image_bytes, label = parse_record(record, data_set)
-            image = _decode_crop(image_bytes, data_set, corner, image_size, frame)
+            image = decode_crop(image_bytes, data_set, corner, image_size, frame)
         mirror = functools.partial(tf.reverse, image, [1])
         image = tf.cond(uniform[2] < 0.5, mirror, lambda: image)
         return label, image, draws, position < last_position
@@ -597,7 +281,7 @@ def training_batches(
         return images, labels
 
     start = start_step * global_batch_size
-    examples = _shuffled_records(records, seed, start, ids_only=cache)
+    examples = shuffled_records(records, seed, start, ids_only=cache)
     if not data_service:
         shard = context.num_input_pipelines, context.input_pipeline_id
         examples = examples.shard(*shard)
@@ -648,7 +332,7 @@ def evaluation_batches(
     """
     if views not in (1, 10):
         raise UserError(f"views must be 1 or 10, received {views}")
-    frame = _frame_size(data_set, image_size)
+    frame = frame_size(data_set, image_size)
     size = image_size if views == 1 else frame
 
     def fill_up(images, labels):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from alexnet_tf.decoding import RESIZED
 from alexnet_tf.errors import UserError
-from alexnet_tf.input_pipeline import RESIZED
 from alexnet_tf.runs import Run, sha256_of
 
 

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.input_pipeline import find_record, read_all
 from alexnet_tf.members import Member
+from alexnet_tf.reading import find_record, read_all
 from alexnet_tf.records import DataSet, Split
 
 # Table 2 of the paper, ILSVRC-2012, ten views: top-1 and top-5 error (validation), %.

@@ -405,6 +405,18 @@ def test_exif_orientation():
     assert conversions == ["EXIF-rotated"]
 
 
+def test_quality_is_the_quality_of_the_stored_jpeg():
+    sizes = {}
+    for quality in (40, 95):
+        options = Options(image_size=32, quality=quality)
+        (record,) = transcode([Item("a.bmp", 0, encoded(picture(), "BMP"))], options)
+        stored = Image.open(io.BytesIO(record.image))
+        expected = Image.open(io.BytesIO(encoded(stored, quality=quality)))
+        assert stored.quantization == expected.quantization
+        sizes[quality] = record.num_bytes
+    assert sizes[40] < sizes[95]
+
+
 def test_declared_size_that_no_memory_holds():
     size = struct.pack(">II", 60_000, 60_000)
     content = encoded(picture(), "PNG")

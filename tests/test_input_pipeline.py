@@ -1,4 +1,4 @@
-"""Tests of alexnet_tf/input_pipeline.py."""
+"""Tests of input_pipeline.py, reading.py and decoding.py."""
 
 import dataclasses
 import io
@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import input_pipeline
+from alexnet_tf import input_pipeline, reading
 from alexnet_tf.errors import UserError
 from alexnet_tf.input_pipeline import (
     BadRecords,
@@ -99,8 +99,8 @@ def jpegs(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Two shards a block, four records a window: all that a large set has."""
-    monkeypatch.setattr(input_pipeline, "BLOCK_SHARDS", 2)
-    monkeypatch.setattr(input_pipeline, "SHUFFLE_RECORDS", 4)
+    monkeypatch.setattr(reading, "BLOCK_SHARDS", 2)
+    monkeypatch.setattr(reading, "SHUFFLE_RECORDS", 4)
 
 
 def take(data_set, steps, **options):
@@ -137,7 +137,7 @@ def test_an_epoch_holds_every_example_once_and_epochs_differ(data_set):
 def test_records_are_shuffled_in_a_window_and_shards_as_a_whole(
     tmp_path, monkeypatch, lengths, window
 ):
-    monkeypatch.setattr(input_pipeline, "SHUFFLE_RECORDS", window)
+    monkeypatch.setattr(reading, "SHUFFLE_RECORDS", window)
     records = [example(picture(i).tobytes(), i) for i in range(N)]
     data_set = write(tmp_path, records, lengths, encoding="raw")
     epochs = take(data_set, 3, global_batch_size=N, color="none")[1].reshape(3, N)
