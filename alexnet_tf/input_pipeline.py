@@ -20,9 +20,7 @@ from alexnet_tf.reading import find_record, read_all, shuffled_records
 from alexnet_tf.records import DataSet, Split, parse_record
 
 COLORS = ("jitter", "pca", "none")
-# Images, at most, that one call decodes, one after another: twice as many fall out of
-# the processor's cache before their colours change.
-_CHUNK = 64
+_CHUNK = 128  # images, at most, that one call decodes, one after another
 
 
 class BadRecords:
@@ -78,29 +76,33 @@ def _decode_chunk(
     data_set: DataSet,
     split: Split,
     bad_records: BadRecords | None,
-) -> list[tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes some examples one after another; one that fails gets the label -1.
 
     Args:
-        decode: Function from a position, an id and a record to the label and other
-            tensors of static shape.
-        window: Positions, ids and records of at most `_CHUNK` examples.
+        decode: Function from an example's place in the chunk, its id and its record to
+            the label and the image, of static shape.
+        window: Ids and records of at most `_CHUNK` examples.
         data_set: Where they are from.
         split: The part of it.
         bad_records: Collects what fails.
 
     Returns:
-        What `decode` returns, batched; zeros where it failed.
+        int32 labels and uint8 images, batched; zeros where it failed.
     """
     num_examples = window[0].cardinality()[tf.newaxis]
     numbered = tf.data.Dataset.zip(tf.data.Dataset.range(_CHUNK), *window)
     # An error leaves its example out, at no cost for the others.
     good = numbered.map(
-        lambda number, *example: (number, example[1], *decode(*example))
+        lambda place, record_id, record: (
+            place,
+            record_id,
+            *decode(place, record_id, record),
+        )
     ).ignore_errors()
     none = [tf.zeros([0, *spec.shape], spec.dtype) for spec in good.element_spec]
     good = good.batch(_CHUNK).concatenate(tf.data.Dataset.from_tensors(tuple(none)))
-    numbers, good_ids, labels, *rest = good.take(1).get_single_element()
+    places, good_ids, labels, images = good.take(1).get_single_element()
     wrong = (labels < 0) | (labels >= data_set.num_classes)
     message = ["label out of range", good_ids[wrong], labels[wrong]]
     check = tf.debugging.Assert(~tf.reduce_any(wrong), message, summarize=1)
@@ -113,20 +115,18 @@ def _decode_chunk(
 
     def fill():
         if bad_records is not None:
-            examples = tf.data.Dataset.zip(*window[1:]).batch(_CHUNK)
+            examples = tf.data.Dataset.zip(*window).batch(_CHUNK)
             arguments = [*examples.get_single_element(), good_ids]
             tf.numpy_function(report, arguments, [])
         filled = [
-            tf.scatter_nd(
-                numbers[:, None], x, tf.concat([num_examples, x.shape[1:]], 0)
-            )
-            for x in (labels + 1, *rest)
+            tf.scatter_nd(places[:, None], x, tf.concat([num_examples, x.shape[1:]], 0))
+            for x in (labels + 1, images)
         ]
-        return [filled[0] - 1, *filled[1:]]
+        return filled[0] - 1, filled[1]
 
     with tf.control_dependencies([check]):
-        some_are_bad = tf.size(numbers, tf.int64) < num_examples[0]
-        return tf.cond(some_are_bad, fill, lambda: [labels, *rest])
+        some_are_bad = tf.size(places, tf.int64) < num_examples[0]
+        return tf.cond(some_are_bad, fill, lambda: (labels, images))
 
 
 def _decode_in_order(
@@ -145,8 +145,7 @@ def _decode_in_order(
         image_bytes, label = parse_record(record, data_set)
         return label, decode_crop(image_bytes, data_set, corner, size, frame)
 
-    def decode_chunk(ids, chunk):
-        window = (ids, ids, chunk)
+    def decode_chunk(*window):
         args = (decode, window, data_set, records, bad_records)
         labels, images = _decode_chunk(*args)
         return images, labels
@@ -252,31 +251,36 @@ def training_batches(
         bad_records = None  # a list here is out of reach there
     cached = _load(data_set, split, frame, bad_records) if cache else None
 
-    def decode(position, record_id, record):
-        uniform = augmentation.draw_uniform(seed, position)
-        draws = uniform[3:]
-        if color == "pca":
-            draws = augmentation.draw_normal(seed, position)
-        corner = tf.cast(uniform[:2] * (frame - image_size + 1), tf.int32)
+    def decode(corner, mirrored, record_id, record):
         if cache:
             label, image = cached(record_id, corner, image_size)
         else:
             image_bytes, label = parse_record(record, data_set)
             image = decode_crop(image_bytes, data_set, corner, image_size, frame)
         mirror = functools.partial(tf.reverse, image, [1])
-        image = tf.cond(uniform[2] < 0.5, mirror, lambda: image)
-        return label, image, draws, position < last_position
+        return label, tf.cond(mirrored, mirror, lambda: image)
 
     def augment(positions, ids_and_records):
-        window = (positions, *ids_and_records)
-        chunk = _decode_chunk(decode, window, data_set, records, bad_records)
-        chunk = [tf.ensure_shape(x, [chunk_size, *x.shape[1:]]) for x in chunk]
-        labels, images, draws, active = chunk
+        positions = positions.batch(chunk_size).get_single_element()
+        positions = tf.ensure_shape(positions, [chunk_size])
+        uniform = augmentation.draw_uniform(seed, positions)
+        corners = tf.cast(uniform[:, :2] * (frame - image_size + 1), tf.int32)
+        mirrored = uniform[:, 2] < 0.5
+
+        def decode_place(place, record_id, record):
+            return decode(corners[place], mirrored[place], record_id, record)
+
+        args = (decode_place, ids_and_records, data_set, records, bad_records)
+        labels, images = _decode_chunk(*args)
+        labels = tf.ensure_shape(labels, [chunk_size])
+        images = tf.ensure_shape(images, [chunk_size, *images.shape[1:]])
+        active = (positions < last_position) & (labels >= 0)
         if color == "jitter":
-            images = augmentation.jitter(images, draws, active)
+            images = augmentation.jitter(images, uniform[:, 3:], active)
         elif color == "pca":
+            normal = augmentation.draw_normal(seed, positions)
             images = augmentation.add_pca_noise(
-                images, draws, active, data_set, pca_source_2012
+                images, normal, active, data_set, pca_source_2012
             )
         return images, labels
 

@@ -146,8 +146,7 @@ def test_draws_are_functions_of_seed_and_position():
     def draws(seed, count=400):
         functions = augmentation.draw_uniform, augmentation.draw_normal
         return [
-            np.stack([draw(seed, tf.constant(i)) for i in range(count)])
-            for draw in functions
+            draw(seed, tf.range(count, dtype=tf.int64)).numpy() for draw in functions
         ]
 
     uniform, normal = draws(5)
@@ -156,6 +155,9 @@ def test_draws_are_functions_of_seed_and_position():
     np.testing.assert_array_equal(uniform, again[0])
     np.testing.assert_array_equal(normal, again[1])
     assert (draws(6, 10)[0] != uniform[:10]).all()
+    some = tf.constant([390, 7, 8, 250], tf.int64)
+    np.testing.assert_array_equal(augmentation.draw_uniform(5, some), uniform[some])
+    np.testing.assert_array_equal(augmentation.draw_normal(5, some), normal[some])
     assert len(np.unique(uniform)) > 0.99 * uniform.size
     assert 0 <= uniform.min() < 0.02
     assert 0.98 < uniform.max() < 1
