@@ -7,8 +7,10 @@ Everything is measured on the same pictures, those of the training split of `--d
 turns. "raw" are the same pictures as uncompressed records; `--originals` is a folder of
 JPEG files in their original sizes. The peers: the colour operations of `tf.image` one
 by one, `keras.utils.image_dataset_from_directory` with Keras' preprocessing layers, and
-PIL with torchvision's definitions of the same transforms in one process a core, by
-`torch.utils.data.DataLoader` with `--torch`, else by `multiprocessing`.
+PIL with torchvision's definitions of the same transforms in one process a core: to
+uint8 pixels by `multiprocessing`, and with `--torch` by `torch.utils.data.DataLoader`,
+also to the normalised floats that PyTorch's own ImageNet example feeds to AlexNet
+(ToTensor, Normalize). Ours leaves that to the model.
 
 "of crop's speed" compares CPU seconds, what decides where all cores are busy and what
 other load disturbs least. Then: what it takes to start late in an epoch, and the peak
@@ -44,13 +46,14 @@ from alexnet_tf.records import Split, open_data_set, parse_record
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared set.", required=True)
 _ORIGINALS = flags.DEFINE_string("originals", None, "Folder of JPEG files, any size.")
-_TORCH = flags.DEFINE_bool("torch", False, "PIL through torch's DataLoader.")
+_TORCH = flags.DEFINE_bool("torch", False, "Measure torch's DataLoader too.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure the peers too.")
 _TURNS = flags.DEFINE_integer("turns", 3, "Turns; medians are printed.")
 _IMAGES = flags.DEFINE_integer("images", 3000, "Images of a turn.")
 _BATCH = 128
 _LARGE = 15_000  # examples; more than a window
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+_IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def records(data_set):
@@ -147,17 +150,29 @@ def pil_transform(filename):
     return np.asarray(image)
 
 
+def to_normalized_tensor(image):
+    """ToTensor and Normalize, as torchvision defines them."""
+    import torch
+
+    tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    tensor = tensor.to(torch.float32).div(255)
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in _IMAGENET_MEAN_STD)
+    return tensor.sub_(mean).div_(std)
+
+
 class PILFiles:
     """A data set as torch wants it: pictures by index."""
 
-    def __init__(self, filenames):
+    def __init__(self, filenames, normalize):
         self.filenames = filenames
+        self.normalize = normalize
 
     def __len__(self):
         return len(self.filenames)
 
     def __getitem__(self, index):
-        return pil_transform(self.filenames[index])
+        image = pil_transform(self.filenames[index])
+        return to_normalized_tensor(image.copy()) if self.normalize else image
 
 
 def pil_batch(filenames):
@@ -165,24 +180,31 @@ def pil_batch(filenames):
     return np.stack([pil_transform(name) for name in filenames])
 
 
+def repeated_files(folder):
+    """The pictures' files over and over, more than are measured."""
+    filenames = sorted(glob.glob(f"{folder}/*/*.jpg"))
+    wanted = 20 * _IMAGES.value
+    return (filenames * (1 + wanted // len(filenames)))[:wanted]
+
+
 def pil_loader(folder):
     """Endless batches out of one process a core, started afresh."""
-    filenames = sorted(glob.glob(f"{folder}/*/*.jpg"))
-    filenames = (filenames * (1 + 20 * _IMAGES.value // len(filenames)))[
-        : 20 * _IMAGES.value
-    ]
-    if _TORCH.value:
-        import torch.utils.data
-
-        yield from torch.utils.data.DataLoader(
-            PILFiles(filenames),
-            batch_size=_BATCH,
-            num_workers=os.cpu_count(),
-            multiprocessing_context="spawn",
-        )
-    parts = [filenames[i : i + _BATCH] for i in range(0, len(filenames), _BATCH)]
+    names = repeated_files(folder)
+    parts = [names[i : i + _BATCH] for i in range(0, len(names), _BATCH)]
     pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
-    yield from pool.imap(pil_batch, parts)
+    return pool.imap(pil_batch, parts)
+
+
+def torch_loader(folder, normalize):
+    """The same by torch."""
+    import torch.utils.data
+
+    return torch.utils.data.DataLoader(
+        PILFiles(repeated_files(folder), normalize),
+        batch_size=_BATCH,
+        num_workers=os.cpu_count(),
+        multiprocessing_context="spawn",
+    )
 
 
 def with_train(data_set, filenames, lengths, **changes):
@@ -302,9 +324,12 @@ def main(_):
             rows["original sizes: ours, jitter"] = lambda: ours(originals, "jitter")
         if _PEERS.value:
             rows["tf.image, one by one"] = lambda: tf_image(data_set)
-            rows["Keras loader and layers"] = lambda: keras_layers(f"{folder}/files")
-            name = "torch DataLoader" if _TORCH.value else "a process a core"
-            rows[f"PIL, {name}"] = lambda: pil_loader(f"{folder}/files")
+            files = f"{folder}/files"
+            rows["Keras loader and layers"] = lambda: keras_layers(files)
+            rows["PIL, a process a core"] = lambda: pil_loader(files)
+            if _TORCH.value:
+                rows["torch, PIL to uint8"] = lambda: torch_loader(files, False)
+                rows["torch, PIL to floats"] = lambda: torch_loader(files, True)
         results = {name: [] for name in rows}
         for _ in range(_TURNS.value):
             for name, make in rows.items():
