@@ -13,8 +13,8 @@ also to the normalised floats that PyTorch's own ImageNet example feeds to AlexN
 (ToTensor, Normalize). Ours leaves that to the model.
 
 "of crop's speed" compares CPU seconds, what decides where all cores are busy and what
-other load disturbs least. Then: what it takes to start late in an epoch, and the peak
-memory.
+other load disturbs least: turn by turn, then the median. Last, what it takes to start
+late in an epoch, and the peak memory.
 """
 
 import dataclasses
@@ -342,9 +342,11 @@ def main(_):
             name: [statistics.median(x) for x in zip(*turns, strict=True)]
             for name, turns in results.items()
         }
-        base = per_image["decode + crop"][1]
+        crops = results["decode + crop"]
         for name, (seconds, cpu) in per_image.items():
-            print(f"{name:32}{1 / seconds:8.0f}{1000 * cpu:15.3f}{base / cpu:12.2f}")
+            pairs = zip(crops, results[name], strict=True)
+            ratio = statistics.median(crop[1] / own[1] for crop, own in pairs)
+            print(f"{name:32}{1 / seconds:8.0f}{1000 * cpu:15.3f}{ratio:12.2f}")
         print()
         for data in (data_set, raw):
             large = enlarge(data, f"{folder}/large")
