@@ -16,6 +16,7 @@ from absl import logging
 from alexnet_tf import augmentation
 from alexnet_tf.decoding import decode_any, decode_crop, frame_size
 from alexnet_tf.errors import UserError
+from alexnet_tf.random_access import MemoryImages, RawRecords, read_crops
 from alexnet_tf.reading import find_record, read_all, shuffled_records
 from alexnet_tf.records import DataSet, Split, parse_record
 
@@ -72,6 +73,18 @@ def _why_bad(record: bytes, data_set: DataSet) -> str:
     return f"not a picture of the shape {data_set.image_shape}"
 
 
+def _report_bad(
+    bad_records: BadRecords | None,
+    data_set: DataSet,
+    split: Split,
+    record_id: int,
+    record: bytes,
+) -> None:
+    if bad_records is not None:
+        place = find_record(split, record_id)
+        bad_records.add(*place, _why_bad(record, data_set))
+
+
 def _decode_chunk(
     decode: Callable,
     window: Sequence[tf.data.Dataset],
@@ -112,8 +125,7 @@ def _decode_chunk(
     def report(ids, records, good_ids):
         for record_id, record in zip(ids, records, strict=True):
             if record_id not in good_ids:
-                place = find_record(split, int(record_id))
-                bad_records.add(*place, _why_bad(record, data_set))
+                _report_bad(bad_records, data_set, split, int(record_id), record)
 
     def fill():
         if bad_records is not None:
@@ -168,23 +180,15 @@ def _announce_cache(data_set: DataSet, split: str, size: int) -> None:
 
 def _load(
     data_set: DataSet, split: str, frame: int, bad_records: BadRecords | None
-) -> Callable:
-    """Decodes a split into memory; returns what takes a crop from there."""
+) -> MemoryImages:
+    """Decodes a split into memory."""
     _announce_cache(data_set, split, frame)
     records = data_set.splits[split]
     batches = _decode_in_order(data_set, split, frame, frame, _CHUNK, bad_records)
     images, labels = batches.rebatch(records.num_examples).get_single_element()
     order = read_all(records, ids_only=True).map(lambda record_id, _: record_id)
-    places = tf.argsort(order.batch(records.num_examples).get_single_element())
-
-    def crop(record_id, corner, size):
-        place = places[record_id]
-        label = labels[place]
-        begin = tf.concat([[place], corner, [0]], axis=0)
-        with tf.control_dependencies([tf.debugging.Assert(label >= 0, ["bad record"])]):
-            return label, tf.slice(images, begin, [1, size, size, 3])[0]
-
-    return crop
+    record_ids = order.batch(records.num_examples).get_single_element()
+    return MemoryImages(record_ids.numpy(), labels.numpy(), images.numpy())
 
 
 def training_batches(
@@ -251,14 +255,16 @@ def training_batches(
         last_position = round(color_until_epoch * records.num_examples)
     if data_service:
         bad_records = None  # a list here is out of reach there
-    cached = _load(data_set, split, frame, bad_records) if cache else None
+    stored = None  # images that can be read in any order
+    if cache:
+        stored = _load(data_set, split, frame, bad_records)
+    elif not data_service and RawRecords.suits(data_set, records, frame):
+        report_bad = functools.partial(_report_bad, bad_records, data_set, records)
+        stored = RawRecords(data_set, records, report_bad)
 
-    def decode(corner, mirrored, record_id, record):
-        if cache:
-            label, image = cached(record_id, corner, image_size)
-        else:
-            image_bytes, label = parse_record(record, data_set)
-            image = decode_crop(image_bytes, data_set, corner, image_size, frame)
+    def decode(corner, mirrored, record):
+        image_bytes, label = parse_record(record, data_set)
+        image = decode_crop(image_bytes, data_set, corner, image_size, frame)
         mirror = functools.partial(tf.reverse, image, [1])
         return label, tf.cond(mirrored, mirror, lambda: image)
 
@@ -269,11 +275,16 @@ def training_batches(
         corners = tf.cast(uniform[:, :2] * (frame - image_size + 1), tf.int32)
         mirrored = uniform[:, 2] < 0.5
 
-        def decode_place(place, record_id, record):
-            return decode(corners[place], mirrored[place], record_id, record)
+        def decode_place(place, _, record):
+            return decode(corners[place], mirrored[place], record)
 
-        args = (decode_place, ids_and_records, data_set, records, bad_records)
-        labels, images = _decode_chunk(*args)
+        if stored:
+            record_ids = ids_and_records[0].batch(chunk_size).get_single_element()
+            args = (stored, record_ids, corners, mirrored, image_size)
+            labels, images = read_crops(*args)
+        else:
+            args = (decode_place, ids_and_records, data_set, records, bad_records)
+            labels, images = _decode_chunk(*args)
         labels = tf.ensure_shape(labels, [chunk_size])
         images = tf.ensure_shape(images, [chunk_size, *images.shape[1:]])
         active = (positions < last_position) & (labels >= 0)
@@ -287,7 +298,7 @@ def training_batches(
         return images, labels
 
     start = start_step * global_batch_size
-    examples = shuffled_records(records, seed, start, ids_only=cache)
+    examples = shuffled_records(records, seed, start, ids_only=bool(stored))
     if not data_service:
         shard = context.num_input_pipelines, context.input_pipeline_id
         examples = examples.shard(*shard)

@@ -7,6 +7,7 @@ that stream is shuffled. So any place of a run is reached by opening the shards 
 block and skipping records there.
 """
 
+import bisect
 import dataclasses
 import os
 
@@ -22,11 +23,8 @@ SHUFFLE_BYTES = 128 * 2**20  # of a window; two of them are in memory
 
 def find_record(split: Split, record_id: int) -> tuple[str, int]:
     """The shard and the index in it of the record_id-th record of a split."""
-    ends = np.cumsum(split.shard_lengths)
-    shard = int(np.searchsorted(ends, record_id, side="right"))
-    return split.filenames[shard], int(
-        record_id - ends[shard] + split.shard_lengths[shard]
-    )
+    shard = bisect.bisect_right(split.first_ids, record_id) - 1
+    return split.filenames[shard], record_id - split.first_ids[shard]
 
 
 def _read_in_turn(
@@ -40,9 +38,9 @@ def _read_in_turn(
         skips: int64 `(n,)`, records to skip in each.
         ids_only: Whether to read nothing and give empty records.
     """
-    filenames, lengths = tf.constant(split.filenames), np.array(split.shard_lengths)
-    first_ids = tf.constant(np.cumsum(lengths) - lengths, tf.int64)
-    lengths = tf.constant(lengths, tf.int64)
+    filenames = tf.constant(split.filenames)
+    first_ids = tf.constant(split.first_ids, tf.int64)
+    lengths = tf.constant(split.shard_lengths, tf.int64)
     nothing = tf.data.Dataset.from_tensors("").repeat()
 
     def read(shard, skip):

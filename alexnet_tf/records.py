@@ -8,12 +8,14 @@ older convention for ImageNet, `train-00000-of-01024`, with `image/encoded` and
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -47,6 +49,11 @@ class Split:
     def num_examples(self) -> int:
         """Records in all shards."""
         return sum(self.shard_lengths)
+
+    @functools.cached_property
+    def first_ids(self) -> list[int]:
+        """The id of each shard's first record; ids count through the shards."""
+        return list(itertools.accumulate(self.shard_lengths[:-1], initial=0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,24 +279,37 @@ def imagenet_class_names() -> list[str]:
     return names
 
 
+def record_spans(filename: str) -> Iterator[tuple[int, int]]:
+    """Finds the whole records of a TFRecord file by their headers.
+
+    Yields:
+        Where the content of a record begins in the file, and its length, bytes.
+    """
+    # tf.io's files read half a megabyte after every seek; Python's do not.
+    opener = tf.io.gfile.GFile if "://" in filename else open
+    size, position = tf.io.gfile.stat(filename).length, 0
+    with opener(filename, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(8)  # then its checksum, the content, its checksum
+            if len(header) < 8:
+                return
+            (length,) = struct.unpack("<Q", header)
+            begin, position = position + 8 + 4, position + 8 + 4 + length + 4
+            if position <= size:
+                yield begin, length
+
+
 def count_records(filename: str) -> int:
     """Counts the records of a TFRecord file by their headers.
 
     Raises:
         UserError: The file does not end where a record does.
     """
-    # tf.io's files read half a megabyte after every seek; Python's do not.
-    opener = tf.io.gfile.GFile if "://" in filename else open
-    size, count, position = tf.io.gfile.stat(filename).length, 0, 0
-    with opener(filename, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(8)  # then its checksum, the content, its checksum
-            if len(header) < 8:
-                break
-            position += 8 + 4 + struct.unpack("<Q", header)[0] + 4
-            count += position <= size
-    if position != size:
+    count, end = 0, 0
+    for begin, length in record_spans(filename):
+        count, end = count + 1, begin + length + 4
+    if end != tf.io.gfile.stat(filename).length:
         raise UserError(
             f"{filename} is cut short or damaged after {count} records; copy it again"
         )
