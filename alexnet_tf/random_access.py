@@ -4,8 +4,12 @@ There is nothing to decode, so what would be small change beside a JPEG file dec
 here: a chunk of images is one call, and pixels are copied as rarely as possible.
 """
 
+import atexit
 import functools
+import math
 import os
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -37,25 +41,30 @@ class MemoryImages:
 
 
 class _Shard:
-    """A TFRecord file of which any record can be read."""
+    """A TFRecord file of which any part can be read."""
 
     def __init__(self, filename: str):
+        self._filename = filename
         self._file = os.open(filename, os.O_RDONLY)
-        self._spans = list(record_spans(filename))
 
     def __del__(self):
         os.close(self._file)
 
-    def read(self, index: int) -> bytes:
-        begin, length = self._spans[index]
+    @functools.cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where the records are, and their lengths, bytes."""
+        return list(record_spans(self._filename))
+
+    def read(self, begin: int, length: int) -> bytes:
         return os.pread(self._file, length, begin)
 
 
 class RawRecords:
     """Raw records on a local disk.
 
-    Their checksums are left to `data.check`: to compute them would take as long as all
-    the rest.
+    A record is parsed when it is first asked for, to find its pixels; later they alone
+    are read. Checksums are left to `data.check`: to compute them would take as long as
+    all the rest.
 
     Args:
         data_set: With the encoding "raw", in files that the system can open.
@@ -71,6 +80,9 @@ class RawRecords:
         self._split = split
         self._report_bad = report_bad
         self._open = functools.lru_cache(maxsize=4 * BLOCK_SHARDS)(_Shard)
+        self._labels = np.zeros(split.num_examples, np.int64)
+        # Where in its shard the pixels of a record begin; 0 as long as not known.
+        self._begins = np.zeros(split.num_examples, np.int64)
 
     @staticmethod
     def suits(data_set: DataSet, split: Split, frame: int) -> bool:
@@ -87,21 +99,37 @@ class RawRecords:
         Raises:
             ValueError: The label is out of range.
         """
-        data_set, record = self._data_set, b""
+        filename, index = find_record(self._split, record_id)
+        record, shape = b"", self._data_set.image_shape
         try:
-            filename, index = find_record(self._split, record_id)
-            record = self._open(filename).read(index)
-            features = tf.train.Example.FromString(record).features.feature
-            (label,) = features[data_set.label_key].int64_list.value
-            (pixels,) = features[data_set.image_key].bytes_list.value
-            image = np.frombuffer(pixels, np.uint8).reshape(data_set.image_shape)
+            shard = self._open(filename)
+            if not self._begins[record_id]:
+                begin, length = shard.spans[index]
+                record = shard.read(begin, length)
+                self._labels[record_id], place = self._find_pixels(record)
+                self._begins[record_id] = begin + place
+            pixels = shard.read(self._begins[record_id], math.prod(shape))
+            image = np.frombuffer(pixels, np.uint8).reshape(shape)
         except (OSError, IndexError, DecodeError, ValueError):
             self._report_bad(record_id, record)
-            return -1, np.zeros(data_set.image_shape, np.uint8)
-        label -= data_set.label_offset
-        if not 0 <= label < data_set.num_classes:
+            return -1, np.zeros(shape, np.uint8)
+        label = self._labels[record_id]
+        if not 0 <= label < self._data_set.num_classes:
             raise ValueError(f"[label out of range] [{record_id}] [{label}]")
         return label, image
+
+    def _find_pixels(self, record: bytes) -> tuple[int, int]:
+        """Returns the label, and where in the record the pixels begin."""
+        data_set = self._data_set
+        features = tf.train.Example.FromString(record).features.feature
+        (label,) = features[data_set.label_key].int64_list.value
+        (pixels,) = features[data_set.image_key].bytes_list.value
+        if len(pixels) != math.prod(data_set.image_shape):
+            raise ValueError("not of the shape of the others")
+        place = record.index(pixels[:64])  # to look for all of them is slow
+        while not record.startswith(pixels, place):
+            place = record.index(pixels[:64], place + 1)
+        return label - data_set.label_offset, place
 
 
 def read_crops(
@@ -138,6 +166,37 @@ def read_crops(
     return labels, tf.dynamic_stitch(places, crops)
 
 
+class _Calls:
+    """Knows whether any call runs, for the end of the process.
+
+    A thread that wants to run Python after the interpreter has begun to end is stopped
+    for ever, and TensorFlow waits for it as long. Nobody takes batches any more by then,
+    so the calls cease as soon as TensorFlow's buffers are full.
+    """
+
+    def __init__(self):
+        self._threads = set()
+        self._last_end = 0.0
+        atexit.register(self._wait_until_they_cease)
+
+    def __enter__(self):
+        self._threads.add(threading.get_ident())
+
+    def __exit__(self, *_):
+        self._last_end = time.monotonic()
+        self._threads.discard(threading.get_ident())
+
+    def _wait_until_they_cease(self) -> None:
+        deadline = time.monotonic() + 10.0
+        while self._threads or time.monotonic() < self._last_end + 0.1:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+
+
+_calls = _Calls()
+
+
 def _copy_crops(images, size, record_ids, corners, mirrored) -> list[np.ndarray]:
     """The labels, the crops that stay as they are, and those to be mirrored."""
     labels = np.empty(len(record_ids), np.int32)
@@ -146,9 +205,10 @@ def _copy_crops(images, size, record_ids, corners, mirrored) -> list[np.ndarray]
     free = [iter(x) for x in crops]
     examples = (x.tolist() for x in (record_ids, corners, mirrored))
     examples = zip(*examples, strict=True)
-    for place, (record_id, (top, left), side) in enumerate(examples):
-        labels[place], image = images.read(record_id)
-        next(free[side])[:] = image[top : top + size, left : left + size]
+    with _calls:
+        for place, (record_id, (top, left), side) in enumerate(examples):
+            labels[place], image = images.read(record_id)
+            next(free[side])[:] = image[top : top + size, left : left + size]
     return [labels, *crops]
 
 
