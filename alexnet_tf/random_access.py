@@ -10,6 +10,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -46,9 +47,7 @@ class _Shard:
     def __init__(self, filename: str):
         self._filename = filename
         self._file = os.open(filename, os.O_RDONLY)
-
-    def __del__(self):
-        os.close(self._file)
+        weakref.finalize(self, os.close, self._file).atexit = False
 
     @functools.cached_property
     def spans(self) -> list[tuple[int, int]]:
@@ -170,8 +169,8 @@ class _Calls:
     """Knows whether any call runs, for the end of the process.
 
     A thread that wants to run Python after the interpreter has begun to end is stopped
-    for ever, and TensorFlow waits for it as long. Nobody takes batches any more by then,
-    so the calls cease as soon as TensorFlow's buffers are full.
+    for ever, and TensorFlow waits for it as long. Nobody takes batches any more by
+    then, so the calls cease as soon as TensorFlow's buffers are full.
     """
 
     def __init__(self):
