@@ -154,22 +154,27 @@ def test_few_files_stay_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("steps", [1, 3, 20])
-def test_a_process_ends_whatever_is_still_being_read(tmp_path, records, steps):
-    write(tmp_path, records, encoding="raw")
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_process_ends_whatever_is_still_being_read(tmp_path, steps):
     script = f"""
-        import pathlib, sys
+        import pathlib, sys, time
         sys.path[:0] = {[os.path.dirname(__file__), *sys.path]}
         from test_input_pipeline import N, example, picture, training_batches, write
+        from alexnet_tf.random_access import RawRecords
 
+        def read_slowly(*args):
+            time.sleep(0.005)
+            return read(*args)
+
+        read, RawRecords.read = RawRecords.read, read_slowly
         pictures = [example(picture(i).tobytes(), i) for i in range(N)]
         data_set = write(pathlib.Path({str(tmp_path)!r}), pictures, encoding="raw")
-        options = dict(global_batch_size=64, seed=0, image_size=32)
+        options = dict(global_batch_size=16, seed=0, image_size=32)
         batches = iter(training_batches(data_set, **options))
         for _ in range({steps}):
             next(batches)
         print("done")
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout) == (0, "done\n"), run.stderr
