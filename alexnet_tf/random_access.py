@@ -165,7 +165,7 @@ def read_crops(
     return labels, tf.dynamic_stitch(places, crops)
 
 
-class _Calls:
+class Calls:
     """Knows whether any call runs, for the end of the process.
 
     A thread that wants to run Python after the interpreter has begun to end is stopped
@@ -176,7 +176,6 @@ class _Calls:
     def __init__(self):
         self._threads = set()
         self._last_end = 0.0
-        atexit.register(self._wait_until_they_cease)
 
     def __enter__(self):
         self._threads.add(threading.get_ident())
@@ -185,7 +184,8 @@ class _Calls:
         self._last_end = time.monotonic()
         self._threads.discard(threading.get_ident())
 
-    def _wait_until_they_cease(self) -> None:
+    def wait_until_they_cease(self) -> None:
+        """Returns when no call has run for a tenth of a second, or after ten."""
         deadline = time.monotonic() + 10.0
         while self._threads or time.monotonic() < self._last_end + 0.1:
             if time.monotonic() > deadline:
@@ -193,7 +193,8 @@ class _Calls:
             time.sleep(0.01)
 
 
-_calls = _Calls()
+_calls = Calls()
+atexit.register(_calls.wait_until_they_cease)
 
 
 def _copy_crops(images, size, record_ids, corners, mirrored) -> list[np.ndarray]:

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_input_pipeline import SIDE, N, example, picture, same, take, write
 
+from alexnet_tf import random_access
 from alexnet_tf.errors import UserError
 from alexnet_tf.input_pipeline import BadRecords, label_errors
 from alexnet_tf.random_access import MemoryImages, RawRecords, read_crops
@@ -152,6 +155,25 @@ def test_few_files_stay_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) - before <= 64
     del source
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_end_of_the_process_waits_for_calls():
+    calls, ended = random_access.Calls(), []
+
+    def call():
+        with calls:
+            time.sleep(0.3)
+        time.sleep(0.05)
+        with calls:
+            time.sleep(0.3)
+            ended.append(True)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    time.sleep(0.1)
+    calls.wait_until_they_cease()
+    assert ended
+    thread.join()
 
 
 @pytest.mark.parametrize("steps", [1, 5])
