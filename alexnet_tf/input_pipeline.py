@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -188,7 +189,8 @@ def _load(
     images, labels = batches.rebatch(records.num_examples).get_single_element()
     order = read_all(records, ids_only=True).map(lambda record_id, _: record_id)
     record_ids = order.batch(records.num_examples).get_single_element()
-    return MemoryImages(record_ids.numpy(), labels.numpy(), images.numpy())
+    # Unlike .numpy(), this copies nothing.
+    return MemoryImages(*map(np.asarray, (record_ids, labels, images)))
 
 
 def training_batches(
