@@ -151,11 +151,22 @@ def read_crops(
         int32 labels `(n,)` and uint8 images `(n, size, size, 3)`; -1 and zeros for a
         record that cannot be used.
     """
-    labels, *crops = tf.numpy_function(
-        functools.partial(_copy_crops, images, size),
-        [record_ids, corners, mirrored],
-        [tf.int32, tf.uint8, tf.uint8],
-    )
+
+    def call():
+        return tf.numpy_function(
+            functools.partial(_copy_crops, images, size),
+            [record_ids, corners, mirrored],
+            [tf.int32, tf.uint8, tf.uint8],
+        )
+
+    def call_nothing():
+        shapes = [
+            [tf.math.count_nonzero(x), size, size, 3] for x in (~mirrored, mirrored)
+        ]
+        crops = [tf.zeros(shape, tf.uint8) for shape in shapes]
+        return [-tf.ones_like(record_ids, tf.int32), *crops]
+
+    labels, *crops = tf.cond(_calls.gate.is_closed(), call_nothing, call)
     # Of TensorFlow's ways to reverse, and to gather, the fast ones.
     crops = [tf.reshape(x, [-1, size, 3]) for x in crops]
     crops = [crops[0], tf.reverse(crops[1], [1])]
@@ -166,35 +177,48 @@ def read_crops(
 
 
 class Calls:
-    """Knows whether any call runs, for the end of the process.
+    """The calls from TensorFlow's threads to Python, for the end of the process.
 
     A thread that wants to run Python after the interpreter has begun to end is stopped
-    for ever, and TensorFlow waits for it as long. Nobody takes batches any more by
-    then, so the calls cease as soon as TensorFlow's buffers are full.
+    for ever, and TensorFlow waits for it as long. So the calls end first: what passes
+    the gate is counted, and nothing passes when it is closed.
     """
 
     def __init__(self):
-        self._threads = set()
-        self._last_end = 0.0
+        self._lock = threading.Lock()
+        self._running = self._seen = 0
+
+    @functools.cached_property
+    def gate(self) -> tf.queue.QueueBase:
+        """A resource of TensorFlow, asked for being closed before each call."""
+        with tf.init_scope():
+            return tf.queue.FIFOQueue(1, tf.bool)
 
     def __enter__(self):
-        self._threads.add(threading.get_ident())
+        with self._lock:
+            self._running += 1
+            self._seen += 1
 
     def __exit__(self, *_):
-        self._last_end = time.monotonic()
-        self._threads.discard(threading.get_ident())
+        with self._lock:
+            self._running -= 1
 
-    def wait_until_they_cease(self) -> None:
-        """Returns when no call has run for a tenth of a second, or after ten."""
-        deadline = time.monotonic() + 10.0
-        while self._threads or time.monotonic() < self._last_end + 0.1:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.01)
+    def end(self) -> None:
+        """Closes the gate, and returns when the calls that had passed it are over."""
+        if "gate" not in vars(self):
+            return
+        self.gate.close()
+        # A thread between the gate and Python is not seen; it needs far less time than
+        # this. (That is counted, not measured: a machine may stop for a while.)
+        quiet = 0
+        while quiet < 20:
+            seen = self._seen
+            time.sleep(0.005)
+            quiet = 0 if self._running or self._seen != seen else quiet + 1
 
 
 _calls = Calls()
-atexit.register(_calls.wait_until_they_cease)
+atexit.register(_calls.end)
 
 
 def _copy_crops(images, size, record_ids, corners, mirrored) -> list[np.ndarray]:

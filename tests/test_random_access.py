@@ -159,36 +159,53 @@ def test_few_files_stay_open(tmp_path):
 
 def test_the_end_of_the_process_waits_for_calls():
     calls, ended = random_access.Calls(), []
+    assert not calls.gate.is_closed()
 
     def call():
-        with calls:
-            time.sleep(0.3)
-        time.sleep(0.05)
-        with calls:
-            time.sleep(0.3)
-            ended.append(True)
+        for _ in range(2):
+            with calls:
+                time.sleep(0.3)
+            time.sleep(0.02)
+        ended.append(True)
 
     thread = threading.Thread(target=call)
     thread.start()
     time.sleep(0.1)
-    calls.wait_until_they_cease()
+    calls.end()
     assert ended
+    assert calls.gate.is_closed()
     thread.join()
+
+
+def test_nothing_is_called_once_the_process_ends(monkeypatch):
+    calls = random_access.Calls()
+    monkeypatch.setattr(random_access, "_calls", calls)
+    images = MemoryImages(np.arange(2), np.ones(2), np.ones((2, 8, 8, 3), np.uint8))
+    args = images, [0, 1], [[0, 0], [1, 1]], tf.constant([False, True]), 4
+    labels, crops = read_crops(*args)
+    assert labels.numpy().tolist() == [1, 1]
+    assert (crops.numpy() == 1).all()
+    calls.end()
+    monkeypatch.setattr(images, "read", never)
+    labels, crops = read_crops(*args)
+    assert labels.numpy().tolist() == [-1, -1]
+    assert (crops.numpy() == 0).all()
 
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_process_ends_whatever_is_still_being_read(tmp_path, steps):
     script = f"""
-        import pathlib, sys, time
+        import atexit, pathlib, sys
+
+        def hold():
+            "Keeps Python to itself for a while, as what ends a process may do."
+            sys.setswitchinterval(100)
+            sum(range(30_000_000))
+
+        atexit.register(hold)
         sys.path[:0] = {[os.path.dirname(__file__), *sys.path]}
         from test_input_pipeline import N, example, picture, training_batches, write
-        from alexnet_tf.random_access import RawRecords
 
-        def read_slowly(*args):
-            time.sleep(0.005)
-            return read(*args)
-
-        read, RawRecords.read = RawRecords.read, read_slowly
         pictures = [example(picture(i).tobytes(), i) for i in range(N)]
         data_set = write(pathlib.Path({str(tmp_path)!r}), pictures, encoding="raw")
         options = dict(global_batch_size=16, seed=0, image_size=32)
