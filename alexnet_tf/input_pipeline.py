@@ -65,7 +65,7 @@ def label_errors(data_set: DataSet, split: str) -> Iterator[None]:
 
 def _why_bad(record: bytes, data_set: DataSet) -> str:
     if not record:
-        return "missing, because the shard is cut short or corrupt"
+        return "missing, because the shard is gone, cut short or corrupt"
     try:
         image_bytes, _ = parse_record(tf.constant(record), data_set)
         decode_any(image_bytes)

@@ -51,7 +51,10 @@ def _read_in_turn(
         records = tf.data.TFRecordDataset(filenames[shard]).skip(skip)
         # A shard that is corrupt or cut short gives empty records from there on: bad
         # ones, each with its name, and the places of all others stay what they were.
-        records = records.ignore_errors(log_warning=True).concatenate(nothing)
+        # One that cannot be opened gives the same error at every attempt: the ids, one
+        # of which goes with each, put an end to them.
+        records = tf.data.Dataset.zip(ids, records).ignore_errors()
+        records = records.map(lambda _, record: record).concatenate(nothing)
         return tf.data.Dataset.zip(ids, records)
 
     # One thread is enough for a local disk, and cheaper where cores are few.

@@ -304,12 +304,16 @@ def test_a_batch_of_bad_records_is_still_a_batch(tmp_path):
     assert len(collector) == 8
 
 
-def test_a_shard_that_is_cut_short_costs_only_its_own_records(tmp_path):
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_shard_that_is_cut_short_or_gone_costs_only_its_records(tmp_path, is_gone):
     data_set = write(tmp_path, [example(encode(picture(i)), i) for i in range(N)])
     reference = take(data_set, 15)
     shard = data_set.splits["train"].filenames[2]  # labels 10 to 23
-    with open(shard, "rb+") as file:
-        file.truncate(os.path.getsize(shard) // 2)
+    if is_gone:
+        os.remove(shard)
+    else:
+        with open(shard, "rb+") as file:
+            file.truncate(os.path.getsize(shard) // 2)
     collector = BadRecords()
     images, labels = take(data_set, 15, bad_records=collector)
     lost = labels == -1
