@@ -175,7 +175,7 @@ def test_what_may_change_is_taken_and_logged(data_dir, tmp_path, caplog):
     run = Run(str(tmp_path / "run"))
     run.start(*resolve({"width": 0.1}, data_set, found))
     given = {"width": 0.1, "learning_rate": 0.5, "num_epochs": 3.0}
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         run.start(*resolve(given, data_set, found))
     assert "learning_rate 0.001 → 0.5" in caplog.text
     assert run.read_config().learning_rate == 0.5
