@@ -152,28 +152,25 @@ def read_crops(
         record that cannot be used.
     """
 
-    def call():
-        return tf.numpy_function(
+    def read():
+        labels, *crops = tf.numpy_function(
             functools.partial(_copy_crops, images, size),
             [record_ids, corners, mirrored],
             [tf.int32, tf.uint8, tf.uint8],
         )
+        # Of TensorFlow's ways to reverse, and to gather, the fast ones.
+        crops = [tf.reshape(x, [-1, size, 3]) for x in crops]
+        crops = [crops[0], tf.reverse(crops[1], [1])]
+        crops = [tf.reshape(x, [-1, size, size, 3]) for x in crops]
+        places = [tf.where(x)[:, 0] for x in (~mirrored, mirrored)]
+        places = [tf.cast(x, tf.int32) for x in places]
+        return labels, tf.dynamic_stitch(places, crops)
 
-    def call_nothing():
-        shapes = [
-            [tf.math.count_nonzero(x), size, size, 3] for x in (~mirrored, mirrored)
-        ]
-        crops = [tf.zeros(shape, tf.uint8) for shape in shapes]
-        return [-tf.ones_like(record_ids, tf.int32), *crops]
+    def read_nothing():
+        number = tf.size(record_ids)
+        return tf.fill([number], -1), tf.zeros([number, size, size, 3], tf.uint8)
 
-    labels, *crops = tf.cond(_calls.gate.is_closed(), call_nothing, call)
-    # Of TensorFlow's ways to reverse, and to gather, the fast ones.
-    crops = [tf.reshape(x, [-1, size, 3]) for x in crops]
-    crops = [crops[0], tf.reverse(crops[1], [1])]
-    crops = [tf.reshape(x, [-1, size, size, 3]) for x in crops]
-    places = [tf.where(x)[:, 0] for x in (~mirrored, mirrored)]
-    places = [tf.cast(x, tf.int32) for x in places]
-    return labels, tf.dynamic_stitch(places, crops)
+    return tf.cond(_calls.gate.is_closed(), read_nothing, read)
 
 
 class Calls:
@@ -204,17 +201,19 @@ class Calls:
             self._running -= 1
 
     def end(self) -> None:
-        """Closes the gate, and returns when the calls that had passed it are over."""
+        """Closes the gate and waits for the calls that had passed it, at most 10 s."""
         if "gate" not in vars(self):
             return
         self.gate.close()
-        # A thread between the gate and Python is not seen; it needs far less time than
-        # this. (That is counted, not measured: a machine may stop for a while.)
+        # A thread between the gate and Python is not seen: twenty times in a row there
+        # must be none. Seconds would not do, the whole machine may stop for a while.
         quiet = 0
-        while quiet < 20:
+        for _ in range(2000):
             seen = self._seen
             time.sleep(0.005)
             quiet = 0 if self._running or self._seen != seen else quiet + 1
+            if quiet == 20:
+                break
 
 
 _calls = Calls()

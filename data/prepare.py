@@ -26,7 +26,7 @@ from data.source import Item
 from data.transcode import Options, Record, transcode
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
-_ITEMS_PER_TASK = 32
+_ITEMS_PER_TASK = 16
 _TASKS_PER_WORKER = 4  # in flight, so that memory is bounded
 # Every worker process imports this module: TensorFlow is imported inside functions.
 

@@ -116,8 +116,7 @@ def _transcode(item: Item, options: Options) -> Record:
     stored = image.tobytes() if is_raw else to_jpeg(image, options.quality)
     sample = image.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.NEAREST)
     # Sums of integers below 2**53 are exact in float64, in whatever order.
-    values = np.frombuffer(sample.tobytes(), np.uint8).reshape(-1, 3)
-    values = values.astype(np.float64)
+    values = np.asarray(sample).reshape(-1, 3).astype(np.float64)
     return record._replace(
         image=stored,
         num_bytes=len(stored),

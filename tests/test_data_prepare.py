@@ -120,7 +120,9 @@ def test_records_are_those_that_tfds_would_write(tmp_path, encoding):
     features = tfds.builder_from_directory(output).info.features
     serializer = ExampleSerializer(features.get_serialized_info())
     shards = tf.io.gfile.glob(f"{output}/*.tfrecord*")
-    for serialized in tf.data.TFRecordDataset(shards).as_numpy_iterator():
+    records = list(tf.data.TFRecordDataset(shards).as_numpy_iterator())
+    assert len(records) == 12
+    for serialized in records:
         feature = tf.train.Example.FromString(serialized).features.feature
         example = {
             "image": feature["image"].bytes_list.value[0],

@@ -177,6 +177,15 @@ def test_the_end_of_the_process_waits_for_calls():
     thread.join()
 
 
+def test_the_end_of_the_process_does_not_wait_for_ever(monkeypatch):
+    calls, slept = random_access.Calls(), []
+    assert not calls.gate.is_closed()
+    monkeypatch.setattr(time, "sleep", slept.append)
+    with calls:
+        calls.end()
+    assert sum(slept) == pytest.approx(10)
+
+
 def test_nothing_is_called_once_the_process_ends(monkeypatch):
     calls = random_access.Calls()
     monkeypatch.setattr(random_access, "_calls", calls)
