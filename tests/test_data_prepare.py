@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.records import open_data_set, parse_record
@@ -111,27 +110,18 @@ def miniature_imagenet(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
-def test_records_are_those_that_tfds_would_write(tmp_path, encoding):
-    write_folders(tmp_path / "in", classes=("cat", "chien à poil"))
-    options = Options(image_size=32, encoding=encoding)
+def test_features_are_in_the_same_order_in_every_run(tmp_path):
+    write_folders(tmp_path / "in")
     output = str(tmp_path / "out")
-    prepare(source="folder", input=str(tmp_path / "in"), output=output, options=options)
-    features = tfds.builder_from_directory(output).info.features
-    serializer = ExampleSerializer(features.get_serialized_info())
+    prepare(source="folder", input=str(tmp_path / "in"), output=output, options=SMALL)
     shards = tf.io.gfile.glob(f"{output}/*.tfrecord*")
     records = list(tf.data.TFRecordDataset(shards).as_numpy_iterator())
     assert len(records) == 12
-    for serialized in records:
-        feature = tf.train.Example.FromString(serialized).features.feature
-        example = {
-            "image": feature["image"].bytes_list.value[0],
-            "label": feature["label"].int64_list.value[0],
-            "file_name": feature["file_name"].bytes_list.value[0].decode(),
-        }
-        # By itself protobuf gives the features in an order that changes between runs.
-        expected = serializer.get_tf_example(example)
-        assert expected.SerializeToString(deterministic=True) == serialized
+    # By itself protobuf gives an order that changes from one process to another.
+    names = b"file_name", b"image", b"label"
+    for record in records:
+        places = [record.index(b"\n" + bytes([len(name)]) + name) for name in names]
+        assert places == sorted(places)
 
 
 def test_miniature_imagenet(miniature_imagenet, tmp_path, capsys):
