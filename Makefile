@@ -12,6 +12,7 @@ $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	  sys.exit(None if (3, 11) <= v <= (3, 13) else \
 	  "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12" % v)'
+	@echo "installing TensorFlow and what else is needed into $(VENV), some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
