@@ -3,12 +3,13 @@
     python tests/run_and_kill.py DATA_DIR MODEL_DIR WHERE REPLICAS DROPOUT_RATE
 
 WHERE is "never", or where the process kills itself with SIGKILL, as a machine that
-loses its power would: "step" (while step 7 runs), "save" (while the checkpoint of step
-6 is being written), "between" (after the first epoch's validation, before its
-checkpoint), "evaluation" (in the second epoch's validation); or "sigterm": SIGTERM
-during step 7.
+loses its power would: "between" (after the first epoch's validation, before its
+checkpoint), "save" (while the checkpoint of step 6 is being written), "step" (while
+step 7 runs), "evaluation" (in its first validation); or "sigterm": SIGTERM during
+step 8.
 """
 
+import functools
 import glob
 import os
 import pathlib
@@ -25,13 +26,13 @@ def kill(signum=signal.SIGKILL):
     os.kill(os.getpid(), signum)
 
 
-def before(owner, name, call, act):
-    """Has `act` run before the call-th call of a method."""
-    method, calls = getattr(owner, name), []
+def before(owner, name, act, when):
+    """Has `act` run before the first call of a method of which `when` is true."""
+    method, done = getattr(owner, name), []
 
     def replaced(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
+        if not done and when(*args):
+            done.append(1)
             act()
         return method(*args, **kwargs)
 
@@ -59,18 +60,22 @@ def main():
     from alexnet_tf.trainer import Trainer
 
     logging.set_verbosity(logging.INFO)
-    during_step = threading.Timer(0.02, kill)
-    if where == "step":
-        before(Trainer, "run_steps", 7, during_step.start)
+    if where == "between":
+        before(training.Checkpoints, "save", kill, lambda _, step: step == 5)
     elif where == "save":
-        checkpoints = os.path.join(model_dir, "checkpoints")
-        before(training.Checkpoints, "save", 3, lambda: kill_while_writing(checkpoints))
-    elif where == "between":
-        before(training.Checkpoints, "save", 2, kill)
-    elif where == "evaluation":
-        before(Evaluator, "evaluate", 2, lambda: threading.Timer(0.1, kill).start())
+        watch = functools.partial(
+            kill_while_writing, os.path.join(model_dir, "checkpoints")
+        )
+        before(training.Checkpoints, "save", watch, lambda _, step: step == 6)
+    elif where == "step":
+        during_step = threading.Timer(0.02, kill)
+        before(Trainer, "run_steps", during_step.start, lambda t, *_: t.step == 6)
     elif where == "sigterm":
-        before(Trainer, "run_steps", 7, lambda: kill(signal.SIGTERM))
+        terminate = functools.partial(kill, signal.SIGTERM)
+        before(Trainer, "run_steps", terminate, lambda t, *_: t.step == 7)
+    elif where == "evaluation":
+        during_evaluation = threading.Timer(0.1, kill)
+        before(Evaluator, "evaluate", during_evaluation.start, lambda *_: True)
     finished = training.train(
         data_dir,
         model_dir,
