@@ -70,12 +70,14 @@ def test_find_first_bad(layer, value, where):
     assert diagnostics.find_first_bad(model, images, tf.constant([0, 1])) == where
 
 
-@pytest.mark.parametrize(("recipe", "stuck"), [("paper", True), ("small", False)])
+@pytest.mark.parametrize(
+    ("recipe", "width", "stuck"), [("paper", 0.1, True), ("small", 0.2, False)]
+)
 def test_a_stuck_network_is_told_from_one_that_learns(
-    data_dir, tmp_path, recipe, stuck
+    data_dir, tmp_path, recipe, width, stuck
 ):
     trainer = make_trainer(
-        data_dir, recipe=recipe, num_epochs=18, learning_rate=0.004, width=0.2
+        data_dir, recipe=recipe, num_epochs=18, learning_rate=0.004, width=width
     )
     lines = []
     loop = training.Loop(trainer, Run(str(tmp_path)))
