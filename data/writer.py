@@ -25,8 +25,8 @@ from data.source import Source
 from data.transcode import Options, Record, transcode
 
 # A split larger than this is shuffled on disk (TFDS would take a gigabyte of memory),
-# in so many files, of which one at a time is in memory (TFDS makes a thousand, and to
-# make them takes longer than to fill them): 200 MB each for ImageNet in JPEG.
+# in so many files, of which one at a time is in memory: 200 MB for ImageNet in JPEG.
+# TFDS makes a thousand, which takes a while where making a file is slow.
 shuffle.MAX_MEM_BUFFER_SIZE = 16 << 20
 shuffle.BUCKETS_NUMBER = 256
 _FILE_FORMAT = file_adapters.FileFormat.TFRECORD
