@@ -24,11 +24,8 @@ from tensorflow_datasets.core.utils import shard_utils
 from data.source import Source
 from data.transcode import Options, Record, transcode
 
-# A split larger than this is shuffled on disk (TFDS would take a gigabyte of memory),
-# in so many files, of which one at a time is in memory: 200 MB for ImageNet in JPEG.
-# TFDS makes a thousand, which takes a while where making a file is slow.
+# A split larger than this is shuffled on disk (TFDS would take a gigabyte of memory).
 shuffle.MAX_MEM_BUFFER_SIZE = 16 << 20
-shuffle.BUCKETS_NUMBER = 256
 _FILE_FORMAT = file_adapters.FileFormat.TFRECORD
 
 
@@ -69,7 +66,7 @@ class DataSetWriter:
 
     def write(self, records: Iterator[Record]) -> None:
         """Takes the records on, those in memory or in temporary files."""
-        # The shuffle on disk keeps its files open, those of three splits at most.
+        # The shuffle on disk keeps a thousand files open for each split.
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
