@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.records import open_data_set, parse_record
@@ -271,6 +272,27 @@ def test_same_bytes_whatever_the_number_of_workers(tmp_path):
     assert list(one) != list(other)
     labels = [label for _, label in one.values()]
     assert labels != sorted(labels)
+
+
+def test_a_shuffle_on_disk_gives_the_same_bytes(tmp_path, monkeypatch):
+    write_folders(tmp_path / "in", 20)
+    prepare_folder(tmp_path / "in", tmp_path / "memory")
+    on_disk = []
+    add = shuffle.Shuffler._add_to_bucket
+
+    def count(self, *args):
+        on_disk.append(args)
+        add(self, *args)
+
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 5_000)
+    monkeypatch.setattr(shuffle.Shuffler, "_add_to_bucket", count)
+    prepare_folder(tmp_path / "in", tmp_path / "disk")
+    assert on_disk
+    names = sorted(os.listdir(tmp_path / "memory"))
+    assert sorted(os.listdir(tmp_path / "disk")) == names
+    for name in names:
+        content = (tmp_path / "memory" / name).read_bytes()
+        assert content == (tmp_path / "disk" / name).read_bytes(), name
 
 
 def test_num_shards(tmp_path):
