@@ -40,9 +40,10 @@ def define_flags() -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates as the flags say."""
-    from alexnet_tf import devices, evaluation
+    from alexnet_tf import devices
+    from alexnet_tf.evaluation import evaluator
 
-    evaluation.evaluate_run(
+    evaluator.evaluate_run(
         values.model_dir,
         data_dir=values.data_dir,
         split=values.split,

@@ -86,7 +86,7 @@ _OTHER_FLAGS = (
 
 def main(values: flags.FlagValues) -> int:
     """Trains as the flags say; returns the exit code."""
-    from alexnet_tf import training
+    from alexnet_tf.training import loop
 
     names = [f.name for f in values.get_flags_for_module("__main__")]
     given = {
@@ -107,7 +107,7 @@ def main(values: flags.FlagValues) -> int:
     if model_dir is None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{values.recipe}"
         model_dir = os.path.join("runs", name)
-    finished = training.train(
+    finished = loop.train(
         data_dir,
         model_dir,
         precision=values.precision,

@@ -1,8 +1,8 @@
 """AlexNet (Krizhevsky, Sutskever, Hinton 2012) for TensorFlow and Keras."""
 
 _PUBLIC = {
-    "alexnet": "model",
-    "LocalResponseNormalization": "layers",
+    "alexnet": "network.alexnet",
+    "LocalResponseNormalization": "network.layers",
     "RECIPES": "recipes",
 }
 

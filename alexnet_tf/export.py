@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from alexnet_tf.decoding import central_crop, decode_central_crop
 from alexnet_tf.errors import UserError
-from alexnet_tf.layers import LocalResponseNormalization
-from alexnet_tf.runs import Config, Run, sha256_of
+from alexnet_tf.network.layers import LocalResponseNormalization
+from alexnet_tf.pipeline.decoding import central_crop, decode_central_crop
+from alexnet_tf.run import Config, Run, sha256_of
 
 MAX_PIXELS = 2**26  # of a picture; 8192 × 8192
 WARM_UP_BATCH_SIZES = (1, 8, 32)

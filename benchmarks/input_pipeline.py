@@ -40,9 +40,9 @@ import PIL.ImageEnhance
 import tensorflow as tf
 from absl import app, flags
 
-from alexnet_tf import augmentation
-from alexnet_tf.input_pipeline import training_batches
-from alexnet_tf.records import Split, open_data_set, parse_record
+from alexnet_tf.pipeline import augmentation
+from alexnet_tf.pipeline.batches import training_batches
+from alexnet_tf.pipeline.data_set import Split, open_data_set, parse_record
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared set.", required=True)
 _ORIGINALS = flags.DEFINE_string("originals", None, "Folder of JPEG files, any size.")

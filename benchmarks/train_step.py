@@ -23,9 +23,9 @@ import keras
 import tensorflow as tf
 from absl import app, flags
 
-import alexnet_tf.model
+import alexnet_tf.network.alexnet
 from alexnet_tf import alexnet
-from alexnet_tf.optimizers import MomentumSGD
+from alexnet_tf.training.optimizers import MomentumSGD
 
 _BATCH = flags.DEFINE_integer("global_batch_size", 128, "Images in a step.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds; the medians are printed.")
@@ -45,7 +45,7 @@ class _KerasLRN(keras.layers.Layer):
 
 def keras_as_it_comes() -> keras.Model:
     """The network of `alexnet`, out of Keras' own layers."""
-    ours = alexnet_tf.model
+    ours = alexnet_tf.network.alexnet
     replaced = ours.GroupedConv2D, ours.LocalResponseNormalization, ours.Dropout
     ours.GroupedConv2D = keras.layers.Conv2D
     ours.LocalResponseNormalization = _KerasLRN

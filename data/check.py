@@ -24,7 +24,7 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
     """
     import numpy as np
 
-    from alexnet_tf.records import open_data_set
+    from alexnet_tf.pipeline.data_set import open_data_set
 
     data_set = open_data_set(data_dir)
     kind = "older ImageNet shards" if "/" in data_set.image_key else "TFDS directory"
@@ -82,7 +82,7 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
     """Yields (label, hash) for a good record, and what is wrong with a bad one."""
     import tensorflow as tf
 
-    from alexnet_tf.records import parse_record
+    from alexnet_tf.pipeline.data_set import parse_record
 
     def inspect(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image_bytes, label = parse_record(serialized, data_set)

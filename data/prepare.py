@@ -138,7 +138,7 @@ def _written_whole(output: str, overwrite: bool) -> Iterator[str]:
     """Yields a directory that becomes `output` only if all goes well."""
     from tensorflow.io import gfile
 
-    from alexnet_tf.records import INCOMPLETE_SUFFIX, INFO_FILE
+    from alexnet_tf.pipeline.data_set import INCOMPLETE_SUFFIX, INFO_FILE
 
     if gfile.exists(output) and gfile.listdir(output):
         if not gfile.exists(os.path.join(output, INFO_FILE)):

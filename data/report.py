@@ -12,7 +12,7 @@ import tensorflow as tf
 import tqdm
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.records import color_statistics
+from alexnet_tf.pipeline.data_set import color_statistics
 from data.transcode import SAMPLE_SIDE, Record
 
 # The copies of a picture, by the hash of its file.

@@ -88,7 +88,7 @@ def main(values: flags.FlagValues) -> int:
     """Checks as the flags say; prints both results."""
     import tensorflow as tf
 
-    from alexnet_tf.records import open_data_set, parse_record
+    from alexnet_tf.pipeline.data_set import open_data_set, parse_record
 
     python = make_environment(values.environment)
     scripts, run = os.path.dirname(HERE), f"--model_dir={values.model_dir}"

@@ -55,18 +55,18 @@ def main():
     data_dir, model_dir, where, replicas, dropout_rate = sys.argv[1:]
     from absl import logging
 
-    from alexnet_tf import training
-    from alexnet_tf.evaluation import Evaluator
-    from alexnet_tf.trainer import Trainer
+    from alexnet_tf.evaluation.evaluator import Evaluator
+    from alexnet_tf.training import loop
+    from alexnet_tf.training.step import Trainer
 
     logging.set_verbosity(logging.INFO)
     if where == "between":
-        before(training.Checkpoints, "save", kill, lambda _, step: step == 5)
+        before(loop.Checkpoints, "save", kill, lambda _, step: step == 5)
     elif where == "save":
         watch = functools.partial(
             kill_while_writing, os.path.join(model_dir, "checkpoints")
         )
-        before(training.Checkpoints, "save", watch, lambda _, step: step == 6)
+        before(loop.Checkpoints, "save", watch, lambda _, step: step == 6)
     elif where == "step":
         during_step = threading.Timer(0.02, kill)
         before(Trainer, "run_steps", during_step.start, lambda t, *_: t.step == 6)
@@ -76,7 +76,7 @@ def main():
     elif where == "evaluation":
         during_evaluation = threading.Timer(0.1, kill)
         before(Evaluator, "evaluate", during_evaluation.start, lambda *_: True)
-    finished = training.train(
+    finished = loop.train(
         data_dir,
         model_dir,
         precision="float32",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import augmentation
+from alexnet_tf.pipeline import augmentation
 
 
 def adjust_with_tf_image(image, brightness, contrast, saturation):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf.records import open_data_set
+from alexnet_tf.pipeline.data_set import open_data_set
 from data.check import check
 from data.prepare import prepare
 from data.transcode import Options

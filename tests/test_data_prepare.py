@@ -16,7 +16,7 @@ from PIL import Image
 from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.records import open_data_set, parse_record
+from alexnet_tf.pipeline.data_set import open_data_set, parse_record
 from data.prepare import prepare
 from data.source import Item
 from data.sources import imagenet

@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 from test_training import make_trainer
 
-from alexnet_tf import alexnet, diagnostics, training
-from alexnet_tf.runs import Run
+from alexnet_tf import alexnet
+from alexnet_tf.run import Run
+from alexnet_tf.training import diagnostics
+from alexnet_tf.training.loop import Loop
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_a_stuck_network_is_told_from_one_that_learns(
         data_dir, recipe=recipe, num_epochs=18, learning_rate=0.004, width=width
     )
     lines = []
-    loop = training.Loop(trainer, Run(str(tmp_path)))
+    loop = Loop(trainer, Run(str(tmp_path)))
     loop._progress.line = lines.append
     assert loop.run()
     said = [line for line in lines if "is stuck" in line]

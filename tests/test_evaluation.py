@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import results
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import Evaluator, count, evaluate_run, read_pictures
+from alexnet_tf.evaluation import results
+from alexnet_tf.evaluation.evaluator import (
+    Evaluator,
+    count,
+    evaluate_run,
+    read_pictures,
+)
+from alexnet_tf.evaluation.results import wilson_interval
 from alexnet_tf.export import export_run
-from alexnet_tf.records import DataSet, Split, open_data_set
-from alexnet_tf.results import wilson_interval
-from alexnet_tf.runs import Run, build_model, resolve
+from alexnet_tf.pipeline.data_set import DataSet, Split, open_data_set
+from alexnet_tf.run import Run, build_model, resolve
 
 N, SIDE, CROP, CLASSES = 23, 12, 8, 7
 LENGTHS = (9, 1, 13)

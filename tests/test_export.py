@@ -17,10 +17,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from alexnet_tf import alexnet, export, runs
+from alexnet_tf import alexnet, export
 from alexnet_tf.errors import UserError
-from alexnet_tf.input_pipeline import evaluation_batches
-from alexnet_tf.records import DataSet, Split
+from alexnet_tf.pipeline.batches import evaluation_batches
+from alexnet_tf.pipeline.data_set import DataSet, Split
+from alexnet_tf.run import Run, resolve
 
 NAMES = ("cat", "großer Hund", "fish, small", "bird")
 TENSORFLOW = pathlib.Path(tf.__file__).parent
@@ -464,8 +465,8 @@ def run(model, tmp_path_factory):
     data_set = write_data_set(folder, [make_example(label=[0])], (256, 256, 3))
     given = {"recipe": "original", "width": 0.05}
     machine = {"precision": "float32", "num_gpus": 0}
-    run = runs.Run(str(folder / "run"))
-    run.start(*runs.resolve(given, data_set, machine))
+    run = Run(str(folder / "run"))
+    run.start(*resolve(given, data_set, machine))
     checkpoint = tf.train.Checkpoint(model=model)
     path = tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save()
     return run, path

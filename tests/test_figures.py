@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from alexnet_tf import figures
+from alexnet_tf.evaluation import figures
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.devices import make_strategy
-from alexnet_tf.layers import (
+from alexnet_tf.network.layers import (
     Dropout,
     GroupedConv2D,
     LocalResponseNormalization,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.devices import make_strategy
-from alexnet_tf.optimizers import LARS, MomentumSGD, sum_over_replicas
+from alexnet_tf.training.optimizers import LARS, MomentumSGD, sum_over_replicas
 
 
 def paper_rule(w, gradients, rate, momentum, decay):

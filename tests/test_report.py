@@ -11,10 +11,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import report
-from alexnet_tf.evaluation import evaluate_run, read_pictures
-from alexnet_tf.records import open_data_set
-from alexnet_tf.runs import Run, build_model, resolve
+from alexnet_tf.evaluation import report
+from alexnet_tf.evaluation.evaluator import evaluate_run, read_pictures
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.run import Run, build_model, resolve
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 

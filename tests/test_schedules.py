@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf.schedules import make_schedule, plateau
+from alexnet_tf.training.schedules import make_schedule, plateau
 
 
 def factors(schedule, epochs):

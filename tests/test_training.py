@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import training
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.records import open_data_set
-from alexnet_tf.runs import Run, resolve
-from alexnet_tf.trainer import Trainer
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.run import Run, resolve
+from alexnet_tf.training.loop import Loop, train
+from alexnet_tf.training.step import Trainer
 
 SMALL = {"width": 0.1, "global_batch_size": 32, "precision": "float32"}
 
@@ -102,7 +102,7 @@ def test_learning_rate_of_original_is_its_timetable(data_dir):
 def test_checkpoint_metrics_and_summary_of_a_run(data_dir, tmp_path, capsys):
     model_dir = str(tmp_path / "run")
     given = SMALL | {"num_epochs": 2, "lr_schedule": "constant"}
-    assert training.train(data_dir, model_dir, export=False, **given)
+    assert train(data_dir, model_dir, export=False, **given)
     lines = read_metrics(model_dir)
     assert [(line["split"], line["step"]) for line in lines] == [
         ("train", 5),
@@ -188,16 +188,16 @@ def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
         ({"simulate_gpus": 3}, "32 cannot be shared evenly by 3 replicas"),
     ]:
         with pytest.raises(UserError, match=message):
-            training.train(data_dir, run, **(SMALL | given))
+            train(data_dir, run, **(SMALL | given))
     with pytest.raises(UserError, match="no such data_dir"):
-        training.train(str(tmp_path / "none"), run, **SMALL)
+        train(str(tmp_path / "none"), run, **SMALL)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no data set in"):
-        training.train(str(tmp_path / "empty"), run, **SMALL)
+        train(str(tmp_path / "empty"), run, **SMALL)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds files but no run"):
-        training.train(data_dir, str(tmp_path / "full"), overwrite=True, **SMALL)
+        train(data_dir, str(tmp_path / "full"), overwrite=True, **SMALL)
     assert (tmp_path / "full" / "thesis.tex").exists()
 
 
@@ -217,7 +217,7 @@ def poison(trainer, step):
 
 def test_nan_stops_before_the_weights_are_saved(data_dir, tmp_path):
     trainer = make_trainer(data_dir, steps_per_loop=1)
-    loop = training.Loop(trainer, Run(str(tmp_path)))
+    loop = Loop(trainer, Run(str(tmp_path)))
     poison(trainer, 7)
     with pytest.raises(
         UserError, match="step 8, first in the output of conv3"
@@ -241,7 +241,7 @@ def test_nan_rolls_back_with_half_the_rate(data_dir, tmp_path):
         learning_rate=0.001,
         lr_schedule="constant",
     )
-    loop = training.Loop(trainer, Run(str(tmp_path)))
+    loop = Loop(trainer, Run(str(tmp_path)))
     poisoned = trainer.run_steps
     poison(trainer, 7)
     once = trainer.run_steps
@@ -259,7 +259,7 @@ def test_nan_rolls_back_with_half_the_rate(data_dir, tmp_path):
 
 def test_rollbacks_end(data_dir, tmp_path):
     trainer = make_trainer(data_dir, steps_per_loop=1, on_nan="rollback")
-    loop = training.Loop(trainer, Run(str(tmp_path)))
+    loop = Loop(trainer, Run(str(tmp_path)))
     poison(trainer, 2)
     with pytest.raises(UserError, match="step 3, first in the output of conv3"):
         loop.run()
@@ -269,12 +269,12 @@ def test_rollbacks_end(data_dir, tmp_path):
 def test_damaged_checkpoints_are_skipped(data_dir, tmp_path, caplog):
     run = Run(str(tmp_path))
     trainer = make_trainer(data_dir, num_epochs=2)
-    assert training.Loop(trainer, run).run()
+    assert Loop(trainer, run).run()
     data = tmp_path / "checkpoints" / "ckpt-10.data-00000-of-00001"
     with open(data, "r+b") as file:
         file.truncate(1000)
     again = make_trainer(data_dir, num_epochs=2)
-    loop = training.Loop(again, run)
+    loop = Loop(again, run)
     assert again.step == 5
     assert "skipping damaged checkpoint" in caplog.text
     assert loop.run()
@@ -286,7 +286,7 @@ def test_damaged_checkpoints_are_skipped(data_dir, tmp_path, caplog):
     for index in (tmp_path / "checkpoints").glob("*.index"):
         index.write_bytes(b"")
     with pytest.raises(UserError, match="none of the 2 checkpoints"):
-        training.Loop(make_trainer(data_dir), run)
+        Loop(make_trainer(data_dir), run)
 
 
 @contextlib.contextmanager
@@ -303,7 +303,7 @@ def disk_that_refuses():
 @pytest.mark.parametrize("recovers", [True, False])
 def test_full_disk_does_not_stop_training(data_dir, tmp_path, caplog, recovers):
     trainer = make_trainer(data_dir, num_epochs=3)
-    loop = training.Loop(trainer, Run(str(tmp_path)))
+    loop = Loop(trainer, Run(str(tmp_path)))
     save = loop._checkpoints.save
 
     def save_on_full_disk(step, **kwargs):
@@ -323,7 +323,7 @@ def test_full_disk_does_not_stop_training(data_dir, tmp_path, caplog, recovers):
     assert latest.endswith("ckpt-15" if recovers else "ckpt-5")
     assert not list((tmp_path / "checkpoints").glob("*_temp"))
     again = make_trainer(data_dir, num_epochs=3)
-    training.Loop(again, Run(str(tmp_path)))
+    Loop(again, Run(str(tmp_path)))
     assert again.step == (15 if recovers else 5)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.records import imagenet_class_names
+from alexnet_tf.pipeline.data_set import imagenet_class_names
 from data.source import Item, Source
 from data.sources.folder import list_folders, list_pictures
 

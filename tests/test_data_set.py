@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import records
 from alexnet_tf.errors import UserError
+from alexnet_tf.pipeline import data_set as module
+from alexnet_tf.pipeline.data_set import (
+    open_data_set,
+    parse_record,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +75,7 @@ def write_imagenet(root, pictures, labels, pattern="{split}-{i:05d}-of-{n:05d}")
 )
 def test_older_imagenet_shards(tmp_path, pictures, pattern, labels, offset):
     write_imagenet(tmp_path, pictures, labels, pattern)
-    data_set = records.open_data_set(str(tmp_path))
+    data_set = open_data_set(str(tmp_path))
     assert data_set.splits["train"].shard_lengths == (3, 2)
     assert data_set.splits["validation"].num_examples == 1
     assert data_set.label_offset == offset
@@ -82,7 +86,7 @@ def test_older_imagenet_shards(tmp_path, pictures, pattern, labels, offset):
 
     shards = data_set.splits["train"].filenames
     parsed = [
-        records.parse_record(serialized, data_set)
+        parse_record(serialized, data_set)
         for serialized in tf.data.TFRecordDataset(shards)
     ]
     assert [int(label) for _, label in parsed] == [n - offset for n in labels[:5]]
@@ -92,7 +96,7 @@ def test_older_imagenet_shards(tmp_path, pictures, pattern, labels, offset):
 
 def test_colors_are_those_of_the_training_pixels(tmp_path, pictures):
     write_imagenet(tmp_path, pictures, range(1, 7))
-    data_set = records.open_data_set(str(tmp_path))
+    data_set = open_data_set(str(tmp_path))
     pixels = pictures[:5].reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(data_set.image_mean, pixels.mean(axis=0), atol=1e-4)
     values = np.array(data_set.color_eigenvalues)
@@ -106,18 +110,18 @@ def test_what_was_measured_is_kept_until_the_shards_change(
     tmp_path, pictures, monkeypatch
 ):
     write_imagenet(tmp_path, pictures, range(1, 7))
-    first = records.open_data_set(str(tmp_path))
+    first = open_data_set(str(tmp_path))
     counted = []
-    count = records.count_records
+    count = module.count_records
     monkeypatch.setattr(
-        records, "count_records", lambda path: counted.append(path) or count(path)
+        module, "count_records", lambda path: counted.append(path) or count(path)
     )
-    assert records.open_data_set(str(tmp_path)) == first
+    assert open_data_set(str(tmp_path)) == first
     assert not counted
     write_shard(
         tmp_path / "train-00001-of-00002", [imagenet_example(pictures[5], 6)] * 4
     )
-    assert records.open_data_set(str(tmp_path)).splits["train"].num_examples == 7
+    assert open_data_set(str(tmp_path)).splits["train"].num_examples == 7
     assert len(counted) == 3
 
 
@@ -127,16 +131,16 @@ def test_user_cache_where_the_directory_cannot_be_written(
     data_dir = tmp_path / "data"
     write_imagenet(data_dir, pictures, range(1, 7))
     (data_dir / ".alexnet_tf.json").mkdir()  # no file can take this name
-    first = records.open_data_set(str(data_dir))
+    first = open_data_set(str(data_dir))
     (cached,) = (user_cache / "alexnet_tf").glob("*.json")
     assert json.loads(cached.read_text())["label_offset"] == 1
-    assert records.open_data_set(str(data_dir)) == first
+    assert open_data_set(str(data_dir)) == first
 
 
 def test_labels_that_fit_neither_convention(tmp_path, pictures):
     write_imagenet(tmp_path, pictures, (0, 1000, 3, 4, 5, 6))
     with pytest.raises(UserError, match=r"expected labels 0\.\.999 or 1\.\.1000.*1000"):
-        records.open_data_set(str(tmp_path))
+        open_data_set(str(tmp_path))
 
 
 def test_shard_cut_short(tmp_path, pictures):
@@ -144,31 +148,31 @@ def test_shard_cut_short(tmp_path, pictures):
     shard = tmp_path / "train-00000-of-00002"
     os.truncate(shard, shard.stat().st_size - 5)
     with pytest.raises(UserError, match=r"00000-of-00002 is cut short .* 2 records"):
-        records.open_data_set(str(tmp_path))
+        open_data_set(str(tmp_path))
 
 
 def test_missing_shard(tmp_path, pictures):
     write_imagenet(tmp_path, pictures, range(1, 7))
     (tmp_path / "train-00001-of-00002").unlink()
     with pytest.raises(UserError, match="of 2 shards of train 1 are missing"):
-        records.open_data_set(str(tmp_path))
+        open_data_set(str(tmp_path))
 
 
 def test_records_with_other_keys(tmp_path):
     write_shard(tmp_path / "train-00000-of-00001", [{"pixels": bytes_feature(b"")}])
     with pytest.raises(UserError, match="they have pixels"):
-        records.open_data_set(str(tmp_path))
+        open_data_set(str(tmp_path))
 
 
 def test_directories_without_a_data_set(tmp_path):
     with pytest.raises(UserError, match="no such data_dir"):
-        records.open_data_set(str(tmp_path / "nowhere"))
+        open_data_set(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no data set in"):
-        records.open_data_set(str(tmp_path))
+        open_data_set(str(tmp_path))
     (tmp_path / "cats.incomplete").mkdir()
     for name in ("cats", "cats.incomplete"):
         with pytest.raises(UserError, match="did not finish"):
-            records.open_data_set(str(tmp_path / name))
+            open_data_set(str(tmp_path / name))
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        records.open_data_set(str(tmp_path))
+        open_data_set(str(tmp_path))

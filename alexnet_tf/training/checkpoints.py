@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.runs import Run
+from alexnet_tf.run import Run
 
 
 class Checkpoints:

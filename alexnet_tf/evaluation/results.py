@@ -13,9 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.members import Member
-from alexnet_tf.reading import find_record, read_all
-from alexnet_tf.records import DataSet, Split
+from alexnet_tf.evaluation.members import Member
+from alexnet_tf.pipeline.data_set import DataSet, Split
+from alexnet_tf.pipeline.reading import find_record, read_all
 
 # Table 2 of the paper, ILSVRC-2012, ten views: top-1 and top-5 error (validation), %.
 _PAPER_ROWS = {

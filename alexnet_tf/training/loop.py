@@ -15,8 +15,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf import diagnostics
-from alexnet_tf.checkpoints import Checkpoints
 from alexnet_tf.devices import (
     choose_precision,
     describe,
@@ -24,14 +22,16 @@ from alexnet_tf.devices import (
     make_training_strategy,
 )
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import Evaluator, check_batch_size, evaluate_run
+from alexnet_tf.evaluation.evaluator import Evaluator, check_batch_size, evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.input_pipeline import label_errors
-from alexnet_tf.monitor import Monitor, Profiler
-from alexnet_tf.records import DataSet, open_data_set
-from alexnet_tf.runs import Config, Run, resolve
-from alexnet_tf.summaries import MetricsLog, Progress
-from alexnet_tf.trainer import MAX_ROLLBACKS, Trainer
+from alexnet_tf.monitoring.metrics_log import MetricsLog, Progress
+from alexnet_tf.monitoring.tensorboard import Monitor, Profiler
+from alexnet_tf.pipeline.batches import label_errors
+from alexnet_tf.pipeline.data_set import DataSet, open_data_set
+from alexnet_tf.run import Config, Run, resolve
+from alexnet_tf.training import diagnostics
+from alexnet_tf.training.checkpoints import Checkpoints
+from alexnet_tf.training.step import MAX_ROLLBACKS, Trainer
 
 LOG_EVERY = 100  # steps between two training records, and one at every epoch's end
 _SECONDS_PER_LOOP = 0.5  # that a call of several steps should take

@@ -14,7 +14,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.records import Split
+from alexnet_tf.pipeline.data_set import Split
 
 BLOCK_SHARDS = 16  # shards that are read side by side
 SHUFFLE_RECORDS = 10_000  # of a window

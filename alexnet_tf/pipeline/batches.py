@@ -14,12 +14,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf import augmentation
-from alexnet_tf.decoding import decode_any, decode_crop, frame_size
 from alexnet_tf.errors import UserError
-from alexnet_tf.random_access import MemoryImages, RawRecords, read_crops
-from alexnet_tf.reading import find_record, read_all, shuffled_records
-from alexnet_tf.records import DataSet, Split, parse_record
+from alexnet_tf.pipeline import augmentation
+from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
+from alexnet_tf.pipeline.decoding import decode_any, decode_crop, frame_size
+from alexnet_tf.pipeline.frames import MemoryImages, RawRecords, read_crops
+from alexnet_tf.pipeline.reading import find_record, read_all, shuffled_records
 
 COLORS = ("jitter", "pca", "none")
 # Images, at most, that one call decodes, one after another: twice as many fall out of

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from alexnet_tf.layers import (
+from alexnet_tf.network.layers import (
     Dropout,
     GroupedConv2D,
     LocalResponseNormalization,

@@ -1,4 +1,4 @@
-"""Tests of random_access.py."""
+"""Tests of frames.py."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_input_pipeline import SIDE, N, example, picture, same, take, write
+from test_batches import SIDE, N, example, picture, same, take, write
 
-from alexnet_tf import random_access
 from alexnet_tf.errors import UserError
-from alexnet_tf.input_pipeline import BadRecords, label_errors
-from alexnet_tf.random_access import MemoryImages, RawRecords, read_crops
+from alexnet_tf.pipeline import frames
+from alexnet_tf.pipeline.batches import BadRecords, label_errors
+from alexnet_tf.pipeline.frames import MemoryImages, RawRecords, read_crops
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_few_files_stay_open(tmp_path):
 
 
 def test_the_end_of_the_process_waits_for_calls():
-    calls, ended = random_access.Calls(), []
+    calls, ended = frames.Calls(), []
     assert not calls.gate.is_closed()
 
     def call():
@@ -178,7 +178,7 @@ def test_the_end_of_the_process_waits_for_calls():
 
 
 def test_the_end_of_the_process_does_not_wait_for_ever(monkeypatch):
-    calls, slept = random_access.Calls(), []
+    calls, slept = frames.Calls(), []
     assert not calls.gate.is_closed()
     monkeypatch.setattr(time, "sleep", slept.append)
     with calls:
@@ -187,8 +187,8 @@ def test_the_end_of_the_process_does_not_wait_for_ever(monkeypatch):
 
 
 def test_nothing_is_called_once_the_process_ends(monkeypatch):
-    calls = random_access.Calls()
-    monkeypatch.setattr(random_access, "_calls", calls)
+    calls = frames.Calls()
+    monkeypatch.setattr(frames, "_calls", calls)
     images = MemoryImages(np.arange(2), np.ones(2), np.ones((2, 8, 8, 3), np.uint8))
     args = images, [0, 1], [[0, 0], [1, 1]], tf.constant([False, True]), 4
     labels, crops = read_crops(*args)
@@ -213,7 +213,7 @@ def test_a_process_ends_whatever_is_still_being_read(tmp_path, steps):
 
         atexit.register(hold)
         sys.path[:0] = {[os.path.dirname(__file__), *sys.path]}
-        from test_input_pipeline import N, example, picture, training_batches, write
+        from test_batches import N, example, picture, training_batches, write
 
         pictures = [example(picture(i).tobytes(), i) for i in range(N)]
         data_set = write(pathlib.Path({str(tmp_path)!r}), pictures, encoding="raw")

@@ -12,9 +12,9 @@ import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.model import alexnet
+from alexnet_tf.network.alexnet import alexnet
+from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.recipes import RECIPES, choose_recipe
-from alexnet_tf.records import DataSet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from alexnet_tf.records import DataSet
+from alexnet_tf.pipeline.data_set import DataSet
 
 RESIZED = 256  # shorter side, pixels, of a picture before the crop (section 2)
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}

@@ -14,12 +14,12 @@ from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
-from alexnet_tf.evaluation import read_pictures
-from alexnet_tf.input_pipeline import training_batches
-from alexnet_tf.records import DataSet, Split
-from alexnet_tf.results import Result
-from alexnet_tf.runs import Config
-from alexnet_tf.summaries import MetricsLog
+from alexnet_tf.evaluation.evaluator import read_pictures
+from alexnet_tf.evaluation.results import Result
+from alexnet_tf.monitoring.metrics_log import MetricsLog
+from alexnet_tf.pipeline.batches import training_batches
+from alexnet_tf.pipeline.data_set import DataSet, Split
+from alexnet_tf.run import Config
 
 _SAMPLE = 4096  # values of a tensor that a histogram is made of
 _VERSIONS = 7  # augmented versions of a picture
@@ -90,7 +90,7 @@ class Monitor:
             result: Of the validation.
             gradients: `sample` of the last step's gradients.
         """
-        from alexnet_tf import figures  # matplotlib takes a second to import
+        from alexnet_tf.evaluation import figures  # matplotlib takes a second to import
 
         if self._every is None:
             self._write_histograms(step, gradients)
@@ -145,7 +145,7 @@ class Monitor:
 
     def _augmented(self) -> np.ndarray:
         """The first picture of up to four shards, beside its augmented versions."""
-        from alexnet_tf import figures
+        from alexnet_tf.evaluation import figures
 
         train = self._data_set.splits["train"]
         rows = []

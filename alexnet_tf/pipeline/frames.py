@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from alexnet_tf.reading import BLOCK_SHARDS, find_record
-from alexnet_tf.records import DataSet, Split, record_spans
+from alexnet_tf.pipeline.data_set import DataSet, Split, record_spans
+from alexnet_tf.pipeline.reading import BLOCK_SHARDS, find_record
 
 
 class MemoryImages:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import schedules
-from alexnet_tf.evaluation import count
-from alexnet_tf.input_pipeline import BadRecords, timed_next, training_batches
-from alexnet_tf.layers import Dropout
-from alexnet_tf.monitor import sample
-from alexnet_tf.optimizers import LARS, MomentumSGD, sum_over_replicas
+from alexnet_tf.evaluation.evaluator import count
+from alexnet_tf.monitoring.tensorboard import sample
+from alexnet_tf.network.layers import Dropout
+from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
+from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.recipes import RECIPES
-from alexnet_tf.records import DataSet
-from alexnet_tf.runs import Config, build_model
+from alexnet_tf.run import Config, build_model
+from alexnet_tf.training import schedules
+from alexnet_tf.training.optimizers import LARS, MomentumSGD, sum_over_replicas
 
 MAX_ROLLBACKS = 3
 

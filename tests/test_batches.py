@@ -1,4 +1,4 @@
-"""Tests of input_pipeline.py, reading.py and decoding.py."""
+"""Tests of batches.py, reading.py and decoding.py."""
 
 import dataclasses
 import io
@@ -10,15 +10,15 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from alexnet_tf import input_pipeline, reading
 from alexnet_tf.errors import UserError
-from alexnet_tf.input_pipeline import (
+from alexnet_tf.pipeline import batches, reading
+from alexnet_tf.pipeline.batches import (
     BadRecords,
     evaluation_batches,
     label_errors,
     training_batches,
 )
-from alexnet_tf.records import DataSet, Split
+from alexnet_tf.pipeline.data_set import DataSet, Split
 
 LENGTHS = (9, 1, 14, 0, 6)
 N = sum(LENGTHS)
@@ -150,7 +150,7 @@ def test_batches_depend_on_the_seed_only(jpegs, monkeypatch):
     tf.random.set_seed(3)
     assert same(reference, take(jpegs, 10))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)  # many read in parallel
-    monkeypatch.setattr(input_pipeline, "_CHUNK", 3)
+    monkeypatch.setattr(batches, "_CHUNK", 3)
     assert same(reference, take(jpegs, 10))
     images, labels = take(jpegs, 10, seed=8)
     assert not np.array_equal(labels, reference[1])
@@ -449,7 +449,7 @@ def test_timed_next_adds_up_the_time_of_next():
     def run(batches, steps, step):
         total = tf.constant(0, tf.int64)
         for _ in tf.range(steps):
-            total += step(input_pipeline.timed_next(batches, waited))
+            total += step(batches.timed_next(batches, waited))
         return total
 
     def share_of_waiting(dataset, step):

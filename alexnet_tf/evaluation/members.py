@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from alexnet_tf.decoding import RESIZED
 from alexnet_tf.errors import UserError
-from alexnet_tf.runs import Run, sha256_of
+from alexnet_tf.pipeline.decoding import RESIZED
+from alexnet_tf.run import Run, sha256_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,12 @@ import tensorflow as tf
 from absl import logging
 from tensorboard.backend.event_processing import event_accumulator
 
-from alexnet_tf import summaries
-from alexnet_tf.evaluation import Evaluator
-from alexnet_tf.monitor import Monitor, Profiler, sample
-from alexnet_tf.records import open_data_set
-from alexnet_tf.runs import build_model, resolve
-from alexnet_tf.summaries import MetricsLog, Progress
+from alexnet_tf.evaluation.evaluator import Evaluator
+from alexnet_tf.monitoring import metrics_log
+from alexnet_tf.monitoring.metrics_log import MetricsLog, Progress
+from alexnet_tf.monitoring.tensorboard import Monitor, Profiler, sample
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.run import build_model, resolve
 
 
 def read_steps(directory, tag):
@@ -283,7 +283,7 @@ def test_the_profiler_records_the_steps_asked_for(tmp_path, monkeypatch):
 def test_lines_at_intervals_where_the_output_is_no_terminal(monkeypatch):
     lines, now = [], [0.0]
     monkeypatch.setattr(logging, "info", lambda form, *args: lines.append(form % args))
-    monkeypatch.setattr(summaries.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: now[0])
     progress = Progress(100, 0, seconds=30)
     for step in range(1, 9):
         now[0] = 10.0 * step

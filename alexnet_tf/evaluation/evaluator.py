@@ -14,10 +14,8 @@ from tqdm import tqdm
 
 from alexnet_tf.devices import choose_precision
 from alexnet_tf.errors import UserError
-from alexnet_tf.input_pipeline import evaluation_batches, label_errors
-from alexnet_tf.members import ExportedModel, Member, load_members
-from alexnet_tf.records import DataSet, open_data_set
-from alexnet_tf.results import (
+from alexnet_tf.evaluation.members import ExportedModel, Member, load_members
+from alexnet_tf.evaluation.results import (
     Predictions,
     Result,
     describe,
@@ -25,7 +23,9 @@ from alexnet_tf.results import (
     write_per_class,
     write_predictions,
 )
-from alexnet_tf.runs import Run
+from alexnet_tf.pipeline.batches import evaluation_batches, label_errors
+from alexnet_tf.pipeline.data_set import DataSet, open_data_set
+from alexnet_tf.run import Run
 
 _READ_BATCH = 128
 
@@ -304,7 +304,7 @@ def evaluate_run(
         if predictions:
             write_predictions(result, data_set, directory)
     if report_dir:
-        from alexnet_tf import report  # matplotlib takes a second to import
+        from alexnet_tf.evaluation import report  # matplotlib takes a second to import
 
         report.write_report(report_dir, result, facts, data_set, members[0].model)
         print(f"The report is {os.path.join(report_dir, 'index.html')}")

@@ -11,11 +11,11 @@ import keras
 import numpy as np
 from PIL import Image
 
-from alexnet_tf import figures
-from alexnet_tf.evaluation import read_pictures
-from alexnet_tf.input_pipeline import evaluation_batches
-from alexnet_tf.records import DataSet
-from alexnet_tf.results import Predictions, Result
+from alexnet_tf.evaluation import figures
+from alexnet_tf.evaluation.evaluator import read_pictures
+from alexnet_tf.evaluation.results import Predictions, Result
+from alexnet_tf.pipeline.batches import evaluation_batches
+from alexnet_tf.pipeline.data_set import DataSet
 
 NEIGHBOUR_POOL = 20_000  # training pictures, at most, in which neighbours are sought
 _BATCH = 128
