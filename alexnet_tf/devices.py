@@ -121,3 +121,15 @@ def describe(strategy: tf.distribute.Strategy, simulate_gpus: int) -> str:
         return f"{replicas} simulated replicas, all on the CPU (for trying, not speed)"
     num_gpus = len(tf.config.get_visible_devices("GPU"))
     return f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}" if num_gpus else "the CPU"
+
+
+def check_batch_size(global_batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Raises `UserError` where the replicas cannot share a batch evenly."""
+    replicas = strategy.num_replicas_in_sync
+    if global_batch_size % replicas:
+        below = global_batch_size // replicas * replicas
+        raise UserError(
+            f"--global_batch_size={global_batch_size} cannot be shared evenly by "
+            f"{replicas} replicas: give a multiple of {replicas}, such as "
+            f"{below or below + replicas} or {below + replicas}"
+        )

@@ -2,14 +2,13 @@
 
 import glob
 import os
-import re
 import shutil
 
 import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.run import Run
+from alexnet_tf.run import Run, list_checkpoints
 
 
 class Checkpoints:
@@ -40,11 +39,8 @@ class Checkpoints:
             UserError: If there are some, all of them damaged.
         """
         self._remove_unfinished()
-        files = glob.glob(
-            os.path.join(glob.escape(self._run.checkpoint_dir), "*.index")
-        )
-        paths = [file.removesuffix(".index") for file in files]
-        for path in sorted(paths, key=_step_of, reverse=True):
+        paths = list_checkpoints(self._run.checkpoint_dir)
+        for path in paths:
             try:
                 self._state.restore(path).assert_consumed()
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
@@ -100,11 +96,6 @@ class Checkpoints:
                 pattern = os.path.join(glob.escape(directory), "ckpt-*_temp")
                 for rest in glob.glob(pattern):
                     shutil.rmtree(rest, ignore_errors=True)
-
-
-def _step_of(path: str) -> int:
-    number = re.search(r"-(\d+)$", path)
-    return int(number[1]) if number else -1
 
 
 def _line(error: Exception) -> str:
