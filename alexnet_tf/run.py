@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -298,14 +300,30 @@ class Run:
         return model, config, path
 
 
-def sha256_of(paths: Sequence[str]) -> str:
-    """The SHA-256 of the content of some files, in the order of their names."""
+def checkpoint_sha256(checkpoint: str) -> str:
+    """The SHA-256 of the files of a checkpoint, in the order of their names.
+
+    Args:
+        checkpoint: Its path, without `.index`.
+    """
+    directory, name = os.path.split(checkpoint)
     total = hashlib.sha256()
-    for path in sorted(paths):
-        with open(path, "rb") as file:
-            while chunk := file.read(2**20):
-                total.update(chunk)
+    for filename in sorted(tf.io.gfile.listdir(directory)):
+        if filename.startswith(name + "."):
+            with tf.io.gfile.GFile(os.path.join(directory, filename), "rb") as file:
+                while chunk := file.read(2**20):
+                    total.update(chunk)
     return total.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """What a result of this program depends on, beside the machine."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def build_model(config: Config, dtype: str) -> keras.Model:

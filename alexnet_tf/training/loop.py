@@ -16,13 +16,15 @@ import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.devices import (
+    check_batch_size,
     choose_precision,
     describe,
     is_chief,
     make_training_strategy,
 )
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluator import Evaluator, check_batch_size, evaluate_run
+from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.export import export_run
 from alexnet_tf.monitoring.metrics_log import MetricsLog, Progress
 from alexnet_tf.monitoring.tensorboard import Monitor, Profiler

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.evaluation.evaluator import count
+from alexnet_tf.evaluation.metrics import count
 from alexnet_tf.monitoring.tensorboard import sample
 from alexnet_tf.network.layers import Dropout
 from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
