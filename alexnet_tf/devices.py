@@ -114,15 +114,6 @@ def choose_precision(strategy: tf.distribute.Strategy) -> str:
     return "mixed_bfloat16" if fast else "float32"
 
 
-def describe(strategy: tf.distribute.Strategy, simulate_gpus: int) -> str:
-    """Says what the strategy runs on, for the log."""
-    replicas = strategy.num_replicas_in_sync
-    if simulate_gpus:
-        return f"{replicas} simulated replicas, all on the CPU (for trying, not speed)"
-    num_gpus = len(tf.config.get_visible_devices("GPU"))
-    return f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}" if num_gpus else "the CPU"
-
-
 def check_batch_size(global_batch_size: int, strategy: tf.distribute.Strategy) -> None:
     """Raises `UserError` where the replicas cannot share a batch evenly."""
     replicas = strategy.num_replicas_in_sync
@@ -133,3 +124,12 @@ def check_batch_size(global_batch_size: int, strategy: tf.distribute.Strategy) -
             f"{replicas} replicas: give a multiple of {replicas}, such as "
             f"{below or below + replicas} or {below + replicas}"
         )
+
+
+def describe(strategy: tf.distribute.Strategy, simulate_gpus: int) -> str:
+    """Says what the strategy runs on, for the log."""
+    replicas = strategy.num_replicas_in_sync
+    if simulate_gpus:
+        return f"{replicas} simulated replicas, all on the CPU (for trying, not speed)"
+    num_gpus = len(tf.config.get_visible_devices("GPU"))
+    return f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}" if num_gpus else "the CPU"

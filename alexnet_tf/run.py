@@ -4,11 +4,12 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
-from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -164,14 +165,30 @@ def list_checkpoints(directory: str) -> list[str]:
     return [numbers[number] for number in sorted(numbers, reverse=True)]
 
 
-def sha256_of(paths: Sequence[str]) -> str:
-    """The SHA-256 of the content of some files, in the order of their names."""
+def checkpoint_sha256(checkpoint: str) -> str:
+    """The SHA-256 of the files of a checkpoint, in the order of their names.
+
+    Args:
+        checkpoint: Its path, without `.index`.
+    """
+    directory, name = os.path.split(checkpoint)
     total = hashlib.sha256()
-    for path in sorted(paths):
-        with open(path, "rb") as file:
-            while chunk := file.read(2**20):
-                total.update(chunk)
+    for filename in sorted(tf.io.gfile.listdir(directory)):
+        if filename.startswith(name + "."):
+            with tf.io.gfile.GFile(os.path.join(directory, filename), "rb") as file:
+                while chunk := file.read(2**20):
+                    total.update(chunk)
     return total.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """What a result of this program depends on, beside the machine."""
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def build_model(config: Config, dtype: str, image_mean=IMAGENET_MEAN) -> keras.Model:

@@ -14,10 +14,9 @@ from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
-from alexnet_tf.evaluation.evaluator import read_pictures
-from alexnet_tf.evaluation.results import Result
+from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.monitoring.metrics_log import MetricsLog
-from alexnet_tf.pipeline.batches import training_batches
+from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.run import Config
 
@@ -82,12 +81,14 @@ class Monitor:
         if self._every and step % self._every == 0:
             self._write_histograms(step, gradients)
 
-    def validated(self, step: int, result: Result, gradients: np.ndarray) -> None:
+    def validated(
+        self, step: int, evaluation: Evaluation, gradients: np.ndarray
+    ) -> None:
         """After a validation: writes pictures, dead units, histograms.
 
         Args:
             step: Steps done.
-            result: Of the validation.
+            evaluation: Of the validation split.
             gradients: `sample` of the last step's gradients.
         """
         from alexnet_tf.evaluation import figures  # matplotlib takes a second to import
@@ -99,10 +100,10 @@ class Monitor:
         self._write_image("train", step, "kernels", figures.kernels(kernel))
         names = self._data_set.class_names
         if len(names) <= figures.MAX_CLASSES:
-            confusion = result.predictions.confusion(len(names))
+            confusion = evaluation.predictions.confusion(len(names))
             drawn = figures.to_array(figures.confusion_matrix(confusion, names))
             self._write_image("validation", step, "confusion_matrix", drawn)
-        told = result.predictions
+        told = evaluation.predictions
         wrong = np.flatnonzero((told.ranks > 0) & (told.positions < _POOL))
         order = np.argsort(-told.top_probabilities[wrong, 0], kind="stable")
         if len(wrong := wrong[order][:8]):

@@ -25,6 +25,7 @@ COLORS = ("jitter", "pca", "none")
 # Images, at most, that one call decodes, one after another: twice as many fall out of
 # the processor's cache before their colours change.
 _CHUNK = 64
+_READ_BATCH = 128
 
 
 class BadRecords:
@@ -370,6 +371,31 @@ def evaluation_batches(
         batches = batches.cache()
     batches = batches.rebatch(global_batch_size).map(fill_up)
     return batches.prefetch(2).with_options(_options())
+
+
+def read_pictures(
+    data_set: DataSet, split: str, positions: np.ndarray, size: int
+) -> np.ndarray:
+    """Reads the central crops at positions of the order of evaluation.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        positions: `(n,)`.
+        size: Height and width, pixels.
+
+    Returns:
+        uint8 `(n, size, size, 3)`.
+    """
+    found = np.zeros((len(positions), size, size, 3), np.uint8)
+    batches = evaluation_batches(
+        data_set, split, global_batch_size=_READ_BATCH, image_size=size
+    )
+    last = max(positions, default=-1) // _READ_BATCH
+    for number, (images, _) in enumerate(batches.take(last + 1)):
+        wanted = positions // _READ_BATCH == number
+        found[wanted] = images.numpy()[positions[wanted] % _READ_BATCH]
+    return found
 
 
 def _options() -> tf.data.Options:
