@@ -14,10 +14,9 @@ from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
-from alexnet_tf.evaluation.evaluator import read_pictures
 from alexnet_tf.evaluation.results import Result
 from alexnet_tf.monitoring.metrics_log import MetricsLog
-from alexnet_tf.pipeline.batches import training_batches
+from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.run import Config
 
