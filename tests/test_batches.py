@@ -16,6 +16,7 @@ from alexnet_tf.pipeline.batches import (
     BadRecords,
     evaluation_batches,
     label_errors,
+    timed_next,
     training_batches,
 )
 from alexnet_tf.pipeline.data_set import DataSet, Split
@@ -150,7 +151,7 @@ def test_batches_depend_on_the_seed_only(jpegs, monkeypatch):
     tf.random.set_seed(3)
     assert same(reference, take(jpegs, 10))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)  # many read in parallel
-    monkeypatch.setattr(batches, "_CHUNK", 3)
+    monkeypatch.setattr(batches, "CHUNK", 3)
     assert same(reference, take(jpegs, 10))
     images, labels = take(jpegs, 10, seed=8)
     assert not np.array_equal(labels, reference[1])
@@ -449,7 +450,7 @@ def test_timed_next_adds_up_the_time_of_next():
     def run(batches, steps, step):
         total = tf.constant(0, tf.int64)
         for _ in tf.range(steps):
-            total += step(batches.timed_next(batches, waited))
+            total += step(timed_next(batches, waited))
         return total
 
     def share_of_waiting(dataset, step):
