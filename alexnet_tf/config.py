@@ -6,8 +6,10 @@ import typing
 from collections.abc import Mapping
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.recipes import LARS_SETTINGS, RECIPES, Recipe, choose_recipe, setting
+
+if typing.TYPE_CHECKING:  # flags are made from `Config` before TensorFlow is imported
+    from alexnet_tf.pipeline.data_set import DataSet
 
 
 def _expert(default, help, **limits):
@@ -112,7 +114,7 @@ class Config:
 
 
 def resolve(
-    data_set: DataSet,
+    data_set: "DataSet",
     recipe: str = "auto",
     given: Mapping[str, object] = types.MappingProxyType({}),
     previous: Config | None = None,

@@ -1,0 +1,1 @@
+from alexnet_tf.monitoring.metrics_log import Progress
