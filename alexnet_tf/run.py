@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import shutil
 
 import keras
 import numpy as np
@@ -15,7 +14,43 @@ from absl import logging
 
 from alexnet_tf.config import Config, fixed_settings, flat, from_json
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import (
+    checkpoint_files,
+    for_tensorflow,
+    list_names,
+    remove_written,
+    replacing,
+)
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
+
+# What is in the directory of an export, and in that of a run, as `remove_written` takes
+# it: nothing else is ever removed.
+EXPORT_FILES = (
+    "saved_model.pb",
+    "fingerprint.pb",
+    "variables/variables.*",
+    "assets/labels.txt",
+    "assets.extra/tf_serving_warmup_requests",
+    "model_card.json",
+)
+FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "eval.json",
+    "per_class.csv",
+    "predictions.csv",
+    "learning_curves.png",
+    "batch.png",
+    "classes.png",
+    "events.*",
+    "train/events.*",
+    "validation/events.*",
+    "checkpoints/checkpoint",
+    "checkpoints/ckpt-*",
+    "checkpoints/best/checkpoint",
+    "checkpoints/best/ckpt-*",
+    *(f"saved_model/{name}" for name in EXPORT_FILES),
+)
 
 
 class Run:
@@ -57,11 +92,9 @@ class Run:
 
     def write_config(self, config: Config) -> None:
         """Writes the configuration, replacing the file in one move."""
-        tf.io.gfile.makedirs(self.model_dir)
-        unfinished = self.config_file + ".tmp"
-        with tf.io.gfile.GFile(unfinished, "w") as file:
-            file.write(json.dumps(dataclasses.asdict(config), indent=1))
-        tf.io.gfile.rename(unfinished, self.config_file, overwrite=True)
+        text = json.dumps(dataclasses.asdict(config), indent=1)
+        with replacing(self.config_file) as path, tf.io.gfile.GFile(path, "w") as file:
+            file.write(text)
 
     def start(
         self, config: Config, overwrite: bool = False, write: bool = True
@@ -77,13 +110,12 @@ class Run:
             UserError: If the directory holds something else, or a run that `config`
                 cannot go on with.
         """
-        gfile = tf.io.gfile
         if self.exists():
             if not overwrite:
                 self._check_unchanged(self.read_config(), config)
             elif write:
-                shutil.rmtree(self.model_dir)
-        elif gfile.isdir(self.model_dir) and gfile.listdir(self.model_dir):
+                remove_written(self.model_dir, FILES)
+        elif list_names(self.model_dir):
             raise UserError(
                 f"--model_dir={self.model_dir} holds files but no run: give an empty "
                 "or a new directory"
@@ -141,7 +173,7 @@ class Run:
         config, path = self.read_config(), self.checkpoint_path(checkpoint)
         model = build_model(config, dtype)
         try:
-            status = tf.train.Checkpoint(model=model).restore(path)
+            status = tf.train.Checkpoint(model=model).restore(for_tensorflow(path))
             status.assert_existing_objects_matched().expect_partial()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise UserError(
@@ -153,16 +185,9 @@ class Run:
 
 def list_checkpoints(directory: str) -> list[str]:
     """Finds the checkpoints in a directory, the latest first, without their suffix."""
-    if not tf.io.gfile.isdir(directory):
-        return []
-    numbers = {
-        int(match[1]): os.path.join(directory, match[0].removesuffix(".index"))
-        for match in map(
-            re.compile(r"ckpt-(\d+)\.index").fullmatch, tf.io.gfile.listdir(directory)
-        )
-        if match
-    }
-    return [numbers[number] for number in sorted(numbers, reverse=True)]
+    matches = map(re.compile(r"ckpt-(\d+)\.index").fullmatch, list_names(directory))
+    numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
+    return [os.path.join(directory, f"ckpt-{number}") for number in numbers]
 
 
 def checkpoint_sha256(checkpoint: str) -> str:
@@ -171,13 +196,11 @@ def checkpoint_sha256(checkpoint: str) -> str:
     Args:
         checkpoint: Its path, without `.index`.
     """
-    directory, name = os.path.split(checkpoint)
     total = hashlib.sha256()
-    for filename in sorted(tf.io.gfile.listdir(directory)):
-        if filename.startswith(name + "."):
-            with tf.io.gfile.GFile(os.path.join(directory, filename), "rb") as file:
-                while chunk := file.read(2**20):
-                    total.update(chunk)
+    for path in checkpoint_files(checkpoint):
+        with tf.io.gfile.GFile(path, "rb") as file:
+            while chunk := file.read(2**20):
+                total.update(chunk)
     return total.hexdigest()
 
 

@@ -1,1 +1,0 @@
-from alexnet_tf.monitoring.metrics_log import Progress
