@@ -89,7 +89,6 @@ class DataSet:
     image_mean: tuple[float, float, float]
     color_eigenvalues: tuple[float, ...]
     color_eigenvectors: tuple[tuple[float, ...], ...]
-    fit: str = "crop"
 
     @property
     def num_classes(self) -> int:
