@@ -29,11 +29,10 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
     data_set = open_data_set(data_dir)
     kind = "older ImageNet shards" if "/" in data_set.image_key else "TFDS directory"
     first = data_set.label_offset
-    mean = ", ".join(f"{channel:.1f}" for channel in data_set.image_mean)
     print(f"{data_set.data_dir}: {data_set.name}, {kind}, {data_set.encoding} pictures")
     print(
         f"  {data_set.num_classes} classes, labels {first}.."
-        f"{first + data_set.num_classes - 1}, mean colour {mean}"
+        f"{first + data_set.num_classes - 1}"
     )
     problems, pictures = [], {}
     for name, split in data_set.splits.items():

@@ -62,13 +62,6 @@ def write(folder, records, lengths=LENGTHS, **options):
         "image_key": "image",
         "label_key": "label",
         "label_offset": 0,
-        "image_mean": (120.0, 110.0, 100.0),
-        "color_eigenvalues": (9000.0, 500.0, 100.0),
-        "color_eigenvectors": (
-            (0.6, 0.8, 0.0),
-            (0.6, -0.45, 0.66),
-            (0.53, -0.4, -0.75),
-        ),
     } | options
     split = Split("train", tuple(filenames), tuple(lengths))
     names = tuple(map(str, range(sum(lengths))))

@@ -17,6 +17,7 @@ from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+from alexnet_tf.pipeline.statistics import pixel_statistics
 from data.prepare import prepare
 from data.source import Item
 from data.sources import imagenet
@@ -491,10 +492,10 @@ def test_statistics_are_those_of_the_stored_pixels(tmp_path):
         b"".join(image_bytes for image_bytes, _ in read(out)["train"].values()),
         np.uint8,
     ).reshape(-1, 3)
-    data_set = open_data_set(str(out))
-    np.testing.assert_allclose(data_set.image_mean, pixels.mean(axis=0), atol=1e-5)
-    vectors = np.array(data_set.color_eigenvectors)
-    covariance = vectors * data_set.color_eigenvalues @ vectors.T
+    measured = pixel_statistics(open_data_set(str(out)), 32)
+    np.testing.assert_allclose(measured.mean_color, pixels.mean(axis=0), atol=1e-5)
+    vectors = measured.color_eigenvectors
+    covariance = vectors * measured.color_eigenvalues @ vectors.T
     np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), atol=1e-3)
 
 

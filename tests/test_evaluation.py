@@ -54,9 +54,6 @@ def write(folder, spoilt=()):
         image_key="image",
         label_key="label",
         label_offset=0,
-        image_mean=(0.0, 0.0, 0.0),
-        color_eigenvalues=(1.0, 1.0, 1.0),
-        color_eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     )
 
 

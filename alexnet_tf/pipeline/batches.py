@@ -27,6 +27,7 @@ from alexnet_tf.pipeline.examples import (
 )
 from alexnet_tf.pipeline.frames import MemoryImages, RawRecords, read_crops
 from alexnet_tf.pipeline.reading import find_record, read_all, shuffled_records
+from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
 
 COLORS = ("jitter", "pca", "none")
 _READ_BATCH = 128
@@ -83,6 +84,7 @@ def training_batches(
     image_size: int = 224,
     color: str = "jitter",
     pca_source_2012: bool = False,
+    statistics: PixelStatistics | None = None,
     color_until_epoch: float | None = None,
     cache: bool = False,
     data_service: str | None = None,
@@ -102,6 +104,7 @@ def training_batches(
         color: "jitter" (brightness, contrast, saturation), "pca" (section 4.1) or
             "none".
         pca_source_2012: Whether "pca" is that of the source of 2012.
+        statistics: What "pca" needs; None for those of the data set.
         color_until_epoch: Epoch from which on colours stay as they are.
         cache: Whether to decode all images into memory first. The batches are the same,
             but for the rounding of pictures that have to be scaled.
@@ -132,6 +135,8 @@ def training_batches(
     if not records.num_examples:
         raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
     frame = frame_size(data_set, image_size)
+    if color == "pca" and statistics is None:
+        statistics = pixel_statistics(data_set, image_size)
     last_position = tf.int64.max
     if color_until_epoch is not None:
         last_position = round(color_until_epoch * records.num_examples)
@@ -175,7 +180,7 @@ def training_batches(
         elif color == "pca":
             normal = augmentation.draw_normal(seed, positions)
             images = augmentation.add_pca_noise(
-                images, normal, active, data_set, pca_source_2012
+                images, normal, active, statistics, pca_source_2012
             )
         return images, labels
 
