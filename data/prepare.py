@@ -63,7 +63,8 @@ def prepare(
     Raises:
         UserError: The input or the output cannot be used.
     """
-    from data.report import Report, progress_bar
+    from data.progress import progress_bar
+    from data.report import Report
     from data.writer import DataSetWriter
 
     options = options or Options()
@@ -87,7 +88,7 @@ def prepare(
         if not report.num_pictures("train"):
             raise UserError(f"no picture to train on in {input or source}")
         report.write(directory)
-        writer.finish({**pictures.metadata, **vars(options), **report.statistics()})
+        writer.finish({**pictures.metadata, **vars(options)})
     print(f"{output}: {report.summary()}")
 
 

@@ -1,25 +1,15 @@
-"""What became of every picture: counts, statistics, rejections, duplicates."""
+"""What became of every picture: counts, rejections, duplicates."""
 
 import collections
 import itertools
 import os
-import sqlite3
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
-import tqdm
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pipeline.data_set import color_statistics
-from data.transcode import SAMPLE_SIDE, Record
-
-# The copies of a picture, by the hash of its file.
-_DUPLICATES = """
-    FROM pictures WHERE digest IN
-    (SELECT digest FROM pictures GROUP BY digest HAVING COUNT(*) > 1)
-"""
+from data.progress import Duplicates, describe_counts
+from data.transcode import Record
 
 
 class Report:
@@ -32,11 +22,7 @@ class Report:
         self._conversions = collections.Counter()
         self._rejected = []  # (name, reason)
         self._num_bytes = 0
-        self._pixel_sum = np.zeros(3)
-        self._pixel_products = np.zeros((3, 3))
-        self._digests = sqlite3.connect("")  # a temporary file, gone with the process
-        self._digests.execute("PRAGMA journal_mode = OFF")
-        self._digests.execute("CREATE TABLE pictures (digest, split, label, name)")
+        self._duplicates = Duplicates()
 
     def count(self, records: Iterator[Record]) -> Iterator[Record]:
         """Counts records and passes on those that were not rejected.
@@ -61,34 +47,18 @@ class Report:
         self._counts[record.split, record.label] += 1
         self._conversions.update(record.conversions)
         self._num_bytes += record.num_bytes
-        row = (record.digest, record.split, record.label, record.name)
-        self._digests.execute("INSERT INTO pictures VALUES (?, ?, ?, ?)", row)
-        if record.split == "train":
-            self._pixel_sum += record.pixel_sum
-            self._pixel_products += record.pixel_products
+        self._duplicates.add(record.digest, record.split, record.label, record.name)
 
     def num_pictures(self, split: str) -> int:
         """Returns how many pictures a split has."""
         return sum(n for (name, _), n in self._counts.items() if name == split)
 
-    def statistics(self) -> dict:
-        """Returns the RGB mean, 0..255, and the principal components of the covariance.
-
-        Over a grid of the training split's pixels, before JPEG compression.
-        """
-        num_pixels = self.num_pictures("train") * SAMPLE_SIDE**2
-        return color_statistics(
-            self._pixel_sum / num_pixels, self._pixel_products / num_pixels
-        )
-
     def write(self, directory: str) -> None:
         """Writes `rejected.tsv` and `duplicates.tsv`, where there are any."""
         _write_table(directory, "rejected.tsv", ("name", "reason"), self._rejected)
-        order = "ORDER BY digest, split, name"
-        columns = f"SELECT lower(hex(digest)), split, label, name {_DUPLICATES} {order}"
         rows = (
             (digest, split, self._class_names[label], name)
-            for digest, split, label, name in self._digests.execute(columns)
+            for digest, split, label, name in self._duplicates.rows()
         )
         header = ("content", "split", "class", "name")
         _write_table(directory, "duplicates.tsv", header, rows)
@@ -108,31 +78,9 @@ class Report:
             lines.append(f"converted: {', '.join(kinds)}")
         if self._rejected:
             lines.append(f"rejected: {len(self._rejected):,}, see rejected.tsv")
-        copies, pictures, across = self._digests.execute(
-            "SELECT SUM(n), COUNT(*), SUM(splits > 1) FROM (SELECT COUNT(*) AS n, "
-            f"COUNT(DISTINCT split) AS splits {_DUPLICATES} GROUP BY digest)"
-        ).fetchone()
-        if pictures:
-            lines.append(
-                f"exact duplicates: {copies - pictures:,} more copies of {pictures:,} "
-                f"pictures, {across:,} of them in several splits; see duplicates.tsv"
-            )
+        if duplicates := self._duplicates.describe():
+            lines.append(f"{duplicates}; see duplicates.tsv")
         return "\n  ".join(lines)
-
-
-def progress_bar(items: Iterable | None, total: int | None, unit: str) -> tqdm.tqdm:
-    """Shows the number, the rate and the time left; seldom where it fills a log."""
-    seconds = 0.2 if sys.stderr.isatty() else 30
-    return tqdm.tqdm(items, total=total, unit=f" {unit}", mininterval=seconds)
-
-
-def describe_counts(class_names: Sequence[str], counts: Sequence[int]) -> str:
-    """Returns the pictures by class in words, the range only of many classes."""
-    if len(counts) <= 20:
-        pairs = zip(class_names, counts, strict=True)
-        return ", ".join(f"{name} {n:,}" for name, n in pairs)
-    empty = f", {counts.count(0)} of them empty" if 0 in counts else ""
-    return f"{len(counts)} classes of {min(counts):,} to {max(counts):,}{empty}"
 
 
 def _write_table(directory: str, name: str, header, rows) -> None:

@@ -19,9 +19,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # by what their header declares.
 MAX_PIXELS = 2**27
 MIN_SIDE = 8  # pixels; below that there is nothing to see
-# The colour statistics read a grid of every eighth pixel (of 256×256): all pixels would
-# take 15 % of the time of decoding and encoding, for the same figures.
-SAMPLE_SIDE = 32
 _SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -68,9 +65,6 @@ class Record(NamedTuple):
         num_bytes: Their number.
         conversions: What had to be converted ("CMYK", "grey", "PNG named .jpg", …).
         rejected: Why the picture cannot be used; "" if it can.
-        pixel_sum: Sum of `SAMPLE_SIDE`² evenly spaced RGB pixels of what is stored,
-            exact, float64 `(3,)`.
-        pixel_products: Sum of their outer products, exact, float64 `(3, 3)`.
     """
 
     name: str
@@ -81,8 +75,6 @@ class Record(NamedTuple):
     num_bytes: int = 0
     conversions: tuple[str, ...] = ()
     rejected: str = ""
-    pixel_sum: np.ndarray | None = None
-    pixel_products: np.ndarray | None = None
 
 
 def transcode(items: Sequence[Item], options: Options) -> list[Record]:
@@ -114,15 +106,8 @@ def _transcode(item: Item, options: Options) -> Record:
         return record._replace(rejected=reason)
     is_raw = options.encoding == "raw"
     stored = image.tobytes() if is_raw else to_jpeg(image, options.quality)
-    sample = image.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.NEAREST)
-    # Sums of integers below 2**53 are exact in float64, in whatever order.
-    values = np.asarray(sample).reshape(-1, 3).astype(np.float64)
     return record._replace(
-        image=stored,
-        num_bytes=len(stored),
-        conversions=tuple(conversions),
-        pixel_sum=np.ones(len(values)) @ values,
-        pixel_products=values.T @ values,
+        image=stored, num_bytes=len(stored), conversions=tuple(conversions)
     )
 
 

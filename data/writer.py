@@ -1,4 +1,10 @@
-"""Writes records as a TensorFlow Datasets directory, through TFDS's own writers."""
+"""Writes records as a TensorFlow Datasets directory, through TFDS's own writers.
+
+These are TFDS's private modules. The public `tfds.dataset_builders` cannot carry this:
+they write one split after another where ours come mixed (every picture would have to be
+decoded twice), take no seed for the order and no metadata, leave the order of a
+record's features to chance, and hold a gigabyte in memory before they use the disk.
+"""
 
 import dataclasses
 import os

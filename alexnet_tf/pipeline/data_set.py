@@ -156,13 +156,8 @@ def _open_tfds(version_dir: str) -> DataSet:
         info = tfds.builder_from_directory(version_dir).info
     except Exception as error:  # TFDS says it in a dozen ways
         raise UserError(f"{version_dir}/{INFO_FILE} cannot be read: {error}") from None
-    image_key, label_key = info.supervised_keys or ("image", "label")
-    features = dict(info.features.items())
-    image, label = features.get(image_key), features.get(label_key)
-    if not getattr(image, "shape", None) or not hasattr(label, "names"):
-        raise UserError(
-            f"{version_dir} has no picture with a class label; it has {list(features)}"
-        )
+    image_key, label_key = picture_and_label(info, version_dir)
+    image, label = info.features[image_key], info.features[label_key]
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(
             f"{version_dir} is in the format {info.file_format.value}, not tfrecord; "
@@ -190,6 +185,33 @@ def _open_tfds(version_dir: str) -> DataSet:
         lengths = {name: split.shard_lengths for name, split in splits.items()}
         colors = _measured_once(version_dir, lengths, lambda: _measure_colors(data_set))
     return _with_colors(data_set, colors)
+
+
+def picture_and_label(info, where: str) -> tuple[str, str]:
+    """Returns the keys of the picture and of its class in a data set of TFDS.
+
+    Args:
+        info: Its `tfds.core.DatasetInfo`.
+        where: Its name or directory, for the error.
+
+    Raises:
+        UserError: There is no picture, encoded or uint8 RGB, with a class label.
+    """
+    import tensorflow_datasets as tfds
+
+    image_key, label_key = info.supervised_keys or ("image", "label")
+    features = dict(info.features.items())
+    image, label = features.get(image_key), features.get(label_key)
+    is_raw = isinstance(image, tfds.features.Tensor) and (
+        len(image.shape) == 3 and image.shape[2] == 3 and image.np_dtype == np.uint8
+    )
+    if not (is_raw or isinstance(image, tfds.features.Image)) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"{where} has no picture with a class label; it has {', '.join(features)}"
+        )
+    return image_key, label_key
 
 
 def _check_complete(directory, split, wanted: Sequence[str], found: Sequence[str]):
@@ -358,9 +380,11 @@ def _measure_colors(data_set: DataSet) -> dict:
     """Measures the RGB mean and covariance on pictures from all training shards."""
 
     def moments(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.io.decode_image(
-            parse_record(record, data_set)[0], channels=3, expand_animations=False
-        )
+        image = parse_record(record, data_set)[0]
+        if data_set.encoding == "raw":
+            image = tf.reshape(tf.io.decode_raw(image, tf.uint8), data_set.image_shape)
+        else:
+            image = tf.io.decode_image(image, channels=3, expand_animations=False)
         side = tf.reduce_min(tf.shape(image)[:2])
         image = tf.image.resize_with_crop_or_pad(image, side, side)
         image = tf.image.resize(image, (64, 64), method="nearest")

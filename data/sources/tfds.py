@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.pipeline.data_set import picture_and_label
 from data.source import Item, Source, map_splits, our_splits
 
 
@@ -32,19 +33,13 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
     except Exception as error:  # of the network, of the disk, of each data set's code
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"TFDS cannot load {name!r}: {reason}") from error
-    features = dict(builder.info.features.items())
-    image_key, label_key = builder.info.supervised_keys or ("image", "label")
-    image, label = features.get(image_key), features.get(label_key)
-    if not isinstance(image, tfds.features.Image) or not hasattr(label, "names"):
-        raise UserError(
-            f"{name} has no image with a class label; it has {', '.join(features)}"
-        )
+    image_key, label_key = picture_and_label(builder.info, name)
     splits = map_splits(list(builder.info.splits))
     if not splits:
         raise UserError(f"{name} has no train split, but {list(builder.info.splits)}")
     return Source(
         name=builder.name,
-        class_names=label.names,
+        class_names=builder.info.features[label_key].names,
         parts=list(splits.items()),
         items=functools.partial(_items, builder, image_key, label_key),
         splits=our_splits(splits),
@@ -57,11 +52,19 @@ def _items(builder, image_key: str, label_key: str, part) -> Iterator[Item]:
     import tensorflow_datasets as tfds
 
     their_split, split = part
-    undecoded = {image_key: tfds.decode.SkipDecoding()}
+    is_encoded = isinstance(builder.info.features[image_key], tfds.features.Image)
+    undecoded = {image_key: tfds.decode.SkipDecoding()} if is_encoded else None
     examples = builder.as_dataset(split=their_split, decoders=undecoded)
     for index, example in enumerate(examples.as_numpy_iterator()):
-        name = f"{their_split}/{index:08d}"
-        yield Item(name, int(example[label_key]), example[image_key], split)
+        name, image = f"{their_split}/{index:08d}", example[image_key]
+        content = image if isinstance(image, bytes) else _as_file(image)
+        yield Item(name, int(example[label_key]), content, split)
+
+
+def _as_file(pixels: np.ndarray) -> bytes:
+    """Makes a picture file, in the portable pixmap format, of uint8 RGB pixels."""
+    height, width, _ = pixels.shape
+    return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -102,6 +105,5 @@ def _cifar_items(part) -> Iterator[Item]:
     their_split, split, content = part
     pictures = content["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     for index, label in enumerate(content["fine_labels"]):
-        # A header makes bare pixels a picture file, in the portable pixmap format.
-        pixels = b"P6 32 32 255\n" + np.ascontiguousarray(pictures[index]).tobytes()
-        yield Item(f"{their_split}/{index:05d}", label, pixels, split)
+        name = f"{their_split}/{index:05d}"
+        yield Item(name, label, _as_file(pictures[index]), split)
