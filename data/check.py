@@ -21,8 +21,10 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
         data_dir: Of a data set that `open_data_set` opens.
         fast: Whether to leave the pictures undecoded.
     """
+    import numpy as np
+
     from alexnet_tf.pipeline.data_set import open_data_set
-    from data.progress import Duplicates
+    from data.progress import Duplicates, find_gaps
 
     data_set = open_data_set(data_dir)
     kind = "older ImageNet shards" if "/" in data_set.image_key else "TFDS directory"
@@ -32,16 +34,18 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
         f"  {data_set.num_classes} classes, labels {first}.."
         f"{first + data_set.num_classes - 1}"
     )
-    problems, duplicates = [], Duplicates()
+    problems, duplicates, counts = [], Duplicates(), {}
     for name, split in data_set.splits.items():
         labels = _read_split(data_set, split, fast, problems, duplicates)
-        _describe(data_set, name, labels)
+        counts[name] = np.bincount(labels, minlength=data_set.num_classes).tolist()
+        _describe(data_set, name, counts[name])
         if not len(labels):
             problems.append(f"{name} has no good record")
         elif name == "train":
             problems += _check_order(labels)
     if line := duplicates.describe():
         print(f"  {line}")
+    problems += find_gaps(data_set.class_names, counts)
     problems += [
         f"{number:,} pictures are both in {one} and in {other}"
         for one, other, number in duplicates.shared()
@@ -74,7 +78,7 @@ def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
         if found != expected:
             problems.append(f"{shard}: {found} records, expected {expected}")
     bar.close()
-    return np.array(labels)
+    return np.array(labels, int)
 
 
 def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
@@ -109,17 +113,15 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
             yield f"not a picture with a label: {reason[:150]}"
 
 
-def _describe(data_set, name: str, labels) -> None:
-    import numpy as np
+def _describe(data_set, name: str, counts: list[int]) -> None:
     import tensorflow as tf
 
     from data.progress import describe_counts
 
     filenames = data_set.splits[name].filenames
     megabytes = sum(tf.io.gfile.stat(f).length for f in filenames) / 1e6
-    counts = np.bincount(labels, minlength=data_set.num_classes).tolist()
     print(
-        f"  {name}: {len(labels):,} good records in {len(filenames)} shards, "
+        f"  {name}: {sum(counts):,} good records in {len(filenames)} shards, "
         f"{megabytes:,.1f} MB; {describe_counts(data_set.class_names, counts)}"
     )
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tqdm
 
@@ -26,6 +26,35 @@ def describe_counts(class_names: Sequence[str], counts: Sequence[int]) -> str:
         return ", ".join(f"{name} {n:,}" for name, n in pairs)
     empty = f", {counts.count(0)} of them empty" if 0 in counts else ""
     return f"{len(counts)} classes of {min(counts):,} to {max(counts):,}{empty}"
+
+
+def find_gaps(
+    class_names: Sequence[str], counts: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """Returns what stands in the way of training on a data set, a line each.
+
+    Args:
+        class_names: All of them.
+        counts: Pictures of each class, by split.
+    """
+    if not any(counts.get("train", ())):
+        return []  # for evaluation alone
+    gaps = []
+    if not any(counts.get("validation", ())):
+        gaps.append("there is no picture for validation, and training needs some")
+    if sum(map(bool, counts["train"])) == 1:
+        gaps.append("train has pictures of one class only: there is nothing to learn")
+    for split in ("train", "validation"):
+        missing = [
+            name
+            for name, number in zip(class_names, counts.get(split, ()), strict=False)
+            if not number
+        ]
+        if 0 < len(missing) < len(class_names):
+            more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+            names = ", ".join(missing[:3])
+            gaps.append(f"{split} has no picture of {names}{more}")
+    return gaps
 
 
 class Duplicates:
@@ -62,6 +91,13 @@ class Duplicates:
             "JOIN pictures AS b ON a.digest = b.digest AND a.split < b.split "
             "GROUP BY a.split, b.split"
         ).fetchall()
+
+    def repeated_name(self) -> str | None:
+        """Returns a name that two pictures of one split have, if any."""
+        row = self._pictures.execute(
+            "SELECT name FROM pictures GROUP BY split, name HAVING COUNT(*) > 1 LIMIT 1"
+        ).fetchone()
+        return row and row[0]
 
     def describe(self) -> str:
         """Returns one line on the duplicates; "" where there are none."""

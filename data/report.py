@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from alexnet_tf.errors import UserError
-from data.progress import Duplicates, describe_counts
+from data.pictures import shown
+from data.progress import Duplicates, describe_counts, find_gaps
 from data.transcode import Record
 
 
@@ -30,7 +31,11 @@ class Report:
         Raises:
             UserError: More than `max_errors` were rejected.
         """
+        labels = range(len(self._class_names))
         for record in records:
+            if not record.rejected and record.label not in labels:
+                reason = f"its label {record.label} is none of 0..{labels[-1]}"
+                record = record._replace(rejected=reason, image=b"")
             if not record.rejected:
                 self._count(record)
                 yield record
@@ -39,8 +44,8 @@ class Report:
             if len(self._rejected) > self._max_errors:
                 raise UserError(
                     f"{len(self._rejected)} pictures cannot be used, the last one "
-                    f"{record.name}: {record.rejected}; raise --max_errors to go on "
-                    "without them"
+                    f"{shown(record.name)}: {record.rejected}; raise --max_errors to "
+                    "go on without them"
                 )
 
     def _count(self, record: Record) -> None:
@@ -49,9 +54,16 @@ class Report:
         self._num_bytes += record.num_bytes
         self._duplicates.add(record.digest, record.split, record.label, record.name)
 
-    def num_pictures(self, split: str) -> int:
-        """Returns how many pictures a split has."""
-        return sum(n for (name, _), n in self._counts.items() if name == split)
+    def num_pictures(self) -> int:
+        """Returns how many pictures were counted and not rejected."""
+        return sum(self._counts.values())
+
+    def check_names(self) -> None:
+        """Raises a UserError where two pictures of a split have the same name."""
+        if name := self._duplicates.repeated_name():
+            raise UserError(
+                f"two pictures are called {shown(name)}; rename one of them"
+            )
 
     def write(self, directory: str) -> None:
         """Writes `rejected.tsv` and `duplicates.tsv`, where there are any."""
@@ -65,14 +77,16 @@ class Report:
 
     def summary(self) -> str:
         """Returns what a person wants to know, in a few lines."""
-        lines = [
-            f"{sum(self._counts.values()):,} pictures, {self._num_bytes / 1e6:,.1f} MB"
-        ]
-        for split in sorted({split for split, _ in self._counts}):
-            labels = range(len(self._class_names))
-            counts = [self._counts[split, label] for label in labels]
+        lines = [f"{self.num_pictures():,} pictures, {self._num_bytes / 1e6:,.1f} MB"]
+        labels = range(len(self._class_names))
+        splits = {
+            split: [self._counts[split, label] for label in labels]
+            for split in sorted({split for split, _ in self._counts})
+        }
+        for split, counts in splits.items():
             classes = describe_counts(self._class_names, counts)
             lines.append(f"{split}: {sum(counts):,}; {classes}")
+        lines += [f"note: {gap}" for gap in find_gaps(self._class_names, splits)]
         if self._conversions:
             kinds = [f"{kind} {n:,}" for kind, n in sorted(self._conversions.items())]
             lines.append(f"converted: {', '.join(kinds)}")

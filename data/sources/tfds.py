@@ -1,6 +1,7 @@
 """Any data set that TensorFlow Datasets loads; CIFAR-100 also from its own archive."""
 
 import functools
+import itertools
 import os
 import pickle
 import tarfile
@@ -10,7 +11,9 @@ import numpy as np
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import picture_and_label
-from data.source import Item, Source, map_splits, our_splits
+from data.source import Item, Source, find_splits, hold_out, our_splits
+
+_FIRST = 100  # pictures; where none of them has a label, the split has none
 
 
 def open_source(input: str | None, name: str | None, **_) -> Source:
@@ -34,18 +37,39 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"TFDS cannot load {name!r}: {reason}") from error
     image_key, label_key = picture_and_label(builder.info, name)
-    splits = map_splits(list(builder.info.splits))
-    if not splits:
-        raise UserError(f"{name} has no train split, but {list(builder.info.splits)}")
+    items = functools.partial(_items, builder, image_key, label_key)
+    splits, notes = _find_splits(builder, name, items)
     return Source(
         name=builder.name,
         class_names=builder.info.features[label_key].names,
         parts=list(splits.items()),
-        items=functools.partial(_items, builder, image_key, label_key),
+        items=items,
         splits=our_splits(splits),
+        holds_out="" in splits.values(),
         num_items=sum(builder.info.splits[split].num_examples for split in splits),
         metadata={"tfds": builder.info.full_name},
+        notes=notes,
     )
+
+
+def _find_splits(builder, name: str, items) -> tuple[dict[str, str], list[str]]:
+    """Returns {their split: ours}, and a line for each split that is left out."""
+    splits, notes = {}, []
+    found = find_splits(builder.info.splits, name)
+    for split in builder.info.splits:
+        first = itertools.islice(items((split, "")), _FIRST)
+        if split not in found:
+            notes.append(f"left out: the split {split}, which is none of ours")
+        elif all(item.label < 0 for item in first):
+            notes.append(f"left out: the split {split}, which has no labels")
+        else:
+            splits[split] = found[split]
+    if not splits:
+        raise UserError(
+            f"{name} has no split to train on or to evaluate, but "
+            + (", ".join(builder.info.splits) or "none")
+        )
+    return hold_out(splits), notes
 
 
 def _items(builder, image_key: str, label_key: str, part) -> Iterator[Item]:
@@ -95,8 +119,10 @@ def _cifar_100(archive: str) -> Source:
     return Source(
         name="cifar100",
         class_names=meta["fine_label_names"],
-        parts=[("train", "train", train), ("test", "validation", test)],
+        parts=[("train", "", train), ("test", "test", test)],
         items=_cifar_items,
+        splits=("train", "validation", "test"),
+        holds_out=True,
         num_items=len(train["data"]) + len(test["data"]),
     )
 
