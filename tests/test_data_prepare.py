@@ -436,6 +436,41 @@ def test_raw_records_can_be_prepared_again(tmp_path):
         assert after[f"train/{index:08d}"] == record
 
 
+def test_splits_and_labels_of_tfds(tmp_path, capsys):
+    def examples(number, label):
+        for i in range(number):
+            pixels = np.array(picture(1000 * (label + 1) + i, (16, 16)))
+            yield f"{label} {i}", {"image": pixels, "label": label}
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="partly",
+        version="1.0.0",
+        data_dir=tmp_path / "tfds",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(16, 16, 3)),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            }
+        ),
+        split_datasets={
+            "train": [*examples(10, 0), *examples(10, 1), *examples(3, -1)],
+            "test": [*examples(3, 0)],
+            "extra": [*examples(2, 1)],
+            "validation": [*examples(4, -1)],
+        },
+    )
+    directory, out = str(tmp_path / "tfds"), str(tmp_path / "out")
+    prepare(source="tfds", name="partly", input=directory, output=out, options=SMALL)
+    counts = {name: len(content) for name, content in read(out).items()}
+    assert counts == {"train": 18, "validation": 2, "test": 3}
+    printed = capsys.readouterr().out
+    assert "left out: the split extra, which is none of ours" in printed
+    assert "left out: the split validation, which has no labels" in printed
+    assert "rejected: 3, see rejected.tsv" in printed
+    rejected = (tmp_path / "out" / "rejected.tsv").read_text()
+    assert rejected.count("its label -1 is none of 0..1") == 3
+
+
 def test_elpv_is_split_by_class(tmp_path, monkeypatch):
     from data.sources import elpv
 
