@@ -14,11 +14,11 @@ from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
+from alexnet_tf.config import Config, flat
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.monitoring.metrics_log import MetricsLog
 from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.config import Config, flat
 
 _SAMPLE = 4096  # values of a tensor that a histogram is made of
 _VERSIONS = 7  # augmented versions of a picture

@@ -149,13 +149,8 @@ def _open_tfds(version_dir: str) -> DataSet:
         info = tfds.builder_from_directory(version_dir).info
     except Exception as error:  # TFDS says it in a dozen ways
         raise UserError(f"{version_dir}/{INFO_FILE} cannot be read: {error}") from None
-    image_key, label_key = info.supervised_keys or ("image", "label")
-    features = dict(info.features.items())
-    image, label = features.get(image_key), features.get(label_key)
-    if not getattr(image, "shape", None) or not hasattr(label, "names"):
-        raise UserError(
-            f"{version_dir} has no picture with a class label; it has {list(features)}"
-        )
+    image_key, label_key = picture_and_label(info, version_dir)
+    image, label = info.features[image_key], info.features[label_key]
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(
             f"{version_dir} is in the format {info.file_format.value}, not tfrecord; "
@@ -178,6 +173,33 @@ def _open_tfds(version_dir: str) -> DataSet:
         label_offset=0,
         fit=(info.metadata or {}).get("fit", "crop"),
     )
+
+
+def picture_and_label(info, where: str) -> tuple[str, str]:
+    """Returns the keys of the picture and of its class in a data set of TFDS.
+
+    Args:
+        info: Its `tfds.core.DatasetInfo`.
+        where: Its name or directory, for the error.
+
+    Raises:
+        UserError: There is no picture, encoded or uint8 RGB, with a class label.
+    """
+    import tensorflow_datasets as tfds
+
+    image_key, label_key = info.supervised_keys or ("image", "label")
+    features = dict(info.features.items())
+    image, label = features.get(image_key), features.get(label_key)
+    is_raw = isinstance(image, tfds.features.Tensor) and (
+        len(image.shape) == 3 and image.shape[2] == 3 and image.np_dtype == np.uint8
+    )
+    if not (is_raw or isinstance(image, tfds.features.Image)) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"{where} has no picture with a class label; it has {', '.join(features)}"
+        )
+    return image_key, label_key
 
 
 def _check_complete(directory, split, wanted: Sequence[str], found: Sequence[str]):
@@ -326,24 +348,6 @@ def _find_label_offset(labels: np.ndarray) -> int:
         raise UserError(f"expected labels 0..999 or 1..1000, found {low}..{high}")
     logging.info("Labels %d..%d: ImageNet's %d..%d.", low, high, offset, 999 + offset)
     return offset
-
-
-def color_statistics(mean: np.ndarray, products: np.ndarray) -> dict:
-    """Returns the facts on colour that a data set carries.
-
-    Args:
-        mean: Of RGB, 0..255, `(3,)`.
-        products: Mean of the outer product of RGB with itself, `(3, 3)`.
-    """
-    eigenvalues, vectors = np.linalg.eigh(products - np.outer(mean, mean))
-    eigenvalues, vectors = eigenvalues[::-1].clip(0), vectors[:, ::-1]
-    # The sign of an eigenvector is arbitrary: make its largest component positive.
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(3)])
-    return {
-        "image_mean": mean.round(6).tolist(),
-        "color_eigenvalues": eigenvalues.round(6).tolist(),
-        "color_eigenvectors": vectors.round(9).tolist(),
-    }
 
 
 def parse_record(
