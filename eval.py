@@ -6,9 +6,8 @@ python eval.py --checkpoint=runs/a --checkpoint=runs/b --report_dir=both
 python eval.py --checkpoint=runs/demo/saved_model --data_dir=runs/demo_data
 """
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 
 
 def define_flags() -> None:

@@ -10,9 +10,8 @@ import os
 import re
 import time
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 from alexnet_tf.recipes import RECIPES
 
 _DEMO_DATA_DIR = os.path.join("runs", "demo_data")

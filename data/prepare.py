@@ -18,9 +18,8 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from data.source import Item
 from data.transcode import Options, Record, transcode
