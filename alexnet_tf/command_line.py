@@ -127,7 +127,7 @@ class _FieldParser(flags.ArgumentParser):
         (kind,) = kinds - {types.NoneType}
         self._is_tuple = typing.get_origin(kind) is tuple
         self._kind = typing.get_args(kind)[0] if self._is_tuple else kind
-        self._choices = limits.get("choices")
+        self.enum_values = limits.get("choices")
         self._lower = limits.get("lower_bound", -math.inf)
         self._upper = limits.get("upper_bound", math.inf)
         self.syntactic_help = self._describe()
@@ -145,7 +145,7 @@ class _FieldParser(flags.ArgumentParser):
         except ValueError:
             raise ValueError(f"must be {self.syntactic_help}") from None
         is_number = not isinstance(value, str)
-        if (self._choices and value not in self._choices) or (
+        if (self.enum_values and value not in self.enum_values) or (
             is_number
             and not (self._lower <= value <= self._upper and math.isfinite(value))
         ):
@@ -156,8 +156,8 @@ class _FieldParser(flags.ArgumentParser):
         return "numbers" if self._is_tuple else self._kind.__name__
 
     def _describe(self) -> str:
-        if self._choices:
-            text = " or ".join(map(str, self._choices))
+        if self.enum_values:
+            text = " or ".join(map(str, self.enum_values))
         else:
             text = {int: "a whole number", float: "a number", str: "a text"}[self._kind]
             if self._is_tuple:
@@ -278,11 +278,13 @@ def format_help(values: flags.FlagValues, everything: bool = False) -> str:
         if flag.name in _expert_flags and not everything:
             hidden += 1
             continue
-        kind = _KINDS.get(flag.flag_type(), "TEXT")
-        head = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={kind}"
-        lines.append(f"  {head}")
+        choices = getattr(flag.parser, "enum_values", None)
+        kind = "|".join(map(str, choices or [_KINDS.get(flag.flag_type(), "TEXT")]))
+        lines.append(
+            f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={kind}"
+        )
         text = flag.help
-        if flag.parser.syntactic_help and not flag.boolean:
+        if flag.parser.syntactic_help and not flag.boolean and not choices:
             text += f" ({flag.parser.syntactic_help})"
         if flag.default not in (None, False):
             text += f" Default: {_describe_value(flag.default)}."

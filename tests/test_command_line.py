@@ -28,6 +28,9 @@ class Recipe:
     momentum: float = dataclasses.field(
         default=0.9, metadata={"help": "Of the rule.", "upper_bound": 1}
     )
+    groups: int | None = dataclasses.field(
+        default=2, metadata={"help": "Towers.", "choices": (1, 2)}
+    )
     lrn_bias: float = dataclasses.field(
         default=2.0, metadata={"help": "k.", "expert": True}
     )
@@ -177,6 +180,7 @@ def test_help_shows_what_people_use(program):
     assert output.index("--data_dir=PATH") < output.index("--num_epochs=N")
     assert "Of the rule. Default: 0.9. (a number of at most 1)" in output
     assert "Epochs. (a positive integer) Default: 3." in " ".join(output.split())
+    assert "--groups=1|2\n      Towers. Default: 2.\n" in output
     assert "--lrn_bias" not in output
     assert "and 1 more for experts: --helpfull" in output
     assert max(map(len, output.splitlines())) < 80
