@@ -365,13 +365,14 @@ def remove_written(directory: str, names: Sequence[str]) -> None:
         gfile = _gfile()
         walk, remove, remove_directory = gfile.walk, gfile.remove, gfile.rmtree
     root = directory.rstrip("/")
+    parts = [name.split("/") for name in names]
+    folders = {"/".join(path[:end]) for path in parts for end in range(1, len(path))}
     for folder, _, files in list(walk(root))[::-1]:
         inside = folder.rstrip("/").removeprefix(root).strip("/")
         written = [f for f in files if _is_written(f"{inside}/{f}".lstrip("/"), names)]
         for file in written:
             remove(f"{folder.rstrip('/')}/{file}")
-        is_ours = any(name.startswith(f"{inside}/") for name in names)
-        if inside and is_ours and not list_names(folder):
+        if _is_written(inside, folders) and not list_names(folder):
             remove_directory(folder)
 
 

@@ -14,12 +14,11 @@ from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
-from alexnet_tf.evaluation.evaluator import read_pictures
-from alexnet_tf.evaluation.results import Result
+from alexnet_tf.config import Config, flat
+from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.monitoring.metrics_log import MetricsLog
-from alexnet_tf.pipeline.batches import training_batches
+from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.run import Config
 
 _SAMPLE = 4096  # values of a tensor that a histogram is made of
 _VERSIONS = 7  # augmented versions of a picture
@@ -58,10 +57,9 @@ class Monitor:
         model: keras.Model,
         data_set: DataSet,
         config: Config,
-        histograms_every: int | None = None,
     ):
         self._log, self._model, self._data_set = log, model, data_set
-        self._config, self._every = config, histograms_every
+        self._config = config
         self._size = model.input_shape[1]
         first = min(_POOL, data_set.splits["validation"].num_examples)
         self._images = read_pictures(
@@ -72,37 +70,24 @@ class Monitor:
             model.inputs, {name: model.get_layer(name).output for name in names}
         )
 
-    def trained(self, step: int, gradients: np.ndarray) -> None:
-        """After training steps: writes histograms if it is time.
-
-        Args:
-            step: Steps done.
-            gradients: `sample` of the last step's gradients.
-        """
-        if self._every and step % self._every == 0:
-            self._write_histograms(step, gradients)
-
-    def validated(self, step: int, result: Result, gradients: np.ndarray) -> None:
+    def validated(self, step: int, evaluation: Evaluation) -> None:
         """After a validation: writes pictures, dead units, histograms.
 
         Args:
             step: Steps done.
-            result: Of the validation.
-            gradients: `sample` of the last step's gradients.
+            evaluation: Of the validation split.
         """
         from alexnet_tf.evaluation import figures  # matplotlib takes a second to import
 
-        if self._every is None:
-            self._write_histograms(step, gradients)
         self._write_dead_units(step)
         kernel = self._model.get_layer("conv1").kernel.numpy()
         self._write_image("train", step, "kernels", figures.kernels(kernel))
         names = self._data_set.class_names
         if len(names) <= figures.MAX_CLASSES:
-            confusion = result.predictions.confusion(len(names))
+            confusion = evaluation.predictions.confusion(len(names))
             drawn = figures.to_array(figures.confusion_matrix(confusion, names))
             self._write_image("validation", step, "confusion_matrix", drawn)
-        told = result.predictions
+        told = evaluation.predictions
         wrong = np.flatnonzero((told.ranks > 0) & (told.positions < _POOL))
         order = np.argsort(-told.top_probabilities[wrong, 0], kind="stable")
         if len(wrong := wrong[order][:8]):
@@ -120,7 +105,7 @@ class Monitor:
         directory = self._log.model_dir
         for file in glob.glob(os.path.join(glob.escape(directory), "events.*")):
             os.remove(file)  # what an earlier start said
-        values = dataclasses.asdict(self._config)
+        values = flat(self._config)
         rows = [f"|{name}|{value}|" for name, value in values.items()]
         text = "\n".join(["|setting|value|", "|---|---|", *rows])
         plain = {
@@ -132,7 +117,6 @@ class Monitor:
         with writer.as_default(step=0):
             tf.summary.text("configuration", text)
             tf.summary.text("command", "    " + shlex.join(sys.argv))
-            tf.summary.image("augmentation", self._augmented()[np.newaxis])
             hparams.hparams_config(
                 hparams=[hparams.HParam(name) for name in plain],
                 metrics=[
@@ -141,6 +125,13 @@ class Monitor:
                 ],
             )
             hparams.hparams(plain)
+        writer.close()
+
+    def write_augmentation(self):
+        """Shim."""
+        writer = tf.summary.create_file_writer(self._log.model_dir)
+        with writer.as_default(step=0):
+            tf.summary.image("augmentation", self._augmented()[np.newaxis])
         writer.close()
 
     def _augmented(self) -> np.ndarray:
@@ -158,7 +149,7 @@ class Monitor:
                 global_batch_size=_VERSIONS,
                 seed=self._config.seed,
                 image_size=self._size,
-                color=self._config.color,
+                color=self._config.recipe.color,
             )
             versions, _ = next(iter(batches))
             original = read_pictures(alone, "train", np.array([0]), self._size)
@@ -169,23 +160,17 @@ class Monitor:
         with self._log.writing(split, step):
             tf.summary.image(name, image[np.newaxis])
 
-    def _write_histograms(self, step: int, gradients: np.ndarray) -> None:
-        variables = self._model.trainable_variables
-        weights = [sample([variable.value]).numpy() for variable in variables]
-        ends = np.cumsum([len(part) for part in weights])[:-1]
-        parts = {"weights": weights, "gradients": np.split(gradients, ends)}
+    def write_histograms(self, step, samples) -> None:
+        """Shim."""
         with self._log.writing("train", step):
-            for kind, samples in parts.items():
-                for variable, values in zip(variables, samples, strict=True):
-                    # `tf.summary.histogram` writes the same, a dozen times slower.
-                    name = f"{kind}/{variable.path}"
-                    zeros = np.mean(values == 0)
-                    for summary in (
-                        histograms.histogram_pb(name, values),
-                        scalars.scalar_pb(f"zero_{name}", zeros),
-                    ):
-                        serialized = summary.SerializeToString()
-                        tf.summary.experimental.write_raw_pb(serialized)
+            for name, values in samples.items():
+                zeros = np.mean(values == 0)
+                for summary in (
+                    histograms.histogram_pb(name, values),
+                    scalars.scalar_pb(f"zero_{name}", zeros),
+                ):
+                    serialized = summary.SerializeToString()
+                    tf.summary.experimental.write_raw_pb(serialized)
 
     def _write_dead_units(self, step: int) -> None:
         """Writes for each layer the share of channels that no image makes positive."""

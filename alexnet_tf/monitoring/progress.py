@@ -1,0 +1,3 @@
+"""Shim."""
+
+from alexnet_tf.monitoring.metrics_log import Progress  # noqa: F401
