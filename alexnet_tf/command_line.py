@@ -6,6 +6,7 @@ import difflib
 import logging as stdlib_logging
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -243,9 +244,9 @@ def define_flags_from(
             mark_expert(field.name)
 
 
-def given_flags(values: flags.FlagValues, dataclass: type) -> dict[str, object]:
-    """The values that the user gave for the fields of a dataclass, by their names."""
-    names = [field.name for field in _flag_fields(dataclass)]
+def given_flags(values: flags.FlagValues, *dataclasses: type) -> dict[str, object]:
+    """The values that the user gave for the fields of dataclasses, by their names."""
+    names = [field.name for each in dataclasses for field in _flag_fields(each)]
     return {name: values[name].value for name in names if values[name].present}
 
 
@@ -260,7 +261,9 @@ def _describe_default(field: dataclasses.Field) -> str:
 
 def _describe_value(value: object) -> str:
     if isinstance(value, list | tuple):
-        return ",".join(map(str, value))
+        return ",".join(map(_describe_value, value))
+    if isinstance(value, float):
+        return f"{value:g}"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
@@ -283,7 +286,7 @@ def format_help(values: flags.FlagValues, everything: bool = False) -> str:
         lines.append(
             f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={kind}"
         )
-        text = flag.help
+        text = re.sub(r"^<\S+>: ", "", flag.help)  # absl's list of choices
         if flag.parser.syntactic_help and not flag.boolean and not choices:
             text += f" ({flag.parser.syntactic_help})"
         if flag.default not in (None, False):

@@ -41,6 +41,7 @@ def define_flags():
     flags.DEFINE_integer("num_epochs", 3, "Epochs.", lower_bound=1)
     flags.DEFINE_integer("global_batch_size", 128, "Pictures.")
     flags.DEFINE_float("learning_rate", 0.1, "Rate.")
+    flags.DEFINE_enum("color", "pca", ["pca", "none"], "Colour.")
     command_line.define_flags_from(Recipe)
 
 def ready():
@@ -180,12 +181,13 @@ def test_help_shows_what_people_use(program):
     assert output.index("--data_dir=PATH") < output.index("--num_epochs=N")
     assert "Of the rule. Default: 0.9. (a number of at most 1)" in output
     assert "Epochs. (a positive integer) Default: 3." in " ".join(output.split())
+    assert "--color=pca|none\n      Colour. Default: pca.\n" in output
     assert "--groups=1|2\n      Towers. Default: 2.\n" in output
     assert "--lrn_bias" not in output
     assert "and 1 more for experts: --helpfull" in output
     assert max(map(len, output.splitlines())) < 80
     _, output, _ = program.run(FAST, "--helpfull")
-    assert "--lrn_bias=X\n      k. Default: 2.0. (a number)" in output
+    assert "--lrn_bias=X\n      k. Default: 2. (a number)" in output
     assert "experts" not in output
 
 
