@@ -9,9 +9,8 @@ Without flags: the demo, on photographs of solar cells that a Python package bri
 import os
 import time
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 from alexnet_tf.config import Config
 from alexnet_tf.recipes import RECIPES, Recipe
 

@@ -466,7 +466,7 @@ def for_tensorflow(path: str) -> str:
 
         manager = tf.train.CheckpointManager(state, for_tensorflow(directory), keep)
         saved = os.path.join(directory, os.path.basename(manager.save(step)))
-        checkpoint.restore(for_tensorflow(latest_checkpoint(directory)))
+        checkpoint.restore(for_tensorflow(saved))
         tf.saved_model.load(for_tensorflow(directory))
 
     Other functions (`tf.io.gfile` but `glob`, records, summaries, `saved_model.save`)
@@ -503,20 +503,6 @@ def _plain_link(directory: str) -> str:
     link = os.path.join(folder, "link")
     os.symlink(directory, link)
     return link
-
-
-def latest_checkpoint(directory: str) -> str | None:
-    """The checkpoint of the highest number in a directory, without its `.index`.
-
-    By the names alone: the file `checkpoint`, which a kill can leave behind the times,
-    is not needed, and the path is never a pattern. None where there is none.
-    """
-    numbers = [
-        int(match[1])
-        for name in list_names(directory)
-        if (match := re.fullmatch(r"ckpt-(\d+)\.index", name))
-    ]
-    return os.path.join(directory, f"ckpt-{max(numbers)}") if numbers else None
 
 
 def checkpoint_files(path: str) -> list[str]:

@@ -7,9 +7,8 @@ import array
 import os
 from collections.abc import Iterator
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 
 # TensorFlow is imported inside functions, after the flags are parsed.
 

@@ -19,9 +19,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from data.held_out import find_thresholds
 from data.source import Item, Source, check_class_names

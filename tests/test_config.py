@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from alexnet_tf.evaluation.command import evaluate_run
 from helpers import SMALL, largest_difference, make_config
 
 from alexnet_tf.config import Config, from_json, resolve
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import RECIPES, Recipe
