@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
-import signal
 import time
 from collections.abc import Iterator
 
@@ -19,6 +17,7 @@ from alexnet_tf.monitoring.metrics_log import MetricsLog
 from alexnet_tf.monitoring.progress import Progress
 from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.run import Run
+from alexnet_tf.signals import stop_requests
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training.checkpoints import Checkpoints
 from alexnet_tf.training.step import Trainer
@@ -68,7 +67,7 @@ class Loop:
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
         batches = self._trainer.batches()
-        with _stop_signals() as signals, contextlib.closing(self._progress):
+        with stop_requests() as is_stop_requested, contextlib.closing(self._progress):
             while True:
                 step = self._trainer.step
                 # Also when the process was killed between an epoch and its validation.
@@ -77,7 +76,7 @@ class Loop:
                 if self._ended or step >= self._config.last_step:
                     self._checkpoints.check()
                     return True
-                if self._must_stop(signals):
+                if self._must_stop(is_stop_requested()):
                     self._checkpoints.save(step)
                     self._checkpoints.check()
                     return False
@@ -91,11 +90,11 @@ class Loop:
         epoch_ended = math.floor(epoch(step)) > math.floor(epoch(step - 1))
         return epoch_ended or step == self._config.last_step
 
-    def _must_stop(self, signals: list) -> bool:
+    def _must_stop(self, is_requested: bool) -> bool:
         """Whether any worker got a signal; all workers must stop at the same step."""
         if self._trainer.strategy.extended._in_multi_worker_mode():
-            return bool(self._trainer.any_worker(tf.constant(float(len(signals)))))
-        return bool(signals)
+            return bool(self._trainer.any_worker(tf.constant(float(is_requested))))
+        return is_requested
 
     def _train(self, batches: Iterator, step: int) -> None:
         """Trains up to the next step at which something is due."""
@@ -294,26 +293,3 @@ class _Interval:
             self.seconds + other.seconds,
             self.waited + other.waited,
         )
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list]:
-    """Collects SIGINT and SIGTERM, so that training ends between two steps.
-
-    A second one ends the process at once.
-    """
-    received = []
-
-    def receive(signum, frame):
-        del frame
-        if received:
-            os._exit(128 + signum)
-        received.append(signum)
-        logging.info("stopping after this step; once more to stop at once")
-
-    old = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
