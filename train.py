@@ -7,7 +7,6 @@ Without flags: the demo, on photographs of solar cells that a Python package bri
 """
 
 import os
-import re
 import time
 
 from absl import flags
@@ -57,12 +56,6 @@ def define_flags() -> None:
     switch("cache_validation", None, "Keep the validation images in memory.")
     text("data_service", None, "tf.data service to read through: grpc://host:port.")
     whole("histograms_every", None, "Steps; 0: never; default: epoch.", lower_bound=0)
-    text("profile_steps", None, "FIRST,LAST: for TensorBoard's profiler.")
-    flags.register_validator(
-        "profile_steps",
-        lambda steps: steps is None or re.fullmatch(r"[1-9]\d*,[1-9]\d*", steps),
-        "takes the first and the last step, such as 10,20",
-    )
     whole("max_bad_records", None, "More of them stop the run.", lower_bound=0)
     switch("reduce_in_bfloat16", None, "Halve what travels between replicas.")
     switch("deterministic", None, "Bit-identical reruns on GPUs too; slower.")
@@ -77,7 +70,6 @@ _OTHER_FLAGS = (
     "model_dir",
     "precision",
     "scale_lr",
-    "profile_steps",
     "overwrite",
     "export",
     "help",
@@ -103,7 +95,6 @@ def main(values: flags.FlagValues) -> int:
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
         if not os.path.exists(data_dir):
             prepare(source="elpv", output=data_dir)
-    profile = values.profile_steps
     if model_dir is None:
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{values.recipe}"
         model_dir = os.path.join("runs", name)
@@ -112,7 +103,6 @@ def main(values: flags.FlagValues) -> int:
         model_dir,
         precision=values.precision,
         scale_lr=values.scale_lr,
-        profile_steps=profile and tuple(map(int, profile.split(","))),
         overwrite=values.overwrite,
         export=values.export,
         **given,

@@ -26,8 +26,9 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.export import export_run
-from alexnet_tf.monitoring.metrics_log import MetricsLog, Progress
-from alexnet_tf.monitoring.tensorboard import Monitor, Profiler
+from alexnet_tf.monitoring.metrics_log import MetricsLog
+from alexnet_tf.monitoring.progress import Progress
+from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.pipeline.batches import label_errors
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Config, Run, resolve
@@ -50,12 +51,9 @@ class Loop:
     Args:
         trainer: What to train; goes on from the run's latest checkpoint.
         run: Where to write.
-        profile_steps: The first and the last step to profile.
     """
 
-    def __init__(
-        self, trainer: Trainer, run: Run, profile_steps: tuple[int, int] | None = None
-    ):
+    def __init__(self, trainer: Trainer, run: Run):
         self._trainer, self._config, self._run = trainer, trainer.config, run
         self._chief = is_chief(trainer.strategy)
         self._evaluator = Evaluator(
@@ -75,7 +73,6 @@ class Loop:
         self._since_record = _Interval()
         self._trained = {}  # of the last training record, for the table
         self._has_advised = False
-        self._profiler = Profiler(run.model_dir, *(profile_steps or (0, 0)))
         self._stuck_from = diagnostics.stuck_from(
             self._config.num_train_examples, self._config.global_batch_size
         )
@@ -86,13 +83,9 @@ class Loop:
         trainer, run = self._trainer, self._run
         self._log = MetricsLog(run.model_dir, run.metrics_file, trainer.step)
         self._monitor = Monitor(
-            self._log,
-            trainer.model,
-            trainer.data_set,
-            self._config,
-            self._config.histograms_every,
+            self._log, trainer.model, trainer.data_set, self._config
         )
-        self._monitor.write_start()
+        self._has_started = False
 
     @property
     def _last_step(self) -> int:
@@ -116,7 +109,6 @@ class Loop:
         with (
             _stop_signals() as signals,
             contextlib.closing(self._progress),
-            contextlib.closing(self._profiler),
         ):
             while True:
                 step = trainer.step
@@ -124,14 +116,20 @@ class Loop:
                     self._validate(step)
                 if self._ended or step >= self._last_step:
                     self._checkpoints.check()
+                    self._check_log()
                     return True
                 if self._stop_is_agreed(signals):
                     self._checkpoints.save(step)
                     self._checkpoints.check()
+                    self._check_log()
                     return False
                 if not self._train(batches, step):
                     self._roll_back()
                     batches = trainer.batches()
+
+    def _check_log(self) -> None:
+        if self._chief:
+            self._log.check()
 
     def _is_validation_due(self, step: int) -> bool:
         validations = self._trainer.validations
@@ -155,11 +153,9 @@ class Loop:
             step + self._steps_per_loop,
             self._epoch_end(math.floor(self._epoch(step)) + 1),
             *((step // interval + 1) * interval for interval in intervals),
-            self._profiler.next_stop(step),
             self._last_step,
         )
         wanted_step = max(step + 1, wanted_step)
-        self._profiler.update(step)
         start, waited = time.perf_counter(), self._trainer.waited
         with label_errors(self._trainer.data_set, "train"):
             self._trainer.run_steps(batches, tf.constant(wanted_step - step))
@@ -174,12 +170,21 @@ class Loop:
         step = wanted_step
         self._show(step, totals, chunk)
         if self._chief:
-            self._monitor.trained(step, self._trainer.gradient_sample)
+            self._monitor_step(step)
         if step % LOG_EVERY == 0 or self._is_validation_due(step):
             self._record_training(step)
         if step % every == 0 and not self._is_validation_due(step):
             self._checkpoints.save(step)
         return True
+
+    def _monitor_step(self, step: int) -> None:
+        if not self._has_started:
+            self._monitor.write_start()
+            self._has_started = True
+        every = self._config.histograms_every
+        due = self._is_validation_due(step) if every is None else every
+        if due and (every is None or step % every == 0):
+            self._monitor.write_histograms(step, self._trainer.samples())
 
     def _check_bad_records(self) -> None:
         bad, limit = len(self._trainer.bad_records), self._config.max_bad_records
@@ -271,7 +276,7 @@ class Loop:
         means = result.cross_entropy, result.top_1_error, result.top_5_error
         self._write("validation", step, means, result.num_evaluated / seconds)
         if self._chief:
-            self._monitor.validated(step, result, trainer.gradient_sample)
+            self._monitor.validated(step, result)
         best_before = min(trainer.validations[:, 1], default=math.inf)
         is_best = result.top_1_error < best_before
         self._progress.row(
@@ -359,7 +364,6 @@ def train(
     *,
     precision: str = "auto",
     scale_lr: bool = False,
-    profile_steps: tuple[int, int] | None = None,
     overwrite: bool = False,
     export: bool = True,
     **given,
@@ -371,7 +375,6 @@ def train(
         model_dir: Directory of the run; one that was interrupted goes on.
         precision: "float32", "mixed_bfloat16" or "auto".
         scale_lr: Whether to multiply the learning rate by global batch size / 128.
-        profile_steps: The first and the last step to profile.
         overwrite: Whether to remove an earlier run in `model_dir`.
         export: Whether to export a SavedModel.
         **given: Fields of `Config` that are not to take the recipe's value.
@@ -402,7 +405,7 @@ def train(
     if config.deterministic:
         keras.utils.set_random_seed(config.seed)
         tf.config.experimental.enable_op_determinism()
-    if not _run_loop(config, data_set, strategy, run, profile_steps):
+    if not _run_loop(config, data_set, strategy, run):
         logging.info("checkpoint saved; the same command goes on from there")
         return False
     if is_chief(strategy):
@@ -410,9 +413,9 @@ def train(
     return True
 
 
-def _run_loop(config, data_set, strategy, run, profile_steps) -> bool:
+def _run_loop(config, data_set, strategy, run) -> bool:
     try:
-        return Loop(Trainer(config, data_set, strategy), run, profile_steps).run()
+        return Loop(Trainer(config, data_set, strategy), run).run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         raise UserError(
             "another worker was lost: start the same command again on all workers; it "

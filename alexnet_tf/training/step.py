@@ -1,13 +1,12 @@
 """A network in training: its weights, what they depend on, the training step."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.evaluation.metrics import count
-from alexnet_tf.monitoring.tensorboard import sample
 from alexnet_tf.network.layers import Dropout
 from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
 from alexnet_tf.pipeline.data_set import DataSet
@@ -17,6 +16,7 @@ from alexnet_tf.training import schedules
 from alexnet_tf.training.optimizers import LARS, MomentumSGD, sum_over_replicas
 
 MAX_ROLLBACKS = 3
+_SAMPLE = 4096  # values of a tensor that a histogram is made of
 
 
 class Trainer:
@@ -112,10 +112,17 @@ class Trainer:
         """Euclidean norm of the last step's gradient."""
         return float(self._gradient_norm.numpy())
 
-    @property
-    def gradient_sample(self) -> np.ndarray:
-        """`monitor.sample` of the last step's gradients."""
-        return self._gradient_sample.numpy()
+    def samples(self) -> dict[str, np.ndarray]:
+        """`sample` of each weight ("weights/…") and last gradient ("gradients/…")."""
+        variables = self.model.trainable_variables
+        weights = [sample([variable.value]).numpy() for variable in variables]
+        ends = np.cumsum([len(values) for values in weights])[:-1]
+        gradients = np.split(self._gradient_sample.numpy(), ends)
+        samples = {}
+        for variable, *values in zip(variables, weights, gradients, strict=True):
+            samples[f"weights/{variable.path}"] = values[0]
+            samples[f"gradients/{variable.path}"] = values[1]
+        return samples
 
     @property
     def waited(self) -> float:
@@ -241,3 +248,17 @@ class Trainer:
 
 def _state(value: tf.Tensor, shape=None) -> tf.Variable:
     return tf.Variable(value, trainable=False, shape=shape)
+
+
+def sample(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Up to 4096 evenly spaced values of each tensor, one after another, float32.
+
+    So few that a training step can keep those of its gradients at no cost. The stride
+    is odd, so that it does not fall on the same channel again and again.
+    """
+    parts = []
+    for tensor in tensors:
+        values = tf.reshape(tensor, [-1])
+        stride = -(-values.shape[0] // _SAMPLE) | 1
+        parts.append(tf.cast(values[::stride], tf.float32))
+    return tf.concat(parts, axis=0)
