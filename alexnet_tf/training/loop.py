@@ -57,12 +57,11 @@ class Loop:
             self._monitor = Monitor(
                 self._log, trainer.model, trainer.data_set, self._config
             )
-            self._monitor.write_start()
         self._progress = Progress(self._config.last_step, trainer.step)
         self._steps_per_loop = self._first_steps_per_loop()
         self._since_record = _Interval()
         self._trained = {}  # the last training record, for the table
-        self._has_advised = self._has_drawn = self._was_stuck = False
+        self._has_advised = self._has_written_start = self._was_stuck = False
 
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
@@ -74,13 +73,19 @@ class Loop:
                 if self._is_validation_due(step):
                     self._validate(step)
                 if self._ended or step >= self._config.last_step:
-                    self._checkpoints.check()
+                    self._check_written()
                     return True
                 if self._must_stop(is_stop_requested()):
                     self._checkpoints.save(step)
-                    self._checkpoints.check()
+                    self._check_written()
                     return False
                 self._train(batches, step)
+
+    def _check_written(self) -> None:
+        """Raises `UserError` where a disk refused what it should have taken."""
+        self._checkpoints.check()
+        if self._chief:
+            self._log.check()
 
     def _is_validation_due(self, step: int) -> bool:
         validations = self._trainer.validations
@@ -187,9 +192,9 @@ class Loop:
         every = self._config.histograms_every
         if every and step % every == 0:
             self._monitor.write_histograms(step, self._trainer.samples())
-        if not self._has_drawn:  # not before the first step, which people wait for
-            self._has_drawn = True
-            self._monitor.write_augmentation()
+        if not self._has_written_start:  # not before the first step: people wait for it
+            self._has_written_start = True
+            self._monitor.write_start()
 
     def _record_training(self, step: int, metrics: dict) -> None:
         trainer, config = self._trainer, self._config
