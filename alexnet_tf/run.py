@@ -14,6 +14,7 @@ from absl import logging
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.alexnet import alexnet
 from alexnet_tf.pipeline.data_set import DataSet
+from alexnet_tf.pipeline.statistics import pixel_statistics
 from alexnet_tf.recipes import RECIPES, choose_recipe
 
 
@@ -142,10 +143,11 @@ def resolve(
         given = {name: value for name, value in given.items() if name != "recipe"}
     else:
         recipe = RECIPES[given["recipe"]]
+    statistics = pixel_statistics(data_set, recipe.image_size)
     facts = {
         "data_dir": data_set.data_dir,
         "class_names": data_set.class_names,
-        "image_mean": data_set.image_mean,
+        "image_mean": tuple(statistics.mean_color.tolist()),
         "num_train_examples": num_train_examples,
         "recipe": recipe.name,
     }

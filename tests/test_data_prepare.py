@@ -17,6 +17,7 @@ from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+from alexnet_tf.pipeline.statistics import pixel_statistics
 from data.held_out import content_digest, find_thresholds, split_of
 from data.prepare import prepare
 from data.source import Item
@@ -577,6 +578,24 @@ def test_truncated_bytes_are_rejected_not_fatal(cut):
 def test_missing_file_is_rejected(tmp_path):
     (record,) = transcode([Item("a", 0, str(tmp_path / "gone.jpg"))], SMALL, {})
     assert record.rejected == "cannot be read: No such file or directory"
+
+
+def test_statistics_are_those_of_the_stored_pixels(tmp_path):
+    write_folders(tmp_path / "in", 8)
+    options = Options(image_size=32, encoding="raw", validation_fraction=0.3)
+    out = tmp_path / "out"
+    prepare(
+        source="folder", input=str(tmp_path / "in"), output=str(out), options=options
+    )
+    pixels = np.frombuffer(
+        b"".join(image_bytes for image_bytes, _ in read(out)["train"].values()),
+        np.uint8,
+    ).reshape(-1, 3)
+    measured = pixel_statistics(open_data_set(str(out)), 32)
+    np.testing.assert_allclose(measured.mean_color, pixels.mean(axis=0), atol=1e-5)
+    vectors = measured.color_eigenvectors
+    covariance = vectors * measured.color_eigenvalues @ vectors.T
+    np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), atol=1e-3)
 
 
 # The output as a whole

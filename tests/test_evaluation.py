@@ -16,10 +16,10 @@ from alexnet_tf.evaluation.evaluator import (
     Evaluator,
     count,
     evaluate_run,
-    read_pictures,
 )
 from alexnet_tf.evaluation.results import wilson_interval
 from alexnet_tf.export import export_run
+from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import DataSet, Split, open_data_set
 from alexnet_tf.run import Run, build_model, resolve
 
@@ -58,9 +58,6 @@ def write(folder, spoilt=()):
         image_key="image",
         label_key="label",
         label_offset=0,
-        image_mean=(0.0, 0.0, 0.0),
-        color_eigenvalues=(1.0, 1.0, 1.0),
-        color_eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     )
 
 

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.evaluation import report
-from alexnet_tf.evaluation.evaluator import evaluate_run, read_pictures
+from alexnet_tf.evaluation.evaluator import evaluate_run
+from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run, build_model, resolve
 

@@ -27,8 +27,6 @@ from alexnet_tf.pipeline.batches import evaluation_batches, label_errors
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 
-_READ_BATCH = 128
-
 
 def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """How many classes stand before the label.
@@ -205,31 +203,6 @@ class Evaluator:
                 probabilities,
             ),
         )
-
-
-def read_pictures(
-    data_set: DataSet, split: str, positions: np.ndarray, size: int
-) -> np.ndarray:
-    """Reads the central crops at places of the order of evaluation.
-
-    Args:
-        data_set: The data.
-        split: Name of the split.
-        positions: `(n,)`.
-        size: Height and width, pixels.
-
-    Returns:
-        uint8 `(n, size, size, 3)`.
-    """
-    found = np.zeros((len(positions), size, size, 3), np.uint8)
-    batches = evaluation_batches(
-        data_set, split, global_batch_size=_READ_BATCH, image_size=size
-    )
-    last = max(positions, default=-1) // _READ_BATCH
-    for number, (images, _) in enumerate(batches.take(last + 1)):
-        here = positions // _READ_BATCH == number
-        found[here] = images.numpy()[positions[here] % _READ_BATCH]
-    return found
 
 
 def evaluate_run(

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from alexnet_tf.evaluation import figures
-from alexnet_tf.evaluation.evaluator import read_pictures
 from alexnet_tf.evaluation.results import Predictions, Result
-from alexnet_tf.pipeline.batches import evaluation_batches
+from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
 
 NEIGHBOUR_POOL = 20_000  # training pictures, at most, in which neighbours are sought

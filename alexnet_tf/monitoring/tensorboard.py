@@ -14,11 +14,11 @@ from tensorboard.plugins.histogram import summary_v2 as histograms
 from tensorboard.plugins.hparams import api as hparams
 from tensorboard.plugins.scalar import summary_v2 as scalars
 
-from alexnet_tf.evaluation.evaluator import read_pictures
 from alexnet_tf.evaluation.results import Result
 from alexnet_tf.monitoring.metrics_log import MetricsLog
-from alexnet_tf.pipeline.batches import training_batches
+from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
+from alexnet_tf.pipeline.statistics import pixel_statistics
 from alexnet_tf.run import Config
 
 _SAMPLE = 4096  # values of a tensor that a histogram is made of
@@ -148,6 +148,9 @@ class Monitor:
         from alexnet_tf.evaluation import figures
 
         train = self._data_set.splits["train"]
+        statistics = None
+        if self._config.color == "pca":
+            statistics = pixel_statistics(self._data_set, self._size)
         rows = []
         for filename in train.filenames[:4]:
             # A split of one picture: every epoch shows another version of it.
@@ -159,6 +162,7 @@ class Monitor:
                 seed=self._config.seed,
                 image_size=self._size,
                 color=self._config.color,
+                statistics=statistics,
             )
             versions, _ = next(iter(batches))
             original = read_pictures(alone, "train", np.array([0]), self._size)
