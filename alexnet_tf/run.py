@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 
@@ -294,8 +295,27 @@ class Run:
                 "first, or give --checkpoint=latest, best or a path without .index"
             )
         model = build_model(config, dtype)
-        tf.train.Checkpoint(model=model).restore(path).expect_partial()
+        _restore(model, path)
         return model, config, path
+
+
+def _restore(model: keras.Model, checkpoint: str) -> None:
+    """Restores every variable of a network; a checkpoint may hold more."""
+    try:
+        status = tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial()
+        status.assert_existing_objects_matched()
+    except AssertionError as error:
+        missing = min(re.findall(r"<Variable path=([^,]+),", str(error)), default="")
+        raise UserError(
+            f"checkpoint {checkpoint} has no weights for {missing}: it is of another "
+            "network; give one of this run"
+        ) from None
+    except (ValueError, IndexError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"checkpoint {checkpoint} is damaged or of another network ({reason}): "
+            "give another"
+        ) from None
 
 
 def sha256_of(paths: Sequence[str]) -> str:
