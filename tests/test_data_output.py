@@ -189,7 +189,7 @@ def test_a_signal_ends_it(tmp_path, signum, code):
         process.kill()
     else:
         os.killpg(process.pid, signum)  # as a terminal does
-    output, error = process.communicate(timeout=30)
+    _output, error = process.communicate(timeout=30)
     assert process.returncode == code, error
     assert "Traceback" not in error
     deadline = time.monotonic() + 10
