@@ -5,9 +5,8 @@ python eval.py --model_dir=runs/demo --views=10 --report_dir=runs/demo/report
 python eval.py --checkpoint=runs/a --checkpoint=runs/b --report_dir=both
 """
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 
 
 def define_flags() -> None:

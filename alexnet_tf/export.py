@@ -285,7 +285,7 @@ def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
             evaluation = report
     return {
         "model": "AlexNet",
-        "recipe": config.recipe,
+        "recipe": config.recipe.name,
         "training": dataclasses.asdict(config),
         "evaluation": evaluation,
         "checkpoint": checkpoint,

@@ -69,9 +69,6 @@ def write_data_set(folder, examples, image_shape):
         image_key="image",
         label_key="label",
         label_offset=0,
-        image_mean=(124.0, 117.0, 104.0),
-        color_eigenvalues=(1.0, 1.0, 1.0),
-        color_eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     )
 
 

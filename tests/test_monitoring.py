@@ -1,6 +1,7 @@
 """Tests of the room monitoring, what it writes read back by TensorBoard itself."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -18,6 +19,7 @@ from absl import logging
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.compat.proto import event_pb2
 
+from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.monitoring import pictures
@@ -26,7 +28,7 @@ from alexnet_tf.monitoring.metrics_log import MetricsLog
 from alexnet_tf.monitoring.progress import Progress
 from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.run import build_model, resolve
+from alexnet_tf.run import build_model
 from alexnet_tf.training.step import sample
 
 
@@ -181,8 +183,7 @@ def monitored(tmp_path_factory, data_dir):
     folder = tmp_path_factory.mktemp("runs") / "first"
     folder.mkdir()
     data_set = open_data_set(data_dir)
-    given = {"width": 0.05, "recipe": "small"}
-    config, _ = resolve(given, data_set, {"precision": "float32", "num_gpus": 0})
+    config = resolve(data_set, "small", {"width": 0.05, "precision": "float32"})
     model = build_model(config, "float32")
     # A unit that nothing brings to life, a weight that is zero.
     conv3 = model.get_layer("conv3")
@@ -207,6 +208,11 @@ def monitored(tmp_path_factory, data_dir):
         watch.write_histograms(step, samples)
         watch.validated(step, result)
     log.check()
+    (folder.parent / "second").mkdir()
+    recipe = dataclasses.replace(config.recipe, momentum=0.5)
+    other = dataclasses.replace(config, recipe=recipe)
+    second = open_log(folder.parent / "second", 0)
+    Monitor(second, model, data_set, other).write_start()
     return folder, model, result, config
 
 
@@ -341,9 +347,15 @@ def test_tensorboard_shows_settings_and_command(board, monitored):
         sliceSize=10,
         includeMetrics=True,
     )
-    (group,) = groups["sessionGroups"]
-    assert group["hparams"]["learning_rate"] == config.learning_rate
+    group, other = groups["sessionGroups"]
+    assert group["hparams"]["learning_rate"] == config.recipe.learning_rate
     assert group["hparams"]["recipe"] == "small"
+    names = group["name"], other["name"]
+    assert names == ("first", "second")  # the runs' own, no numbers
+    experiment = board.post("hparams/experiment", experimentName="")
+    columns = [info["name"] for info in experiment["hparamInfos"]]
+    assert columns[0] == "momentum"  # in which the two differ
+    assert "activation" in columns[1:]
     values = [value["value"] for value in group["metricValues"]]
     assert 0.25 in values
 

@@ -5,11 +5,11 @@ import dataclasses
 
 import numpy as np
 
+from alexnet_tf.config import Config
 from alexnet_tf.evaluation import figures
 from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
 from alexnet_tf.pipeline.reading import read_all, shuffled_records
-from alexnet_tf.run import Config
 
 _PICTURES, _VERSIONS = 4, 7  # of which augmented versions are shown, and how many
 _MOSAIC = 32  # pictures of a training batch
@@ -68,7 +68,9 @@ def _augmented(data_set: DataSet, config: Config, number: int):
         data_set,
         global_batch_size=number,
         seed=config.seed,
-        color=config.color,
+        image_size=config.image_size,
+        color=config.recipe.color,
+        pca_source_2012=config.recipe.pca_source_2012,
     )
 
 
