@@ -16,10 +16,10 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from absl import logging
+from helpers import make_config
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.compat.proto import event_pb2
 
-from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.monitoring import pictures
@@ -183,7 +183,7 @@ def monitored(tmp_path_factory, data_dir):
     folder = tmp_path_factory.mktemp("runs") / "first"
     folder.mkdir()
     data_set = open_data_set(data_dir)
-    config = resolve(data_set, "small", {"width": 0.05, "precision": "float32"})
+    config = make_config(data_set, "small", width=0.05)
     model = build_model(config, "float32")
     # A unit that nothing brings to life, a weight that is zero.
     conv3 = model.get_layer("conv3")

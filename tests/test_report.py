@@ -10,8 +10,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import make_config
 
-from alexnet_tf.config import resolve
 from alexnet_tf.evaluation import report
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.pipeline.batches import read_pictures
@@ -25,8 +25,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 def written(tmp_path_factory, data_dir):
     """A page about a network that answers differently to different pictures."""
     root = tmp_path_factory.mktemp("report")
-    given = {"width": 0.05, "precision": "float32", "learning_rate": 0.02}
-    config = resolve(open_data_set(data_dir), "small", given)
+    config = make_config(data_dir, "small", width=0.05, learning_rate=0.02)
     run = Run(str(root / "run"))
     run.start(config)
     model = build_model(config, "float32")

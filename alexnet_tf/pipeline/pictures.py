@@ -355,9 +355,9 @@ def _on_white(image: tf.Tensor) -> tf.Tensor:
     """Puts uint8 RGBA `(height, width, 4)` on white."""
 
     def blend(rows):
-        rows = tf.cast(rows, tf.uint16)
-        color, alpha = rows[:, :, :3], rows[:, :, 3:]
-        return tf.cast((color * alpha + (255 - alpha) * 255 + 127) // 255, tf.uint8)
+        rows = tf.cast(rows, tf.float32)
+        color, alpha = rows[:, :, :3], rows[:, :, 3:] / 255.0
+        return tf.cast(255.5 + (color - 255.0) * alpha, tf.uint8)
 
     height, blocks = tf.shape(image)[0], []
     for i in range(_ROW_BLOCKS):

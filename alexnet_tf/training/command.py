@@ -84,7 +84,7 @@ def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> boo
         logging.info("checkpoint saved; the same command goes on from there")
         return False
     if is_chief(strategy):
-        _finish(run, config, export)
+        _finish(run, config, data_set, export)
     return True
 
 
@@ -132,10 +132,15 @@ def _log_configuration(config: Config, strategy: tf.distribute.Strategy) -> None
         logging.info("  %s %s (given)", name, values[name])
 
 
-def _finish(run: Run, config: Config, export: bool) -> None:
+def _finish(run: Run, config: Config, data_set: DataSet, export: bool) -> None:
     """Evaluates and exports a run that has ended, and says what to do next."""
-    batch_size = config.recipe.global_batch_size
-    result = evaluate_run(run.model_dir, global_batch_size=batch_size)
+    # On the test split once, at the end; eval.json is that of the validation split.
+    for split in ("test", "validation"):
+        if split in data_set.splits and data_set.splits[split].num_examples:
+            batch_size = config.recipe.global_batch_size
+            result = evaluate_run(
+                run.model_dir, split=split, global_batch_size=batch_size
+            )
     lines = [
         "",
         f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "

@@ -61,7 +61,7 @@ class Loop:
         self._steps_per_loop = self._first_steps_per_loop()
         self._since_record = _Interval()
         self._trained = {}  # the last training record, for the table
-        self._has_advised = self._has_started = self._was_stuck = False
+        self._has_advised = self._has_written_start = self._was_stuck = False
 
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
@@ -73,15 +73,16 @@ class Loop:
                 if self._is_validation_due(step):
                     self._validate(step)
                 if self._ended or step >= self._config.last_step:
-                    self._check_disk()
+                    self._check_written()
                     return True
                 if self._must_stop(is_stop_requested()):
                     self._checkpoints.save(step)
-                    self._check_disk()
+                    self._check_written()
                     return False
                 self._train(batches, step)
 
-    def _check_disk(self) -> None:
+    def _check_written(self) -> None:
+        """Raises `UserError` where a disk refused what it should have taken."""
         self._checkpoints.check()
         if self._chief:
             self._log.check()
@@ -174,8 +175,9 @@ class Loop:
     def _show(self, step: int, metrics: dict, chunk: "_Interval") -> None:
         config = self._config
         images = chunk.steps * config.recipe.global_batch_size
-        num_epochs = max(1, math.ceil(config.epoch(config.last_step) - 1e-9))
-        epoch = min(num_epochs, math.floor(config.epoch(step - 1)) + 1)
+        epoch, num_epochs = (
+            math.floor(config.epoch(end - 1)) + 1 for end in (step, config.last_step)
+        )
         self._progress.update(
             step,
             f"{epoch}/{num_epochs}",
@@ -191,8 +193,8 @@ class Loop:
         every = self._config.histograms_every
         if every and step % every == 0:
             self._monitor.write_histograms(step, self._trainer.samples())
-        if not self._has_started:  # not before the first step, which people wait for
-            self._has_started = True
+        if not self._has_written_start:  # not before the first step: people wait for it
+            self._has_written_start = True
             self._monitor.write_start()
 
     def _record_training(self, step: int, metrics: dict) -> None:
