@@ -6,6 +6,11 @@ python -m data.prepare --source=tfds --name=cifar100 --output=DIR
 python -m data.prepare --source=elpv --output=DIR
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":
+    signals.handle()  # from here on a signal ends it in one line
+
 import collections
 import concurrent.futures
 import contextlib
