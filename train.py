@@ -8,11 +8,10 @@ Without flags: the demo, on photographs of solar cells that a Python package bri
 
 from alexnet_tf import signals
 
-if __name__ == "__main__":
-    signals.handle(
-        signals.EXIT_INTERRUPTED
-    )  # from here on a signal ends it in one line
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle(signals.EXIT_INTERRUPTED)
 
+import dataclasses
 import os
 import time
 
@@ -36,10 +35,21 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "recipe", "auto", ["auto", *RECIPES], "auto: by the number of images."
     )
-    command_line.define_flags_from(Recipe)
+    command_line.define_flags_from(Recipe, _describe_default)
     command_line.define_flags_from(Config)
     flags.DEFINE_bool("overwrite", False, "Start anew in a used model_dir.")
     flags.DEFINE_bool("export", True, "Export a SavedModel at the end.")
+
+
+def _describe_default(field: dataclasses.Field) -> str:
+    """The defaults of the recipes that are trained from nothing, where they differ."""
+    by_recipe = {
+        name: command_line.describe_value(getattr(RECIPES[name], field.name))
+        for name in ("paper", "original", "small")
+    }
+    if len(set(by_recipe.values())) == 1:
+        return by_recipe["paper"]
+    return ", ".join(f"{name} {value}" for name, value in by_recipe.items())
 
 
 def main(values: flags.FlagValues) -> int:
@@ -68,4 +78,4 @@ def main(values: flags.FlagValues) -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    command_line.run(main, define_flags, interrupted=command_line.EXIT_INTERRUPTED)

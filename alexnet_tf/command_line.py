@@ -256,12 +256,13 @@ def _flag_fields(dataclass: type) -> list[dataclasses.Field]:
 
 def _describe_default(field: dataclasses.Field) -> str:
     is_missing = field.default in (None, dataclasses.MISSING)
-    return "" if is_missing else _describe_value(field.default)
+    return "" if is_missing else describe_value(field.default)
 
 
-def _describe_value(value: object) -> str:
+def describe_value(value: object) -> str:
+    """A value as it is given on the command line."""
     if isinstance(value, list | tuple):
-        return ",".join(map(_describe_value, value))
+        return ",".join(map(describe_value, value))
     if isinstance(value, float):
         return f"{value:g}"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
@@ -290,7 +291,7 @@ def format_help(values: flags.FlagValues, everything: bool = False) -> str:
         if flag.parser.syntactic_help and not flag.boolean and not choices:
             text += f" ({flag.parser.syntactic_help})"
         if flag.default not in (None, False):
-            text += f" Default: {_describe_value(flag.default)}."
+            text += f" Default: {describe_value(flag.default)}."
         indent = " " * 6
         lines += textwrap.wrap(
             text, columns, initial_indent=indent, subsequent_indent=indent

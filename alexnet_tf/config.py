@@ -152,6 +152,7 @@ def resolve(
     }
     settings |= {name: given[name] for name in _names(Config) if name in given}
     changes = {name: given[name] for name in _names(Recipe) if name in given}
+    _check_lengths(changes)
     return Config(
         recipe=dataclasses.replace(chosen, **changes),
         data_dir=data_set.data_dir,
@@ -162,6 +163,16 @@ def resolve(
         given=tuple(given),
         **settings,
     )
+
+
+def _check_lengths(changes: Mapping[str, object]) -> None:
+    for field in dataclasses.fields(Recipe):
+        value, length = changes.get(field.name), field.metadata.get("length")
+        if length and value is not None and len(value) != length:
+            raise UserError(
+                f"--{field.name} takes {length} numbers, received {len(value)}: "
+                + ",".join(map(str, value))
+            )
 
 
 def _names(kind: type) -> list[str]:

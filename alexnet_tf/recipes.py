@@ -23,7 +23,7 @@ def setting(default, help, *, fixed=False, expert=False, **limits):
         help: What it is, with its unit.
         fixed: Whether a run cannot go on with another value.
         expert: Whether only `--helpfull` shows the flag.
-        **limits: `choices`, `lower_bound` or `upper_bound`.
+        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple.
     """
     metadata = {"help": help, "fixed": fixed, "expert": expert, **limits}
     return dataclasses.field(default=default, metadata=metadata)
@@ -58,10 +58,12 @@ class Recipe:
         choices=(1, 2),
     )
     filters: tuple[int, ...] = _network(
-        (96, 256, 384, 384, 256), "Filters of conv1 to conv5 (section 3.5)."
+        (96, 256, 384, 384, 256), "Filters of conv1 to conv5 (section 3.5).", length=5
     )
     conv1_padding: tuple[int, ...] = _network(
-        (0, 3), "Zeros before and after each row and column of the input, pixels."
+        (0, 3),
+        "Zeros before and after each row and column of the input, pixels.",
+        length=2,
     )
     activation: str = _network(
         "relu", "After every hidden layer (section 3.1).", choices=("relu", "tanh")
@@ -110,10 +112,12 @@ class Recipe:
         choices=("image", "color"),
     )
     mean_color: tuple[float, ...] | None = _network(
-        None, "RGB, 0..255, subtracted instead of what the training images have."
+        None,
+        "RGB, 0..255, subtracted instead of what the training images have.",
+        length=3,
     )
     input_stddev: tuple[float, ...] = _network(
-        (1.0, 1.0, 1.0), "Divides what is left, by channel RGB."
+        (1.0, 1.0, 1.0), "Divides what is left, by channel RGB.", length=3
     )
     bgr: bool = _network(False, "Turns the channels to blue, green, red.")
 

@@ -5,8 +5,8 @@ python -m data.check --data_dir=DIR
 
 from alexnet_tf import signals
 
-if __name__ == "__main__":
-    signals.handle()  # from here on a signal ends it in one line
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
 
 import array
 import os

@@ -36,9 +36,10 @@ class Options:
 
     Attributes:
         image_size: Side of the stored square, pixels.
-        fit: "crop" scales the shorter side to `image_size` and cuts out the centre (the
-            paper, section 2); "pad" keeps the whole picture, enlarges none, and
-            centres it on a square of its mean colour.
+        fit: One of `FITS`: "crop" scales the shorter side to `image_size` and cuts out
+            the centre (the paper, section 2); "pad" keeps the whole picture, enlarges
+            none, and centres it on a square of its mean colour; "warp" scales both
+            sides to `image_size`, whatever their ratio (Caffe's preparation).
         encoding: "jpeg", or "raw" for the uint8 pixels themselves.
         quality: Of the JPEG, 1..100.
         validation_fraction: Part of each class's pictures without a split, 0..1, that
@@ -104,8 +105,7 @@ def _transcode(item: Item, options: Options, thresholds) -> Record:
     record = Record(item.name, item.label, split, digest)
     try:
         image, conversions = load_rgb(content, item.name, options.image_size)
-        fit = fit_crop if options.fit == "crop" else fit_pad
-        image = fit(image, options.image_size)
+        image = FITS[options.fit](image, options.image_size)
     except Exception as error:  # decoders raise all sorts of things on bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -190,6 +190,14 @@ def fit_pad(image: Image.Image, size: int) -> Image.Image:
     canvas = Image.new("RGB", (size, size), tuple(mean.tolist()))
     canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return canvas
+
+
+def fit_warp(image: Image.Image, size: int) -> Image.Image:
+    """Scales both sides to `size`."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+FITS = {"crop": fit_crop, "pad": fit_pad, "warp": fit_warp}
 
 
 def to_jpeg(image: Image.Image, quality: int) -> bytes:

@@ -9,8 +9,8 @@ the error and the cross-entropy of its answers with eval.json.
 
 from alexnet_tf import signals
 
-if __name__ == "__main__":
-    signals.handle()  # from here on a signal ends it in one line
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
 
 import base64
 import contextlib

@@ -1,5 +1,6 @@
 """Preparation, from odd picture files to what the records hold."""
 
+import gzip
 import io
 import json
 import os
@@ -198,13 +199,73 @@ def test_unpacked_imagenet_is_the_same(miniature_imagenet, tmp_path):
     assert read(outputs[0]) == read(outputs[1])
 
 
+def prepare_imagenet(root, output, **archives):
+    """Prepares from archives given as bytes; the others are the miniature's."""
+    root.mkdir()
+    for name, content in archives.items():
+        (root / getattr(imagenet, name)).write_bytes(content)
+    prepare(source="imagenet", input=str(root), output=str(output), options=SMALL)
+
+
 def test_archive_cut_short(miniature_imagenet, tmp_path):
-    for name in (imagenet.TRAIN_ARCHIVE, imagenet.VALIDATION_ARCHIVE):
-        content = (miniature_imagenet / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"_train.tar is damaged or cut short"):
-        prepare(source="imagenet", input=str(tmp_path), output=str(tmp_path / "out"))
+    train, validation = (
+        (miniature_imagenet / name).read_bytes()
+        for name in (imagenet.TRAIN_ARCHIVE, imagenet.VALIDATION_ARCHIVE)
+    )
+    message = r"_train.tar is damaged or cut short"
+    with pytest.raises(UserError, match=message):
+        prepare_imagenet(
+            tmp_path / "1",
+            tmp_path / "out",
+            TRAIN_ARCHIVE=train[: len(train) // 2],
+            VALIDATION_ARCHIVE=validation,
+        )
+    with pytest.raises(UserError, match=message):  # where a file ends
+        prepare_imagenet(
+            tmp_path / "2",
+            tmp_path / "out",
+            TRAIN_ARCHIVE=train[: _end_of_files(train)],
+            VALIDATION_ARCHIVE=validation,
+        )
     assert not (tmp_path / "out").exists()
+
+
+def _end_of_files(content):
+    """Returns where the blocks of zeros begin that end an archive."""
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        *_, last = tar
+        return last.offset_data + -(-last.size // 512) * 512
+
+
+def test_a_flipped_bit_in_a_header_drops_no_class(miniature_imagenet, tmp_path):
+    content = bytearray((miniature_imagenet / imagenet.TRAIN_ARCHIVE).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        second = tar.getmembers()[1]
+    content[second.offset + 136] ^= 1  # in the time of its last change
+    with pytest.raises(UserError, match="a bad header after 1 files"):
+        prepare_imagenet(tmp_path / "1", tmp_path / "out", TRAIN_ARCHIVE=content)
+    content[second.offset + 136] ^= 1
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        with tarfile.open(fileobj=tar.extractfile(second)) as inner:
+            picture_header = second.offset_data + inner.getmembers()[2].offset
+    content[picture_header + 136] ^= 1
+    with pytest.raises(UserError, match=r"in it n01443537.tar, is .*after 2 files"):
+        prepare_imagenet(tmp_path / "2", tmp_path / "out", TRAIN_ARCHIVE=content)
+
+
+def test_an_empty_archive_of_a_class_is_an_error(tmp_path):
+    files = {"n01440764.tar": tar_of(ODD_FILES), "n01443537.tar": tar_of({})}
+    train = tar_of(files)
+    with pytest.raises(UserError, match=r"n01443537.tar, .*there is no file in it"):
+        prepare_imagenet(tmp_path / "in", tmp_path / "out", TRAIN_ARCHIVE=train)
+
+
+def test_training_archive_alone(miniature_imagenet, tmp_path):
+    train = (miniature_imagenet / imagenet.TRAIN_ARCHIVE).read_bytes()
+    prepare_imagenet(tmp_path / "in", tmp_path / "out", TRAIN_ARCHIVE=train)
+    content = read(tmp_path / "out")
+    assert len(content["train"]) + len(content["validation"]) == 10
+    assert [label for _, label in content["validation"].values()].count(1) == 1
 
 
 # Folders
@@ -344,22 +405,32 @@ def test_num_shards(tmp_path):
 # Other sources
 
 
-def test_cifar_100_archive(tmp_path):
+def cifar_batches():
     generator = np.random.default_rng(0)
 
     def batch(number):
         pixels = generator.integers(0, 256, (number, 3072)).astype(np.uint8)
-        labels = generator.integers(0, 2, number).tolist()
+        labels = [i % 2 for i in range(number)]
         return {"data": pixels, "fine_labels": labels, "coarse_labels": labels}
 
-    batches = {
-        "cifar-100-python/train": batch(5),
-        "cifar-100-python/test": batch(2),
-        "cifar-100-python/meta": {"fine_label_names": ["apple", "bear"]},
-    }
+    names = {"fine_label_names": ["apple", "bear"]}
+    return {"train": batch(5), "test": batch(2), "meta": names}
+
+
+def cifar_archive(tmp_path, batches, protocol=2):
     archive = tmp_path / "cifar-100-python.tar.gz"
-    files = {name: pickle.dumps(content) for name, content in batches.items()}
-    archive.write_bytes(tar_of(files))
+    files = {
+        f"cifar-100-python/{name}": pickle.dumps(content, protocol)
+        for name, content in batches.items()
+    }
+    archive.write_bytes(gzip.compress(tar_of(files)))
+    return archive
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_cifar_100_archive(tmp_path, protocol):
+    batches = cifar_batches()
+    archive = cifar_archive(tmp_path, batches, protocol)
     options = Options(image_size=40, fit="pad", encoding="raw")
     out = tmp_path / "out"
     prepare(source="tfds", input=str(archive), output=str(out), options=options)
@@ -368,7 +439,7 @@ def test_cifar_100_archive(tmp_path):
     assert (data_set.encoding, data_set.image_shape) == ("raw", (40, 40, 3))
     assert data_set.class_names == ("apple", "bear")
     content = read(out)
-    train = batches["cifar-100-python/train"]
+    train = batches["train"]
     assert list(content["test"]) == ["test/00000", "test/00001"]
     assert len(content["validation"]) == 2  # one a class
     for index in range(5):
@@ -382,18 +453,52 @@ def test_cifar_100_archive(tmp_path):
         np.testing.assert_array_equal(stored[0, 0], mean)
 
 
-def test_cifar_100_archive_that_would_run_a_program(tmp_path):
-    class Attack:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "attacked"),)
+class Attack:
+    """Makes a directory when it is unpickled."""
 
-    archive = tmp_path / "cifar-100-python.tar.gz"
-    files = ("train", "test", "meta")
-    attack = pickle.dumps(Attack())
-    archive.write_bytes(tar_of({f"cifar-100-python/{name}": attack for name in files}))
-    with pytest.raises(UserError, match="is not cifar-100-python"):
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("member", "key", "value", "message"),
+    [
+        ("train", "data", Attack("attacked"), "unexpected posix.mkdir"),
+        ("train", "data", np.array([None, "object"]), "expected an array of bytes"),
+        ("train", "data", np.zeros((5, 3072)), "expected an array of bytes"),
+        ("train", "data", np.zeros((5, 100), np.uint8), r"\(5, 100\) pixels for 5"),
+        ("train", "data", [1, 2, 3], "has no attribute 'pixels'"),
+        ("train", "fine_labels", [0, 1, 2, 0, 1], r"expected labels 0\.\.1"),
+        ("train", "fine_labels", ["0"] * 5, r"expected labels 0\.\.1"),
+        ("test", "fine_labels", [0], r"pixels for 1 labels"),
+        ("meta", "fine_label_names", [1, 2], "expected names of classes"),
+        ("meta", "fine_label_names", None, "is not iterable"),
+    ],
+)
+def test_cifar_100_archive_of_others(
+    tmp_path, monkeypatch, member, key, value, message
+):
+    monkeypatch.chdir(tmp_path)
+    batches = cifar_batches()
+    batches[member][key] = value
+    archive = cifar_archive(tmp_path, batches)
+    with pytest.raises(UserError, match=f"is not cifar-100-python.*{message}") as error:
         prepare(source="tfds", input=str(archive), output=str(tmp_path / "out"))
-    assert not (tmp_path / "attacked").exists()
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == [archive.name]
+
+
+def test_damaged_cifar_100_archive(tmp_path):
+    archive = cifar_archive(tmp_path, cifar_batches())
+    content = bytearray(archive.read_bytes())
+    content[-6] ^= 1  # of the checksum at the end
+    for damaged in (content, content[:-3000], content[:10], b""):
+        archive.write_bytes(damaged)
+        with pytest.raises(UserError, match="is not cifar-100-python"):
+            prepare(source="tfds", input=str(archive), output=str(tmp_path / "out"))
 
 
 def test_data_set_that_tfds_has_already_prepared(tmp_path):
@@ -609,45 +714,6 @@ def test_too_many_errors(tmp_path):
         prepare_folder(tmp_path / "in", tmp_path / "out", max_errors=3)
     assert sorted(os.listdir(tmp_path)) == ["in"]
     prepare_folder(tmp_path / "in", tmp_path / "out", max_errors=4)
-
-
-def test_output_in_use(tmp_path):
-    write_folders(tmp_path / "in", 3)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="is in use, and not by a data set"):
-        prepare_folder(tmp_path / "in", out, overwrite=True)
-    (out / "thesis.txt").unlink()
-    prepare_folder(tmp_path / "in", out)
-    with pytest.raises(UserError, match="--overwrite"):
-        prepare_folder(tmp_path / "in", out)
-    (tmp_path / "in" / "cat" / "0.jpg").unlink()
-    prepare_folder(tmp_path / "in", out, overwrite=True)
-    assert sum(map(len, read(out).values())) == 5
-
-
-def test_killed_run_is_refused_and_a_second_one_starts_clean(tmp_path):
-    write_folders(tmp_path / "in", 3)
-    prepare_folder(tmp_path / "in", tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "out.incomplete")  # as a kill leaves it
-    for name in ("out", "out.incomplete"):
-        with pytest.raises(UserError, match="did not finish"):
-            open_data_set(str(tmp_path / name))
-    prepare_folder(tmp_path / "in", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
-
-
-def test_full_disk(tmp_path, monkeypatch):
-    write_folders(tmp_path / "in", 3)
-
-    def write(self, key, example):
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
-
-    monkeypatch.setattr(tfds.core.writer.Writer, "write", write)
-    with pytest.raises(UserError, match="no space left"):
-        prepare_folder(tmp_path / "in", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["in"]
 
 
 def test_missing_shard_of_a_prepared_set(tmp_path):

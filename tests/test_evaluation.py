@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
@@ -17,7 +18,7 @@ from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.metrics import count, precision_recall_f1, wilson_interval
 from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import DataSet, Split, open_data_set
-from alexnet_tf.run import Run, build_model, resolve
+from alexnet_tf.run import Run, build_model
 
 N, SIDE, CROP, CLASSES = 23, 12, 8, 7
 LENGTHS = (9, 1, 13)
@@ -255,9 +256,9 @@ def make_run(folder, data_dir, seed, **given):
     """A run with the checkpoint of a network whose answers differ between images."""
     data_set = open_data_set(data_dir)
     given = {"width": 0.05, "recipe": "small", "seed": seed} | given
-    config, origins = resolve(given, data_set, {"precision": "float32", "num_gpus": 0})
+    config = make_config(data_set, **given)
     run = Run(str(folder))
-    run.start(config, origins)
+    run.start(config)
     model = build_model(config, "float32")
     for variable in model.trainable_variables:
         variable.assign(variable * 2)
@@ -365,7 +366,7 @@ def test_a_checkpoint_without_a_run_needs_model_dir():
 
 def test_networks_of_other_classes_are_refused(runs, data_dir, tmp_path):
     config = json.loads(pathlib.Path(runs[0].config_file).read_text())
-    config["class_names"]["value"] = ["a", "b", "c"]
+    config["class_names"] = ["a", "b", "c"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint = tf.train.latest_checkpoint(runs[0].checkpoint_dir)
     with pytest.raises(UserError, match="no checkpoint"):

@@ -63,7 +63,7 @@ def test_steps_of_training_equal_numpy(data_dir, name):
     for variable in model.trainable_variables:
         path, ours = variable.path, variable.numpy()
         error = np.linalg.norm(ours - weights[path]) / np.linalg.norm(weights[path])
-        assert error < 1e-6, path
+        assert error < (1e-6 if path.endswith("kernel") else 1e-5), path
         change = weights[path] - first[path]
         error = np.linalg.norm(ours - first[path] - change) / np.linalg.norm(change)
         assert error < 2e-3, path

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.evaluation.metrics import wilson_interval
+from alexnet_tf.evaluation.metrics import precision_recall_f1, wilson_interval
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.pipeline.reading import find_record, read_all
 from alexnet_tf.run import Run, checkpoint_sha256, library_versions
@@ -25,7 +25,10 @@ _PAPER_ROWS = {
     "paper: 1 CNN*, 10 views": (0.390, 0.166),
     "paper: 7 CNNs*, 10 views": (0.367, 0.154),
 }
-_CLASS_COLUMNS = ("class_id", "class", "examples", "top_1_error", "top_5_error")
+_CLASS_COLUMNS = (
+    *("class_id", "class", "examples", "top_1_error", "top_5_error"),
+    *("precision", "recall", "f1", "most_often_taken_for", "times"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +143,23 @@ def fingerprint(split: Split) -> str:
     return total.hexdigest()
 
 
+def printable(text: str) -> str:
+    """A name as it can be shown: what would steer a terminal is written as an escape.
+
+    A class is called as some folder is, and a folder's name may hold anything.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def _csv_cell(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    name = printable(name)
+    return "'" + name if name.startswith(("=", "+", "-", "@")) else name
+
+
 def format_table(evaluation: Evaluation, data_set: DataSet, facts: dict) -> str:
     """The errors for people, beside the paper's where the data set is ImageNet.
 
@@ -202,44 +222,49 @@ def write_per_class(evaluation: Evaluation, data_set: DataSet, directory: str) -
     """Writes `per_class.csv`: a row for each class."""
     labels, ranks = evaluation.predictions.labels, evaluation.predictions.ranks
     confusion = evaluation.predictions.confusion(data_set.num_classes)
-    path = os.path.join(directory, "per_class.csv")
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_CLASS_COLUMNS, "most_often_taken_for", "times"])
-        for label, class_name in enumerate(data_set.class_names):
-            of_class = ranks[labels == label]
-            errors = [(of_class >= k).mean() if len(of_class) else "" for k in (1, 5)]
-            wrong = confusion[label].copy()
-            wrong[label] = 0
-            other = data_set.class_names[wrong.argmax()] if wrong.any() else ""
-            writer.writerow(
-                [label, class_name, len(of_class), *errors, other, wrong.max()]
-            )
+    measures = precision_recall_f1(confusion)
+    names = [_csv_cell(name) for name in data_set.class_names]
+    rows = []
+    for label, name in enumerate(names):
+        of_class = ranks[labels == label]
+        errors = [(of_class >= k).mean() if len(of_class) else "" for k in (1, 5)]
+        shares = ["" if np.isnan(x) else x for x in measures[label]]
+        wrong = confusion[label].copy()
+        wrong[label] = 0
+        other = names[wrong.argmax()] if wrong.any() else ""
+        rows.append(
+            [label, name, len(of_class), *errors, *shares, other, wrong.max()],
+        )
+    _write_csv(os.path.join(directory, "per_class.csv"), _CLASS_COLUMNS, rows)
 
 
 def write_predictions(
     evaluation: Evaluation, data_set: DataSet, directory: str
 ) -> None:
     """Writes `predictions.csv`: a row for each image, with its shard and index."""
-    predictions, names = evaluation.predictions, data_set.class_names
+    predictions = evaluation.predictions
+    names = [_csv_cell(name) for name in data_set.class_names]
     split = data_set.splits[evaluation.split]
     ids = [int(i) for i, _ in read_all(split, ids_only=True)]
-    records = [find_record(split, i) for i in ids]
+    rows = []
+    for i, position in enumerate(predictions.positions):
+        filename, index = find_record(split, ids[position])
+        tops = zip(
+            predictions.top_ids[i], predictions.top_probabilities[i], strict=True
+        )
+        rows.append(
+            [os.path.basename(filename), index, names[predictions.labels[i]]]
+            + [predictions.ranks[i] + 1, f"{predictions.cross_entropies[i]:.6f}"]
+            + [cell for j, p in tops for cell in (names[j], f"{p:.6f}")]
+        )
     k = predictions.top_ids.shape[1]
-    path = os.path.join(directory, "predictions.csv")
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    columns = [f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "p")]
+    columns = ["shard", "record", "label", "rank", "cross_entropy", *columns]
+    _write_csv(os.path.join(directory, "predictions.csv"), columns, rows)
+
+
+def _write_csv(path: str, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
-        columns = [f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "p")]
-        writer.writerow(["shard", "record", "label", "rank", "cross_entropy", *columns])
-        for i, position in enumerate(predictions.positions):
-            filename, index = records[position]
-            top = zip(
-                (names[j] for j in predictions.top_ids[i]),
-                (f"{p:.6f}" for p in predictions.top_probabilities[i]),
-                strict=True,
-            )
-            writer.writerow(
-                [os.path.basename(filename), index, names[predictions.labels[i]]]
-                + [predictions.ranks[i] + 1, f"{predictions.cross_entropies[i]:.6f}"]
-                + [value for pair in top for value in pair]
-            )
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,5 +1,6 @@
 """What train.py does: trains a run to its end, evaluates it and exports it."""
 
+import contextlib
 import dataclasses
 import gc
 import os
@@ -22,6 +23,7 @@ from alexnet_tf.devices import (
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
+from alexnet_tf.files import lock
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop
@@ -61,6 +63,13 @@ def train(
     data_set = open_data_set(data_dir)
     _check_splits(data_set)
     run = Run(model_dir)
+    with contextlib.ExitStack() as stack:
+        if is_chief(strategy):
+            stack.enter_context(lock(model_dir, "the run"))
+        return _train_run(run, data_set, strategy, recipe, given, overwrite, export)
+
+
+def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> bool:
     previous = run.read_config() if run.exists() and not overwrite else None
     config = _complete(resolve(data_set, recipe, given, previous), strategy)
     check_batch_size(config.recipe.global_batch_size, strategy)
@@ -75,7 +84,7 @@ def train(
         logging.info("checkpoint saved; the same command goes on from there")
         return False
     if is_chief(strategy):
-        _finish(run, config, export)
+        _finish(run, config, data_set, export)
     return True
 
 
@@ -123,10 +132,15 @@ def _log_configuration(config: Config, strategy: tf.distribute.Strategy) -> None
         logging.info("  %s %s (given)", name, values[name])
 
 
-def _finish(run: Run, config: Config, export: bool) -> None:
+def _finish(run: Run, config: Config, data_set: DataSet, export: bool) -> None:
     """Evaluates and exports a run that has ended, and says what to do next."""
-    batch_size = config.recipe.global_batch_size
-    result = evaluate_run(run.model_dir, global_batch_size=batch_size)
+    # On the test split once, at the end; eval.json is that of the validation split.
+    for split in ("test", "validation"):
+        if split in data_set.splits and data_set.splits[split].num_examples:
+            batch_size = config.recipe.global_batch_size
+            result = evaluate_run(
+                run.model_dir, split=split, global_batch_size=batch_size
+            )
     lines = [
         "",
         f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "

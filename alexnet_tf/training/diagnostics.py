@@ -1,14 +1,12 @@
 """What to look at when a network does not learn, or blows up."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.evaluation.metrics import cross_entropy as cross_entropy_of
+from alexnet_tf.monitoring.layer_states import LAYERS, activations, layer_states
 from alexnet_tf.recipes import Recipe
-
-_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 
 # A network is stuck when its loss is not 2 % below what it would be without the image.
 _STUCK = 0.98
@@ -37,51 +35,6 @@ def is_stuck(
     shares = class_counts[class_counts > 0] / class_counts.sum()
     entropy = -float(np.sum(shares * np.log(shares)))
     return cross_entropy >= _STUCK * entropy
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerState:
-    """How a layer answers a batch.
-
-    Attributes:
-        name: "conv1" … "fc7".
-        off: Share of its units (channels of a convolution) that are 0 everywhere, for
-            every image.
-        on: Share of its units that are above 0 everywhere, for every image.
-        variation: Share of its squared activation that differs between images.
-    """
-
-    name: str
-    off: float
-    on: float
-    variation: float
-
-
-def layer_states(model: keras.Model, images: tf.Tensor) -> list[LayerState]:
-    """Looks at every layer with a ReLU.
-
-    Args:
-        model: From `alexnet`.
-        images: `(batch, height, width, 3)`, RGB 0..255.
-
-    Returns:
-        One state a layer, in order.
-    """
-    outputs = [tensor for _, tensor in _activations(model, images)]
-    states = []
-    for name, output in zip(_LAYERS, outputs, strict=True):
-        x = tf.nn.relu(tf.cast(output, tf.float32)).numpy()
-        places = tuple(range(x.ndim - 1))
-        variance = x.var(axis=0).mean()
-        states.append(
-            LayerState(
-                name,
-                off=float((x.max(axis=places) == 0).mean()),
-                on=float((x.min(axis=places) > 0).mean()),
-                variation=float(variance / max(np.square(x).mean(), 1e-30)),
-            )
-        )
-    return states
 
 
 def describe_stuck(
@@ -130,16 +83,12 @@ def find_first_bad(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> 
     for variable in model.trainable_variables:
         if not _finite(variable.value):
             return f"the weights {variable.path}"
-    for name, output in _activations(model, images, (*_LAYERS, "fc8")):
+    for name, output in activations(model, images, (*LAYERS, "fc8")):
         if not _finite(output):
             return f"the output of {name}"
     with tf.GradientTape() as tape:
         logits = model(images, training=True)
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(
-                tf.maximum(labels, 0), logits
-            )
-        )
+        loss = tf.reduce_mean(cross_entropy_of(logits, labels))
     gradients = tape.gradient(loss, model.trainable_variables)
     pairs = list(zip(model.trainable_variables, gradients, strict=True))
     for variable, gradient in reversed(pairs):  # as they are computed
@@ -148,11 +97,6 @@ def find_first_bad(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> 
     if not _finite(tf.linalg.global_norm(gradients)):
         return "the norm of the gradient, too large for float32"
     return "the loss"
-
-
-def _activations(model, images, names=_LAYERS):
-    outputs = [model.get_layer(name).output for name in names]
-    return list(zip(names, keras.Model(model.inputs[0], outputs)(images), strict=True))
 
 
 def _finite(x) -> bool:

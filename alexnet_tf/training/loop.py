@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
-import signal
 import time
 from collections.abc import Iterator
 
@@ -19,6 +17,7 @@ from alexnet_tf.monitoring.metrics_log import MetricsLog
 from alexnet_tf.monitoring.progress import Progress
 from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.run import Run
+from alexnet_tf.signals import stop_requests
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training.checkpoints import Checkpoints
 from alexnet_tf.training.step import Trainer
@@ -58,30 +57,35 @@ class Loop:
             self._monitor = Monitor(
                 self._log, trainer.model, trainer.data_set, self._config
             )
-            self._monitor.write_start()
         self._progress = Progress(self._config.last_step, trainer.step)
         self._steps_per_loop = self._first_steps_per_loop()
         self._since_record = _Interval()
         self._trained = {}  # the last training record, for the table
-        self._has_advised = self._has_drawn = self._was_stuck = False
+        self._has_advised = self._has_written_start = self._was_stuck = False
 
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
         batches = self._trainer.batches()
-        with _stop_signals() as signals, contextlib.closing(self._progress):
+        with stop_requests() as is_stop_requested, contextlib.closing(self._progress):
             while True:
                 step = self._trainer.step
                 # Also when the process was killed between an epoch and its validation.
                 if self._is_validation_due(step):
                     self._validate(step)
                 if self._ended or step >= self._config.last_step:
-                    self._checkpoints.check()
+                    self._check_written()
                     return True
-                if self._must_stop(signals):
+                if self._must_stop(is_stop_requested()):
                     self._checkpoints.save(step)
-                    self._checkpoints.check()
+                    self._check_written()
                     return False
                 self._train(batches, step)
+
+    def _check_written(self) -> None:
+        """Raises `UserError` where a disk refused what it should have taken."""
+        self._checkpoints.check()
+        if self._chief:
+            self._log.check()
 
     def _is_validation_due(self, step: int) -> bool:
         validations = self._trainer.validations
@@ -91,11 +95,11 @@ class Loop:
         epoch_ended = math.floor(epoch(step)) > math.floor(epoch(step - 1))
         return epoch_ended or step == self._config.last_step
 
-    def _must_stop(self, signals: list) -> bool:
+    def _must_stop(self, is_requested: bool) -> bool:
         """Whether any worker got a signal; all workers must stop at the same step."""
         if self._trainer.strategy.extended._in_multi_worker_mode():
-            return bool(self._trainer.any_worker(tf.constant(float(len(signals)))))
-        return bool(signals)
+            return bool(self._trainer.any_worker(tf.constant(float(is_requested))))
+        return is_requested
 
     def _train(self, batches: Iterator, step: int) -> None:
         """Trains up to the next step at which something is due."""
@@ -171,8 +175,9 @@ class Loop:
     def _show(self, step: int, metrics: dict, chunk: "_Interval") -> None:
         config = self._config
         images = chunk.steps * config.recipe.global_batch_size
-        num_epochs = max(1, math.ceil(config.epoch(config.last_step) - 1e-9))
-        epoch = min(num_epochs, math.floor(config.epoch(step - 1)) + 1)
+        epoch, num_epochs = (
+            math.floor(config.epoch(end - 1)) + 1 for end in (step, config.last_step)
+        )
         self._progress.update(
             step,
             f"{epoch}/{num_epochs}",
@@ -188,9 +193,9 @@ class Loop:
         every = self._config.histograms_every
         if every and step % every == 0:
             self._monitor.write_histograms(step, self._trainer.samples())
-        if not self._has_drawn:  # not before the first step, which people wait for
-            self._has_drawn = True
-            self._monitor.write_augmentation()
+        if not self._has_written_start:  # not before the first step: people wait for it
+            self._has_written_start = True
+            self._monitor.write_start()
 
     def _record_training(self, step: int, metrics: dict) -> None:
         trainer, config = self._trainer, self._config
@@ -294,26 +299,3 @@ class _Interval:
             self.seconds + other.seconds,
             self.waited + other.waited,
         )
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list]:
-    """Collects SIGINT and SIGTERM, so that training ends between two steps.
-
-    A second one ends the process at once.
-    """
-    received = []
-
-    def receive(signum, frame):
-        del frame
-        if received:
-            os._exit(128 + signum)
-        received.append(signum)
-        logging.info("stopping after this step; once more to stop at once")
-
-    old = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
