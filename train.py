@@ -6,6 +6,11 @@ Without flags: the demo, on photographs of solar cells that a Python package bri
     python train.py --data_dir=DIR --num_gpus=2
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle(signals.EXIT_INTERRUPTED)
+
 import dataclasses
 import os
 
@@ -68,7 +73,7 @@ def main(values: flags.FlagValues) -> int:
         overwrite=values.overwrite,
         export=values.export,
     )
-    return 0 if finished else command_line.EXIT_INTERRUPTED
+    return 0 if finished else signals.EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

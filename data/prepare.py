@@ -6,6 +6,11 @@ python -m data.prepare --source=tfds --name=cifar100 --output=DIR
 python -m data.prepare --source=elpv --output=DIR
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 import collections
 import concurrent.futures
 import contextlib
@@ -15,7 +20,6 @@ import itertools
 import multiprocessing
 import os
 import shlex
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -179,7 +183,7 @@ def _in_workers(
     pending = collections.deque()
     try:
         for task in tasks:
-            with _without_signals():
+            with signals.starting_processes():
                 pending.append(pool.submit(work, task))
             if len(pending) >= num_workers * _TASKS_PER_WORKER:
                 yield from pending.popleft().result()
@@ -196,16 +200,6 @@ def _in_workers(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _without_signals() -> Iterator[None]:
-    """Has processes that start here leave Ctrl-C to their parent, which ends them."""
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _end_with_parent() -> None:
