@@ -2,10 +2,8 @@
 
 import contextlib
 import dataclasses
-import glob
 import json
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +16,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.layers import LocalResponseNormalization
 from alexnet_tf.pipeline.decoding import central_crop, decode_central_crop
-from alexnet_tf.run import Config, Run, sha256_of
+from alexnet_tf.run import Config, Run, checkpoint_sha256, library_versions
 
 MAX_PIXELS = 2**26  # of a picture; 8192 × 8192
 WARM_UP_BATCH_SIZES = (1, 8, 32)
@@ -279,7 +277,7 @@ def _write_warm_up_requests(
 
 def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
     """What one needs to know in order to trust and to repeat an export."""
-    sha256 = sha256_of(glob.glob(glob.escape(checkpoint) + ".*"))
+    sha256 = checkpoint_sha256(checkpoint)
     evaluation = None
     with contextlib.suppress(FileNotFoundError), open(run.eval_file) as file:
         report = json.load(file)
@@ -287,14 +285,10 @@ def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
             evaluation = report
     return {
         "model": "AlexNet",
-        "recipe": config.recipe,
+        "recipe": config.recipe.name,
         "training": dataclasses.asdict(config),
         "evaluation": evaluation,
         "checkpoint": checkpoint,
         "checkpoint_sha256": sha256,
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        },
+        "versions": library_versions(),
     }

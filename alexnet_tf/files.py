@@ -365,13 +365,14 @@ def remove_written(directory: str, names: Sequence[str]) -> None:
         gfile = _gfile()
         walk, remove, remove_directory = gfile.walk, gfile.remove, gfile.rmtree
     root = directory.rstrip("/")
+    parts = [name.split("/") for name in names]
+    folders = {"/".join(path[:end]) for path in parts for end in range(1, len(path))}
     for folder, _, files in list(walk(root))[::-1]:
         inside = folder.rstrip("/").removeprefix(root).strip("/")
         written = [f for f in files if _is_written(f"{inside}/{f}".lstrip("/"), names)]
         for file in written:
             remove(f"{folder.rstrip('/')}/{file}")
-        is_ours = any(name.startswith(f"{inside}/") for name in names)
-        if inside and is_ours and not list_names(folder):
+        if _is_written(inside, folders) and not list_names(folder):
             remove_directory(folder)
 
 
@@ -465,7 +466,7 @@ def for_tensorflow(path: str) -> str:
 
         manager = tf.train.CheckpointManager(state, for_tensorflow(directory), keep)
         saved = os.path.join(directory, os.path.basename(manager.save(step)))
-        checkpoint.restore(for_tensorflow(latest_checkpoint(directory)))
+        checkpoint.restore(for_tensorflow(saved))
         tf.saved_model.load(for_tensorflow(directory))
 
     Other functions (`tf.io.gfile` but `glob`, records, summaries, `saved_model.save`)
@@ -502,20 +503,6 @@ def _plain_link(directory: str) -> str:
     link = os.path.join(folder, "link")
     os.symlink(directory, link)
     return link
-
-
-def latest_checkpoint(directory: str) -> str | None:
-    """The checkpoint of the highest number in a directory, without its `.index`.
-
-    By the names alone: the file `checkpoint`, which a kill can leave behind the times,
-    is not needed, and the path is never a pattern. None where there is none.
-    """
-    numbers = [
-        int(match[1])
-        for name in list_names(directory)
-        if (match := re.fullmatch(r"ckpt-(\d+)\.index", name))
-    ]
-    return os.path.join(directory, f"ckpt-{max(numbers)}") if numbers else None
 
 
 def checkpoint_files(path: str) -> list[str]:

@@ -7,9 +7,8 @@ import array
 import os
 from collections.abc import Iterator
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 
 # TensorFlow is imported inside functions, after the flags are parsed.
 
@@ -143,9 +142,8 @@ def _check_order(labels) -> list[str]:
 
 def define_flags() -> None:
     """Defines the flags of this script."""
-    flags.DEFINE_string("data_dir", None, "Data set to read.")
+    command_line.define_path("data_dir", None, "Data set to read.", required=True)
     flags.DEFINE_bool("fast", False, "Leave the pictures undecoded.")
-    flags.mark_flag_as_required("data_dir")
 
 
 def main(values: flags.FlagValues) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import make_config
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -21,7 +22,7 @@ from alexnet_tf import alexnet, export
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.run import Run, resolve
+from alexnet_tf.run import Run
 
 NAMES = ("cat", "großer Hund", "fish, small", "bird")
 TENSORFLOW = pathlib.Path(tf.__file__).parent
@@ -460,10 +461,8 @@ def test_runs_through_the_c_interface(saved_model, serve, tmp_path):
 def run(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     data_set = write_data_set(folder, [make_example(label=[0])], (256, 256, 3))
-    given = {"recipe": "original", "width": 0.05}
-    machine = {"precision": "float32", "num_gpus": 0}
     run = Run(str(folder / "run"))
-    run.start(*resolve(given, data_set, machine))
+    run.start(make_config(data_set, "original", width=0.05))
     checkpoint = tf.train.Checkpoint(model=model)
     path = tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save()
     return run, path

@@ -500,7 +500,6 @@ def test_checkpoints_by_any_name(tmp_path, name):
     directory = tmp_path / name / "checkpoints"
     directory.mkdir(parents=True)
     state, manager = make_manager(directory, 1)
-    assert files.latest_checkpoint(str(directory)) is None
     for step in (1, 9, 10):
         state.value.assign(step)
         manager.save(step)
@@ -509,8 +508,7 @@ def test_checkpoints_by_any_name(tmp_path, name):
         "ckpt-10.data-00000-of-00001",
         "ckpt-10.index",
     ]
-    path = files.latest_checkpoint(str(directory))
-    assert path == str(directory / "ckpt-10")
+    path = str(directory / "ckpt-10")
     assert files.checkpoint_files(path) == [
         f"{path}.data-00000-of-00001",
         f"{path}.index",
@@ -521,8 +519,10 @@ def test_checkpoints_by_any_name(tmp_path, name):
     # A manager that goes on removes what the one before saved.
     state, manager = make_manager(directory, 11)
     manager.save(11)
-    assert files.latest_checkpoint(str(directory)) == str(directory / "ckpt-11")
-    assert len(tree(directory)) == 3
+    assert sorted(tree(directory))[1:] == [
+        "ckpt-11.data-00000-of-00001",
+        "ckpt-11.index",
+    ]
     assert "ckpt-1.index" in tree(tmp_path / "xa" / "checkpoints")
 
 
@@ -671,8 +671,7 @@ def test_remote_checkpoints():
     for step in (9, 10):
         state.value.assign(step)
         manager.save(step)
-    path = files.latest_checkpoint(directory)
-    assert path == f"{directory}/ckpt-10"
+    path = f"{directory}/ckpt-10"
     assert [os.path.basename(name) for name in files.checkpoint_files(path)] == [
         "ckpt-10.data-00000-of-00001",
         "ckpt-10.index",
