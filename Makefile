@@ -26,6 +26,7 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 serve-test: $(VENV)/installed
 	$(BIN)/python -m serving.check_server --model_dir=runs/demo

@@ -3,12 +3,10 @@
 python eval.py --model_dir=runs/demo
 python eval.py --model_dir=runs/demo --views=10 --report_dir=runs/demo/report
 python eval.py --checkpoint=runs/a --checkpoint=runs/b --report_dir=both
-python eval.py --checkpoint=runs/demo/saved_model --data_dir=runs/demo_data
 """
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 
 
 def define_flags() -> None:
@@ -20,8 +18,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "checkpoint",
         ["latest"],
-        "latest or best of model_dir, the path of a checkpoint, the directory of a run "
-        "or of a SavedModel. Given again: the mean of their probabilities.",
+        "latest or best of model_dir, the path of a checkpoint or the directory of a "
+        "run. Given again: the mean of their probabilities.",
     )
     flags.DEFINE_enum(
         "views", "1", ["1", "10"], "10: corners, centre and mirror images (4.1)."
@@ -41,9 +39,9 @@ def define_flags() -> None:
 def main(values: flags.FlagValues) -> None:
     """Evaluates as the flags say."""
     from alexnet_tf import devices
-    from alexnet_tf.evaluation import evaluator
+    from alexnet_tf.evaluation import command
 
-    evaluator.evaluate_run(
+    command.evaluate_run(
         values.model_dir,
         data_dir=values.data_dir,
         split=values.split,

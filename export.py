@@ -3,9 +3,8 @@
 python export.py --model_dir=runs/demo --output=/tmp/alexnet
 """
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 
 
 def define_flags() -> None:

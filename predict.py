@@ -18,9 +18,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")

@@ -1,27 +1,334 @@
 """What the scripts share: flags, one-line errors, exit codes, a quiet TensorFlow."""
 
 import contextlib
+import dataclasses
+import difflib
 import logging as stdlib_logging
+import math
 import os
+import re
+import shlex
+import shutil
 import signal
 import sys
 import tempfile
+import textwrap
+import traceback
+import types
+import typing
 import warnings
 from collections.abc import Callable, Iterator
 
-from absl import flags, logging
+try:
+    from absl import flags, logging
+except ModuleNotFoundError:
+    sys.exit(
+        "error: the packages of requirements.txt are not installed in "
+        f"{sys.executable}: run make .venv/installed and use .venv/bin/python, or "
+        "pip install -r requirements.txt"
+    )
 
+from alexnet_tf import files, signals
 from alexnet_tf.errors import UserError
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 75
+flags.disclaim_key_flags()  # flags belong to the script that has them defined here
+
+
+# Flags.
+
+# What people of this field type for a flag of ours.
+_SYNONYMS = {
+    "arch": ("recipe",),
+    "amp": ("precision",),
+    "batch": ("global_batch_size", "batch_size"),
+    "batch_size": ("global_batch_size",),
+    "bf16": ("precision",),
+    "bs": ("global_batch_size", "batch_size"),
+    "ckpt": ("checkpoint",),
+    "data": ("data_dir", "input"),
+    "data_path": ("data_dir", "input"),
+    "dataset": ("data_dir", "name"),
+    "dest": ("output", "model_dir"),
+    "device": ("num_gpus",),
+    "devices": ("num_gpus",),
+    "dropout": ("dropout_rate",),
+    "dtype": ("precision",),
+    "epochs": ("num_epochs",),
+    "export_dir": ("output", "saved_model"),
+    "force": ("overwrite",),
+    "fp16": ("precision",),
+    "gpus": ("num_gpus",),
+    "image_dir": ("input", "data_dir"),
+    "img_size": ("image_size",),
+    "input_dir": ("input", "data_dir"),
+    "jobs": ("num_workers",),
+    "k": ("top_k",),
+    "l2": ("weight_decay",),
+    "log_dir": ("model_dir",),
+    "logdir": ("model_dir",),
+    "lr": ("learning_rate",),
+    "lr_scheduler": ("lr_schedule",),
+    "mixed_precision": ("precision",),
+    "model": ("model_dir", "saved_model"),
+    "model_dir": ("saved_model",),
+    "ngpus": ("num_gpus",),
+    "opt": ("optimizer",),
+    "out": ("output", "model_dir"),
+    "output_dir": ("output", "model_dir"),
+    "outdir": ("output", "model_dir"),
+    "path": ("data_dir", "input"),
+    "random_seed": ("seed",),
+    "run": ("model_dir",),
+    "run_dir": ("model_dir",),
+    "save_dir": ("model_dir", "output"),
+    "saved_model": ("model_dir",),
+    "scheduler": ("lr_schedule",),
+    "size": ("image_size",),
+    "source_dir": ("input",),
+    "steps": ("train_steps",),
+    "topk": ("top_k",),
+    "train_dir": ("model_dir", "data_dir"),
+    "val_split": ("validation_fraction",),
+    "warmup": ("warmup_epochs",),
+    "wd": ("weight_decay",),
+    "workers": ("num_workers",),
+}
+_KINDS = {"int": "N", "float": "X", "bool": "", "path": "PATH", "numbers": "X,X,…"}
+_expert_flags: set[str] = set()
+
+
+class _PathParser(flags.ArgumentParser):
+    """A path, as `files.expand` takes it; looked for where it is to exist."""
+
+    def __init__(self, exists: bool):
+        self._exists = exists
+
+    def parse(self, argument: str) -> str:
+        path = files.expand(argument)
+        if self._exists and not files.is_remote(path) and not os.path.lexists(path):
+            directory, name = os.path.split(path.rstrip("/"))
+            near = difflib.get_close_matches(name, files.list_names(directory or "."))
+            hint = f"; did you mean {os.path.join(directory, near[0])}?" if near else ""
+            raise UserError(f"there is no {path}{hint}")
+        return path
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+class _FieldParser(flags.ArgumentParser):
+    """A value of a dataclass's field: of its type, in its bounds."""
+
+    def __init__(self, annotation: object, limits: types.MappingProxyType):
+        kinds = set(typing.get_args(annotation)) or {annotation}
+        if isinstance(annotation, types.GenericAlias):
+            kinds = {annotation}
+        self._is_optional = types.NoneType in kinds
+        (kind,) = kinds - {types.NoneType}
+        self._is_tuple = typing.get_origin(kind) is tuple
+        self._kind = typing.get_args(kind)[0] if self._is_tuple else kind
+        self.enum_values = limits.get("choices")
+        self._lower = limits.get("lower_bound", -math.inf)
+        self._upper = limits.get("upper_bound", math.inf)
+        self.syntactic_help = self._describe()
+
+    def parse(self, argument: str) -> object:
+        if self._is_optional and argument.lower() == "none":
+            return None
+        if not self._is_tuple:
+            return self._parse_one(argument)
+        return tuple(self._parse_one(part.strip()) for part in argument.split(","))
+
+    def _parse_one(self, text: str) -> object:
+        try:
+            value = self._kind(text)
+        except ValueError:
+            raise ValueError(f"must be {self.syntactic_help}") from None
+        is_number = not isinstance(value, str)
+        if (self.enum_values and value not in self.enum_values) or (
+            is_number
+            and not (self._lower <= value <= self._upper and math.isfinite(value))
+        ):
+            raise ValueError(f"must be {self.syntactic_help}")
+        return value
+
+    def flag_type(self) -> str:
+        return "numbers" if self._is_tuple else self._kind.__name__
+
+    def _describe(self) -> str:
+        if self.enum_values:
+            text = " or ".join(map(str, self.enum_values))
+        else:
+            text = {int: "a whole number", float: "a number", str: "a text"}[self._kind]
+            if self._is_tuple:
+                text += " or several with commas"
+            bounds = (self._lower, self._upper)
+            if all(map(math.isfinite, bounds)):
+                text += " from {:g} to {:g}".format(*bounds)
+            elif math.isfinite(self._lower):
+                text += f" of at least {self._lower:g}"
+            elif math.isfinite(self._upper):
+                text += f" of at most {self._upper:g}"
+        return text + (", or none" if self._is_optional else "")
+
+
+def define_path(
+    name: str,
+    default: str | list[str] | None,
+    help: str,
+    *,
+    exists: bool = False,
+    many: bool = False,
+    required: bool = False,
+    expert: bool = False,
+) -> None:
+    """Defines a flag that takes a path: `~` is expanded, also in `--flag=~/x`.
+
+    Args:
+        name: Of the flag.
+        default: Its value where nobody gives one.
+        help: What it is for.
+        exists: Whether a local path that does not exist is a mistake.
+        many: Whether it can be given again; its value is a list.
+        required: Whether it must be given.
+        expert: Whether only `--helpfull` shows it.
+    """
+    parser = _PathParser(exists)
+    if many:
+        flags.DEFINE_multi(parser, flags.ArgumentSerializer(), name, default, help)
+    else:
+        flags.DEFINE(parser, name, default, help)
+    if required:
+        flags.mark_flag_as_required(name)
+    if expert:
+        mark_expert(name)
+
+
+def mark_expert(*names: str) -> None:
+    """Has only `--helpfull` show some flags."""
+    _expert_flags.update(names)
+
+
+def define_flags_from(
+    dataclass: type,
+    describe_default: Callable[[dataclasses.Field], str] | None = None,
+) -> None:
+    """Defines a flag for each field of a dataclass whose metadata have a `help`.
+
+    The flag has the field's name and type: bool, int, float, str, a tuple of one of
+    them (given with commas), or one of these with `| None`, which `none` gives. The
+    metadata may have `choices`, `lower_bound`, `upper_bound`, and `expert`: whether
+    only `--helpfull` shows it. The flag itself has no default: see `given_flags`.
+
+        @dataclasses.dataclass
+        class Recipe:
+            momentum: float = dataclasses.field(
+                default=0.9, metadata={"help": "Of the update rule.", "lower_bound": 0}
+            )
+
+    Args:
+        dataclass: The class.
+        describe_default: What the help says of a field's default; by default its value.
+    """
+    for field in _flag_fields(dataclass):
+        described = (describe_default or _describe_default)(field)
+        help = field.metadata["help"] + (f" Default: {described}." if described else "")
+        annotation = typing.get_type_hints(dataclass)[field.name]
+        if annotation is bool:
+            flags.DEFINE_boolean(field.name, None, help)
+        else:
+            parser = _FieldParser(annotation, field.metadata)
+            flags.DEFINE(parser, field.name, None, help)
+        if field.metadata.get("expert"):
+            mark_expert(field.name)
+
+
+def given_flags(values: flags.FlagValues, *dataclasses: type) -> dict[str, object]:
+    """The values that the user gave for the fields of dataclasses, by their names."""
+    names = [field.name for each in dataclasses for field in _flag_fields(each)]
+    return {name: values[name].value for name in names if values[name].present}
+
+
+def _flag_fields(dataclass: type) -> list[dataclasses.Field]:
+    return [f for f in dataclasses.fields(dataclass) if "help" in f.metadata]
+
+
+def _describe_default(field: dataclasses.Field) -> str:
+    is_missing = field.default in (None, dataclasses.MISSING)
+    return "" if is_missing else describe_value(field.default)
+
+
+def describe_value(value: object) -> str:
+    """A value as it is given on the command line."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(describe_value, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def format_help(values: flags.FlagValues, everything: bool = False) -> str:
+    """The help of a script: its docstring and its flags, in the order of definition.
+
+    Args:
+        values: The flags.
+        everything: Whether to show the expert flags, too.
+    """
+    columns = min(shutil.get_terminal_size().columns, 100) - 1
+    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:"]
+    hidden = 0
+    for flag in values.get_key_flags_for_module(sys.argv[0]):
+        if flag.name in _expert_flags and not everything:
+            hidden += 1
+            continue
+        choices = getattr(flag.parser, "enum_values", None)
+        kind = "|".join(map(str, choices or [_KINDS.get(flag.flag_type(), "TEXT")]))
+        lines.append(
+            f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={kind}"
+        )
+        text = re.sub(r"^<\S+>: ", "", flag.help)  # absl's list of choices
+        if flag.parser.syntactic_help and not flag.boolean and not choices:
+            text += f" ({flag.parser.syntactic_help})"
+        if flag.default not in (None, False):
+            text += f" Default: {describe_value(flag.default)}."
+        indent = " " * 6
+        lines += textwrap.wrap(
+            text, columns, initial_indent=indent, subsequent_indent=indent
+        )
+    if hidden:
+        lines += ["", f"and {hidden} more for experts: --helpfull"]
+    return "\n".join(lines)
+
+
+def command(*words: str) -> str:
+    """A command line to print, quoted for a shell.
+
+    Args:
+        *words: A program of this environment ("python", "tensorboard") and its
+            arguments.
+    """
+    programs = os.path.relpath(os.path.dirname(sys.executable))
+    if not programs.startswith(".."):  # this project's own environment
+        words = (os.path.join(programs, words[0]), *words[1:])
+    return shlex.join(words)
+
+
+# The program from its first line to its end.
 
 
 def run(
     main: Callable[..., int | None],
     define_flags: Callable[[], None],
     check: Callable[[flags.FlagValues, list[str]], object] | None = None,
+    *,
+    interrupted: int | None = None,
+    tensorflow: bool = True,
 ) -> None:
     """Parses the command line, runs `main`, and exits the process.
+
+    Whatever happens ends in one line: the traceback of what nobody foresaw goes to a
+    file that the line names; `--verbosity=1` shows it.
 
     Args:
         main: Takes the parsed flags; returns the exit code, None for 0.
@@ -29,44 +336,47 @@ def run(
         check: Takes the flags and the other arguments before TensorFlow, which takes
             seconds to import, is; raises `flags.Error` or `UserError`. What it returns
             is the second argument of `main`. None where only flags are allowed.
+        interrupted: Exit code after a signal; None for 130 or 143.
+        tensorflow: Whether the program needs TensorFlow.
     """
-    define_flags()
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
-    values, checked = _parse(check)
-    _configure_logging()
+    signals.handle(lambda signum: _end(signum, interrupted))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # file names may be anything
+    code = EXIT_ERROR
     try:
-        with _quiet_imports(logging.level_debug()):
-            import tensorflow  # noqa: F401
-        sys.exit(main(values, *checked))
-    except (UserError, OSError) as error:
-        if logging.level_debug():
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
+        define_flags()
+        values, extra = _parse(accepts_others=check is not None)
+        _configure_logging()
+        if tensorflow and any("://" in word for word in sys.argv):
+            _import_tensorflow()  # the check looks at a remote path
+        checked = [check(values, extra)] if check else []
+        if tensorflow:
+            _import_tensorflow()
+        with signals.working():
+            code = main(values, *checked) or 0
+            sys.stdout.flush()
+    except Exception as error:
+        code = _report(error, interrupted)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = _report_interrupted(interrupted)
+    signals.handle(lambda signum: os._exit(code))
+    sys.exit(code)
 
 
-def _parse(check) -> tuple[flags.FlagValues, list]:
+def _parse(accepts_others: bool) -> tuple[flags.FlagValues, list[str]]:
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
+    flags.DEFINE_bool("helpfull", False, "Show all flags.")
     values = flags.FLAGS
     values.set_default("verbosity", logging.INFO)
-    if {"--help", "-h"} & set(sys.argv[1:]):  # whatever else is missing
+    asked = {word.lstrip("-") for word in sys.argv[1:] if word.startswith("-")}
+    if asked & {"help", "h", "helpfull"}:  # whatever else is missing
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for "--help | head"
-        print(sys.modules["__main__"].__doc__, values.main_module_help(), sep="\n")
+        print(format_help(values, "helpfull" in asked))
         sys.exit(0)
-    try:
-        extra = values(sys.argv)[1:]
-        if extra and not check:
-            raise flags.Error(f"unexpected argument {extra[0]!r}")
-        return values, [check(values, extra)] if check else []
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_ERROR)
-    except flags.Error as error:
-        message = " ".join(str(error).removeprefix("FATAL Flags").split())
-        print(f"error: {message}\nsee: {sys.argv[0]} --help", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+    others = values(sys.argv)[1:]
+    if others and not accepts_others:
+        raise flags.Error(f"unexpected argument {others[0]!r}")
+    return values, others
 
 
 def _configure_logging() -> None:
@@ -82,6 +392,30 @@ def _configure_logging() -> None:
         )
 
 
+def _import_tensorflow() -> None:
+    """Imports TensorFlow as this project needs it, whatever the environment says."""
+    if "tensorflow" in sys.modules:
+        return
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        logging.warning("KERAS_BACKEND=%s is not used: this is TensorFlow", backend)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    if not os.environ.get("TF_CONFIG", "{}").strip():
+        del os.environ["TF_CONFIG"]
+    logging.info("starting TensorFlow")
+    with _quiet_imports(logging.level_debug()):
+        import keras
+        import tensorflow  # noqa: F401
+    # What ~/.keras/keras.json may say otherwise.
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_epsilon(1e-7)
+
+
+_terminal = 2  # the file descriptor; another one while imports are quiet
+
+
 @contextlib.contextmanager
 def _quiet_imports(verbose: bool) -> Iterator[None]:
     """Keeps TensorFlow's start-up lines off the terminal, unless importing fails.
@@ -89,21 +423,89 @@ def _quiet_imports(verbose: bool) -> Iterator[None]:
     Some of them are written before its own log level is read, so the file descriptor
     is what has to be redirected.
     """
+    global _terminal
     if verbose:
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
     sys.stderr.flush()
-    terminal = os.dup(2)
+    _terminal = os.dup(2)
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield
         except BaseException:
             kept.seek(0)
-            os.write(terminal, kept.read())
+            os.write(_terminal, kept.read())
             raise
         finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            os.dup2(_terminal, 2)
+            os.close(_terminal)
+            _terminal = 2
+
+
+# How a program ends.
+
+
+def _end(signum: int, interrupted: int | None) -> None:
+    """Ends the process where nothing has begun that would have to be tidied up."""
+    os.dup2(_terminal, 2)
+    signals.say(_describe_interrupted(interrupted))
+    os._exit(interrupted or signals.exit_code(signum))
+
+
+def _report_interrupted(interrupted: int | None) -> int:
+    signals.say(_describe_interrupted(interrupted))
+    signum = signals.received() or signal.SIGINT
+    return interrupted or signals.exit_code(signum)
+
+
+def _describe_interrupted(interrupted: int | None) -> str:
+    if interrupted == EXIT_INTERRUPTED:
+        return "interrupted; run the same command again to go on"
+    return "interrupted"
+
+
+def _report(error: Exception, interrupted: int | None) -> int:
+    """Says in one line what happened; returns the exit code."""
+    if isinstance(error, BrokenPipeError):  # as for "predict.py … | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    if signals.was_raised() and not isinstance(error, UserError):
+        return _report_interrupted(interrupted)  # a library made another error of it
+    if logging.level_debug():
+        traceback.print_exception(error)
+    if isinstance(error, flags.Error):
+        print(f"error: {_describe_flags_error(error)}", file=sys.stderr)
+        print(f"see: {command('python', sys.argv[0], '--help')}", file=sys.stderr)
+        return EXIT_USAGE
+    line = str(error) if isinstance(error, UserError) else files.explain(error)
+    print(f"error: {line or _describe_unforeseen(error)}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _describe_flags_error(error: flags.Error) -> str:
+    if not isinstance(error, flags.UnrecognizedFlagError):
+        return " ".join(str(error).removeprefix("FATAL Flags").split())
+    given, known = error.flagname, set(flags.FLAGS)
+    near = difflib.get_close_matches(given, known, cutoff=0.75)
+    meant = [name for name in _SYNONYMS.get(given, ()) if name in known] or near
+    hint = " or ".join(f"--{name}" for name in meant[:2])
+    return f"there is no flag --{given}" + (f": did you mean {hint}?" if hint else "")
+
+
+def _describe_unforeseen(error: Exception) -> str:
+    message = " ".join(str(error).rsplit("}} ", 1)[-1].split())[:200]
+    line = f"{type(error).__name__}: {message}"
+    if "OOM when allocating" in message:
+        line = "out of memory: give a smaller batch size"
+    text = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="alexnet-", suffix=".txt", delete=False, errors="replace"
+        ) as file:
+            file.write(f"{shlex.join(sys.argv)}\nPython {sys.version}\n\n{text}")
+    except OSError:
+        return f"{line}\n{text}"
+    return f"{line} (its traceback is in {file.name})"

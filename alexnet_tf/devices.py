@@ -114,6 +114,18 @@ def choose_precision(strategy: tf.distribute.Strategy) -> str:
     return "mixed_bfloat16" if fast else "float32"
 
 
+def check_batch_size(global_batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Raises `UserError` where the replicas cannot share a batch evenly."""
+    replicas = strategy.num_replicas_in_sync
+    if global_batch_size % replicas:
+        below = global_batch_size // replicas * replicas
+        raise UserError(
+            f"--global_batch_size={global_batch_size} cannot be shared evenly by "
+            f"{replicas} replicas: give a multiple of {replicas}, such as "
+            f"{below or below + replicas} or {below + replicas}"
+        )
+
+
 def describe(strategy: tf.distribute.Strategy, simulate_gpus: int) -> str:
     """Says what the strategy runs on, for the log."""
     replicas = strategy.num_replicas_in_sync

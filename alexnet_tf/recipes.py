@@ -1,9 +1,12 @@
-"""The recipes: every number of the paper, once, with its section.
+"""The recipes: every number of the paper and of the published networks, once.
 
 "Section" is that of Krizhevsky, Sutskever and Hinton, "ImageNet Classification with
 Deep Convolutional Neural Networks", NeurIPS 2012. "Source" is the authors' program of
 2012, released by the Computer History Museum, and its network #145
-(`layers/layers-145.cfg`, `layers/layer-params-145.cfg`).
+(`layers/layers-145.cfg`, `layers/layer-params-145.cfg`), trained on ILSVRC-2012.
+
+A field is also a flag of train.py: its name, type, default, choices and help stand here
+alone.
 """
 
 import dataclasses
@@ -12,79 +15,230 @@ import dataclasses
 LARGE_DATA_SET = 100_000
 
 
+def setting(default, help, *, fixed=False, expert=False, **limits):
+    """Makes a field of a dataclass that is a flag, too.
+
+    Args:
+        default: Its value where nobody gives one.
+        help: What it is, with its unit.
+        fixed: Whether a run cannot go on with another value.
+        expert: Whether only `--helpfull` shows the flag.
+        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple.
+    """
+    metadata = {"help": help, "fixed": fixed, "expert": expert, **limits}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _network(default, help, **limits):
+    """A setting without which the weights of a run mean something else."""
+    return setting(default, help, fixed=True, expert=True, **limits)
+
+
+def _expert(default, help, **limits):
+    return setting(default, help, expert=True, **limits)
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A network and the way to train it. The defaults are the paper's.
 
-    Attributes:
-        name: What `--recipe` takes.
-        groups: Towers; 2 as in the paper (section 3.2), 1 for a single column.
-        image_size: Height and width of the input, pixels (section 4.1: 224).
-        lrn_depth_radius: Channels on each side of the one normalised; the paper's
-            n = 5 is a radius of 2 (section 3.3).
-        lrn_bias: k (section 3.3).
-        lrn_alpha: α, multiplies the sum of squares, not their mean (section 3.3).
-        lrn_beta: β (section 3.3).
-        lrn_within_towers: Whether the channels of one tower do not see the other's.
-        lrn1_before_relu: Whether conv1 is normalised before its ReLU, not after.
-        spatial_normalization: Whether a 5×5 spatial response normalisation follows the
-            second LRN.
-        init_stddev: Standard deviation of the initial weights (section 5).
-        init_stddev_conv345: The same for conv3, conv4 and conv5.
-        bias_init: Initial biases of conv2, conv4, conv5, fc6 and fc7 (section 5); the
-            others start at 0.
-        dropout_rate: In fc6 and fc7 (section 4.2).
-        color: Colour augmentation: "jitter" (brightness, contrast, saturation), "pca"
-            (section 4.1) or "none".
-        pca_source_2012: Whether "pca" is that of the source: scaled by the root of the
-            eigenvalues, the image divided by 1.1.
-        color_until_epoch: Where the colour augmentation ends, epochs.
-        freeze_conv1_epoch: From where on conv1's weights stay as they are, epochs.
-        global_batch_size: Images in a step, over all replicas (section 5).
-        learning_rate: Initial rate (section 5).
-        momentum: (section 5).
-        weight_decay: Multiplies the learning rate and goes through the momentum, as
-            the update rule of section 5 has it.
-        bias_learning_rate_factor: Multiplies the learning rate of biases.
-        decay_biases: Whether weight decay holds for biases too.
-        lr_schedule: "plateau", "steps", "cosine", "poly" or "constant".
-        lr_drop_epochs: Where "steps" divides the rate by 10, epochs.
-        num_epochs: How long to train, epochs (section 5: roughly 90 cycles).
+    Epochs are those done: the 26th epoch begins at 25.
     """
 
     name: str
-    groups: int = 2
-    image_size: int = 224
-    lrn_depth_radius: int = 2
-    lrn_bias: float = 2.0
-    lrn_alpha: float = 1e-4
-    lrn_beta: float = 0.75
-    lrn_within_towers: bool = False
-    lrn1_before_relu: bool = False
-    spatial_normalization: bool = False
-    init_stddev: float = 0.01
-    init_stddev_conv345: float = 0.01
-    bias_init: float = 1.0
-    dropout_rate: float = 0.5
-    color: str = "jitter"
-    pca_source_2012: bool = False
-    color_until_epoch: float | None = None
-    freeze_conv1_epoch: float | None = None
-    global_batch_size: int = 128
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    bias_learning_rate_factor: float = 1.0
-    decay_biases: bool = True
-    lr_schedule: str = "plateau"
-    lr_drop_epochs: tuple[float, ...] = (25, 51, 79)
-    num_epochs: float = 90
 
+    # The network.
+    image_size: int = _network(
+        224, "Height and width of the input, pixels (section 4.1).", lower_bound=1
+    )
+    groups: int = setting(
+        2,
+        "Towers: 2 as in section 3.2, 1 for a single column.",
+        fixed=True,
+        choices=(1, 2),
+    )
+    filters: tuple[int, ...] = _network(
+        (96, 256, 384, 384, 256), "Filters of conv1 to conv5 (section 3.5).", length=5
+    )
+    conv1_padding: tuple[int, ...] = _network(
+        (0, 3),
+        "Zeros before and after each row and column of the input, pixels.",
+        length=2,
+    )
+    activation: str = _network(
+        "relu", "After every hidden layer (section 3.1).", choices=("relu", "tanh")
+    )
+    lrn: bool = _network(True, "Response normalisation (section 3.3).")
+    lrn_depth_radius: int = _network(
+        2, "Channels on each side of the one normalised; n = 5 is 2.", lower_bound=0
+    )
+    lrn_bias: float = _network(2.0, "k of section 3.3.", lower_bound=1e-6)
+    lrn_alpha: float = _network(
+        1e-4, "α of section 3.3; multiplies the sum of squares, not their mean."
+    )
+    lrn_beta: float = _network(0.75, "β of section 3.3.")
+    lrn_within_towers: bool = _network(
+        False, "A tower's channels are normalised without the other's."
+    )
+    lrn1_before_relu: bool = _network(
+        False, "conv1 is normalised and pooled before its ReLU."
+    )
+    lrn_after_pool: bool = _network(False, "Normalisation comes after the pooling.")
+    spatial_normalization: bool = _network(
+        False, "A 5×5 spatial response normalisation follows the second LRN."
+    )
+    pool_size: int = _network(
+        3, "Window of the pooling, whose stride is 2 (section 3.4).", choices=(2, 3)
+    )
+    dropout: str = _network(
+        "mask",
+        "mask: units are dropped in training, multiplied by 1 - rate at test time "
+        "(section 4.2); inverted: those kept are divided by 1 - rate in training.",
+        choices=("mask", "inverted"),
+    )
+    dropout_rate: float = setting(
+        0.5,
+        "Share of units dropped at fc6 and fc7 (section 4.2).",
+        fixed=True,
+        lower_bound=0.0,
+        upper_bound=0.99,
+    )
+    dropout_before: bool = _network(False, "Dropout comes before fc6 and fc7.")
+
+    # What the network does to RGB pixels 0..255 first.
+    mean: str = _network(
+        "image",
+        "image: the mean of each pixel is subtracted (section 2); color: one colour.",
+        choices=("image", "color"),
+    )
+    mean_color: tuple[float, ...] | None = _network(
+        None,
+        "RGB, 0..255, subtracted instead of what the training images have.",
+        length=3,
+    )
+    input_stddev: tuple[float, ...] = _network(
+        (1.0, 1.0, 1.0), "Divides what is left, by channel RGB.", length=3
+    )
+    bgr: bool = _network(False, "Turns the channels to blue, green, red.")
+
+    # Initial weights (section 5).
+    init: str = _expert(
+        "normal",
+        "normal: N(0, stddev), constant biases; fan_in: all from U(±1/√fan_in).",
+        choices=("normal", "fan_in"),
+    )
+    init_stddev: float = _expert(
+        0.01, "Standard deviation of the initial weights.", lower_bound=0.0
+    )
+    init_stddev_conv345: float | None = _expert(
+        None, "Of conv3, conv4 and conv5 alone.", lower_bound=0.0
+    )
+    init_stddev_fc67: float | None = _expert(
+        None, "Of fc6 and fc7 alone.", lower_bound=0.0
+    )
+    bias_init: float = _expert(
+        1.0, "Initial biases of conv2, conv4, conv5, fc6 and fc7; the others are 0."
+    )
+
+    # The training images (section 4.1).
+    random_crops: bool = _expert(True, "Train on random crops, else on the centre.")
+    mirror: bool = _expert(True, "Turn half of the training images left to right.")
+    color: str = setting(
+        "jitter",
+        "Colour changes: jitter (brightness, contrast, saturation), pca (section 4.1).",
+        choices=("jitter", "pca", "none"),
+    )
+    pca_source_2012: bool = _expert(
+        False,
+        "pca multiplies by the roots of the eigenvalues, and divides the image by 1.1.",
+    )
+    color_until_epoch: float | None = _expert(
+        None, "Where the colour changes end, epochs."
+    )
+
+    # The update (section 5).
+    global_batch_size: int = setting(
+        128, "Images in a step, over all replicas.", lower_bound=1
+    )
+    num_epochs: float = setting(90.0, "Epochs to train.", lower_bound=1e-9)
+    learning_rate: float = setting(0.01, "Initial rate.", lower_bound=0.0)
+    scale_lr: bool = setting(
+        False, "Multiply the rate by global_batch_size / 128 (Goyal et al. 2017)."
+    )
+    lr_schedule: str = setting(
+        "plateau",
+        "plateau: ÷10 when the validation error stops improving; steps: ÷10 at "
+        "--lr_drop_epochs; cosine, poly: down to 0 at the end; constant.",
+        choices=("plateau", "steps", "cosine", "poly", "constant"),
+    )
+    lr_drop_epochs: tuple[float, ...] = _expert(
+        (25.0, 51.0, 79.0), "Where steps divides the rate by 10, epochs."
+    )
+    warmup_epochs: float = setting(
+        0.0, "Epochs in which the rate grows to its initial value.", lower_bound=0.0
+    )
+    optimizer: str = setting(
+        "momentum",
+        "momentum: the paper's update; lars: for large batches.",
+        choices=("momentum", "lars"),
+    )
+    momentum: float = setting(0.9, "Of the update.", lower_bound=0.0, upper_bound=1.0)
+    weight_decay: float = setting(
+        5e-4,
+        "Multiplies the rate and goes through the momentum, as section 5 has it.",
+        lower_bound=0.0,
+    )
+    decay_biases: bool = _expert(True, "Weight decay holds for biases, too.")
+    bias_learning_rate_factor: float = _expert(
+        1.0, "Multiplies the initial rate of biases.", lower_bound=0.0
+    )
+    biases_follow_schedule: bool = _expert(
+        True, "The rate of biases changes as that of the weights."
+    )
+    head_learning_rate_factor: float = _expert(
+        1.0, "Multiplies the rate of fc8.", lower_bound=0.0
+    )
+    conv1_drop_epoch: float | None = _expert(
+        None, "Where the rate of conv1's weights is divided by 10 once more, epochs."
+    )
+    conv1_stop_epoch: float | None = _expert(
+        None, "From where on conv1 stays as it is, epochs."
+    )
+
+    @property
+    def initial_rate(self) -> float:
+        """The rate that the schedule starts from."""
+        scale = self.global_batch_size / 128 if self.scale_lr else 1.0
+        return self.learning_rate * scale
+
+
+# What goes with the optimizer for large batches.
+LARS_SETTINGS = {"lr_schedule": "poly", "warmup_epochs": 5.0}
+
+_CAFFE = {
+    "image_size": 227,
+    "conv1_padding": (0, 0),
+    "lrn_bias": 1.0,
+    "lrn_alpha": 1e-4 / 5,  # Caffe divides alpha by the window
+    "dropout": "inverted",
+    "mean": "color",
+    "mean_color": (123.0, 117.0, 104.0),
+    "bgr": True,
+    "init_stddev_fc67": 0.005,
+    "color": "none",
+    "global_batch_size": 256,
+    "lr_schedule": "steps",
+    "lr_drop_epochs": (20.0, 40.0, 60.0, 80.0),
+    "bias_learning_rate_factor": 2.0,
+    "decay_biases": False,
+}
 
 RECIPES: dict[str, Recipe] = {
-    # The text of the paper.
+    # The text of the paper, with the colour changes of this project; the paper's own
+    # are --color=pca.
     "paper": Recipe("paper"),
-    # The network behind the paper's numbers, as its source of 2012 has it (#145).
+    # The network behind the paper's numbers, as its source of 2012 has it (#145). The
+    # source's log counts epochs from 1: its 67th begins when 66 are done.
     "original": Recipe(
         "original",
         lrn_alpha=1e-4 / 5,  # the source divides its 1e-4 by the window's size
@@ -94,22 +248,47 @@ RECIPES: dict[str, Recipe] = {
         init_stddev_conv345=0.03,
         color="pca",
         pca_source_2012=True,
-        color_until_epoch=67,
-        freeze_conv1_epoch=72,
+        color_until_epoch=66.0,
         bias_learning_rate_factor=2.0,
+        biases_follow_schedule=False,
         decay_biases=False,
         lr_schedule="steps",
-        num_epochs=91,
+        conv1_drop_epoch=66.0,
+        conv1_stop_epoch=71.0,
+        num_epochs=91.0,
     ),
-    # `paper` for thousands of images instead of millions: with the paper's own
-    # initialisation conv4 and conv5 hardly depend on the image, and the loss stays at
-    # ln(classes) for as long as a small data set lasts.
+    # `paper` for hundreds and thousands of images: the source's initial weights let the
+    # image through to conv5 from the start, and half the rate is reached in two epochs.
     "small": Recipe(
         "small",
         init_stddev_conv345=0.03,
-        learning_rate=0.001,
+        learning_rate=0.005,
+        warmup_epochs=2.0,
         lr_schedule="cosine",
-        num_epochs=16,
+        num_epochs=16.0,
+    ),
+    # Networks whose weights others published. BVLC/caffe models/bvlc_alexnet:
+    "bvlc": Recipe("bvlc", bias_init=0.1, **_CAFFE),
+    # BVLC/caffe models/bvlc_reference_caffenet:
+    "caffenet": Recipe("caffenet", lrn_after_pool=True, **_CAFFE),
+    # torchvision models/alexnet.py, after "One weird trick" (Krizhevsky 2014).
+    "torchvision": Recipe(
+        "torchvision",
+        groups=1,
+        filters=(64, 192, 384, 256, 256),
+        conv1_padding=(2, 2),
+        lrn=False,
+        dropout="inverted",
+        dropout_before=True,
+        mean="color",
+        mean_color=(123.675, 116.28, 103.53),  # .485, .456, .406 of 255
+        input_stddev=(58.395, 57.12, 57.375),  # .229, .224, .225 of 255
+        init="fan_in",
+        color="none",
+        global_batch_size=256,
+        lr_schedule="steps",
+        lr_drop_epochs=(30.0, 60.0),
+        weight_decay=1e-4,
     ),
 }
 

@@ -43,13 +43,18 @@ class _KerasLRN(keras.layers.Layer):
         return tf.nn.local_response_normalization(inputs, *self._args)
 
 
+def _keras_dropout(rate, scale_in_training, **kwargs):
+    del scale_in_training  # Keras knows no other
+    return keras.layers.Dropout(rate, **kwargs)
+
+
 def keras_as_it_comes() -> keras.Model:
     """The network of `alexnet`, out of Keras' own layers."""
     ours = alexnet_tf.network.alexnet
     replaced = ours.GroupedConv2D, ours.LocalResponseNormalization, ours.Dropout
     ours.GroupedConv2D = keras.layers.Conv2D
     ours.LocalResponseNormalization = _KerasLRN
-    ours.Dropout = keras.layers.Dropout
+    ours.Dropout = _keras_dropout
     try:
         return alexnet(seed=0)
     finally:
@@ -64,7 +69,7 @@ def flop_per_image(model: keras.Model) -> float:
     """
     total = 0
     for layer in model.layers:
-        if len(layer.weights) != 2:  # kernel and bias
+        if len(layer.trainable_weights) != 2:  # kernel and bias
             continue
         positions = 1
         for size in layer.output.shape[1:-1]:

@@ -4,13 +4,11 @@ python -m data.check --data_dir=DIR
 """
 
 import array
-import itertools
 import os
 from collections.abc import Iterator
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 
 # TensorFlow is imported inside functions, after the flags are parsed.
 
@@ -25,39 +23,42 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
     import numpy as np
 
     from alexnet_tf.pipeline.data_set import open_data_set
+    from data.progress import Duplicates, find_gaps
 
     data_set = open_data_set(data_dir)
     kind = "older ImageNet shards" if "/" in data_set.image_key else "TFDS directory"
     first = data_set.label_offset
-    mean = ", ".join(f"{channel:.1f}" for channel in data_set.image_mean)
     print(f"{data_set.data_dir}: {data_set.name}, {kind}, {data_set.encoding} pictures")
     print(
         f"  {data_set.num_classes} classes, labels {first}.."
-        f"{first + data_set.num_classes - 1}, mean colour {mean}"
+        f"{first + data_set.num_classes - 1}"
     )
-    problems, pictures = [], {}
+    problems, duplicates, counts = [], Duplicates(), {}
     for name, split in data_set.splits.items():
-        labels, hashes = _read_split(data_set, split, fast, problems)
-        pictures[name], copies = np.unique(hashes, return_counts=True)
-        _describe(data_set, name, labels, int((copies - 1).sum()))
+        labels = _read_split(data_set, split, fast, problems, duplicates)
+        counts[name] = np.bincount(labels, minlength=data_set.num_classes).tolist()
+        _describe(data_set, name, counts[name])
         if not len(labels):
             problems.append(f"{name} has no good record")
         elif name == "train":
             problems += _check_order(labels)
-    for one, other in itertools.combinations(pictures, 2):
-        shared = len(np.intersect1d(pictures[one], pictures[other]))
-        if shared:
-            problems.append(f"{shared:,} pictures are both in {one} and in {other}")
+    if line := duplicates.describe():
+        print(f"  {line}")
+    problems += find_gaps(data_set.class_names, counts)
+    problems += [
+        f"{number:,} pictures are both in {one} and in {other}"
+        for one, other, number in duplicates.shared()
+    ]
     return problems
 
 
-def _read_split(data_set, split, fast: bool, problems: list[str]):
-    """Returns the labels and the hashes of the good records, in the order on disk."""
+def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
+    """Returns the labels of the good records, in the order on disk."""
     import numpy as np
 
-    from data.report import progress_bar
+    from data.progress import progress_bar
 
-    labels, hashes = array.array("q"), array.array("q")
+    labels = array.array("q")
     bar = progress_bar(None, split.num_examples, "records")
     for filename, expected in zip(split.filenames, split.shard_lengths, strict=True):
         shard, found = os.path.basename(filename), 0
@@ -69,13 +70,14 @@ def _read_split(data_set, split, fast: bool, problems: list[str]):
                 problems.append(f"{shard}, record {found}: label {label} out of range")
             else:
                 labels.append(record[0])
-                hashes.append(record[1])
+                name = f"{shard}, record {found}"
+                duplicates.add(record[1], split.name, record[0], name)
             found += 1
             bar.update()
         if found != expected:
             problems.append(f"{shard}: {found} records, expected {expected}")
     bar.close()
-    return np.array(labels), np.array(hashes)
+    return np.array(labels, int)
 
 
 def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
@@ -110,21 +112,17 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
             yield f"not a picture with a label: {reason[:150]}"
 
 
-def _describe(data_set, name: str, labels, num_copies: int) -> None:
-    import numpy as np
+def _describe(data_set, name: str, counts: list[int]) -> None:
     import tensorflow as tf
 
-    from data.report import describe_counts
+    from data.progress import describe_counts
 
     filenames = data_set.splits[name].filenames
     megabytes = sum(tf.io.gfile.stat(f).length for f in filenames) / 1e6
-    counts = np.bincount(labels, minlength=data_set.num_classes).tolist()
     print(
-        f"  {name}: {len(labels):,} good records in {len(filenames)} shards, "
+        f"  {name}: {sum(counts):,} good records in {len(filenames)} shards, "
         f"{megabytes:,.1f} MB; {describe_counts(data_set.class_names, counts)}"
     )
-    if num_copies:
-        print(f"    {num_copies:,} of them exact copies of others")
 
 
 def _check_order(labels) -> list[str]:

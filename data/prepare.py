@@ -10,19 +10,20 @@ import collections
 import concurrent.futures
 import contextlib
 import errno
+import functools
 import importlib
 import itertools
 import multiprocessing
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-
-from absl import flags
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
-from data.source import Item
+from data.held_out import find_thresholds
+from data.source import Item, Source, check_class_names
 from data.transcode import Options, Record, transcode
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
@@ -63,7 +64,8 @@ def prepare(
     Raises:
         UserError: The input or the output cannot be used.
     """
-    from data.report import Report, progress_bar
+    from data.progress import progress_bar
+    from data.report import Report
     from data.writer import DataSetWriter
 
     options = options or Options()
@@ -74,21 +76,42 @@ def prepare(
     with _written_whole(output, overwrite) as directory:
         module = importlib.import_module(f"data.sources.{source}")
         pictures = module.open_source(input=input, name=name)
+        check_class_names(pictures.class_names)
+        print(*pictures.notes, sep="\n", end="\n" if pictures.notes else "")
+        thresholds = _find_thresholds(pictures, options)
         report = Report(pictures.class_names, max_errors)
         writer = DataSetWriter(directory, pictures, options, num_shards, seed)
         if beam_options is None:
-            items = itertools.chain.from_iterable(map(pictures.items, pictures.parts))
-            records = _transcode_all(items, options, num_workers or _num_cores())
+            work = functools.partial(transcode, options=options, thresholds=thresholds)
+            items = _all_items(pictures)
+            records = _transcode_all(items, work, num_workers or _num_cores())
             bar = progress_bar(records, pictures.num_items, "images")
             with contextlib.closing(records), bar:
                 writer.write(report.count(bar))
         else:
-            collections.deque(report.count(writer.write_with_beam(beam_options)), 0)
-        if not report.num_pictures("train"):
-            raise UserError(f"no picture to train on in {input or source}")
+            records = writer.write_with_beam(beam_options, thresholds)
+            collections.deque(report.count(records), 0)
+        if not report.num_pictures():
+            raise UserError(f"no picture in {input or source} can be used")
+        report.check_names()
         report.write(directory)
-        writer.finish({**pictures.metadata, **vars(options), **report.statistics()})
+        writer.finish({**pictures.metadata, **vars(options)})
     print(f"{output}: {report.summary()}")
+
+
+def _all_items(pictures: Source) -> Iterator[Item]:
+    return itertools.chain.from_iterable(map(pictures.items, pictures.parts))
+
+
+def _find_thresholds(pictures: Source, options: Options) -> dict[int, int]:
+    """Reads the pictures that come without a split, if there are any."""
+    from data.progress import progress_bar
+
+    if not pictures.holds_out:
+        return {}
+    items = _all_items(pictures)
+    with progress_bar(items, pictures.num_items, "images to choose from") as bar:
+        return find_thresholds(bar, options.validation_fraction)
 
 
 def _num_cores() -> int:
@@ -96,7 +119,9 @@ def _num_cores() -> int:
 
 
 def _transcode_all(
-    items: Iterable[Item], options: Options, num_workers: int
+    items: Iterable[Item],
+    work: Callable[[Sequence[Item]], list[Record]],
+    num_workers: int,
 ) -> Iterator[Record]:
     """Transcodes in worker processes, with a bounded number of pictures in flight."""
     items = iter(items)
@@ -109,7 +134,7 @@ def _transcode_all(
     pending = collections.deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(transcode, task, options))
+            pending.append(pool.submit(work, task))
             if len(pending) >= num_workers * _TASKS_PER_WORKER:
                 yield from pending.popleft().result()
         while pending:

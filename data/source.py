@@ -1,10 +1,27 @@
 """What a source of pictures tells the preparation."""
 
+import collections
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from alexnet_tf.errors import UserError
+from data.pictures import shown
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "eval": "validation",
+    "test": "test",
+    "testing": "test",
+}
 
 
 class Item(NamedTuple):
@@ -14,7 +31,8 @@ class Item(NamedTuple):
         name: Unique within the data set; also the key of the shuffle.
         label: Index into the class names.
         content: The encoded picture itself, or the path of the file that holds it.
-        split: "train", "validation" or "test"; "" leaves it to the content's hash.
+        split: "train", "validation" or "test"; "" holds a part of each class out of
+            "train" for "validation".
         offset: Where in the file the picture starts, in bytes.
         size: Its length in bytes; -1 for up to the end of the file.
     """
@@ -25,6 +43,14 @@ class Item(NamedTuple):
     split: str = ""
     offset: int = 0
     size: int = -1
+
+    def read(self) -> bytes:
+        """Returns the encoded picture."""
+        if isinstance(self.content, bytes):
+            return self.content
+        with open(self.content, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +64,10 @@ class Source:
             by side: class folders, archives, splits.
         items: Lists the pictures of one part.
         splits: What the pictures' splits can be.
+        holds_out: Whether there are items without a split.
         num_items: Pictures in all parts, None if that is not known beforehand.
         metadata: Further facts for the data set's `metadata.json`.
+        notes: Lines for the person: what was left out, how folders were understood.
     """
 
     name: str
@@ -47,31 +75,79 @@ class Source:
     parts: Sequence[Any]
     items: Callable[[Any], Iterator[Item]]
     splits: Sequence[str] = ("train", "validation")
+    holds_out: bool = False
     num_items: int | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
-def map_splits(available: Sequence[str]) -> dict[str, str]:
-    """Maps the splits that somebody's pictures come in to ours.
+def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
+    """Finds which of the names mean a split.
 
-    The first of "validation", "val" and "test" becomes "validation"; without any, ""
-    leaves the split of the training pictures to the hash of their content.
+    "train" or "training"; "val", "valid", "validation", "dev" or "eval"; "test" or
+    "testing", without case. With something before or after ("seg_train") only where
+    another split's name is made in the same way ("seg_test").
+
+    Args:
+        names: Of folders, or of TFDS's splits.
+        where: Where they are, for the error.
+
+    Returns:
+        {name: "train", "validation" or "test"} of those that mean one.
+
+    Raises:
+        UserError: Two names mean the same split.
     """
-    held_out = [name for name in ("validation", "val", "test") if name in available]
-    if "train" not in available:
-        return {}
-    if not held_out:
-        return {"train": ""}
-    splits = {"train": "train", held_out[0]: "validation"}
-    if "test" in held_out[1:]:
-        splits["test"] = "test"
+    splits, patterns = {}, collections.defaultdict(dict)
+    for name in names:
+        words = re.split(r"([\W_]+)", name.lower())
+        known = [i for i, word in enumerate(words) if word in _SPLITS]
+        if len(words) == 1 and known:
+            splits[name] = _SPLITS[name.lower()]
+        elif len(known) == 1:
+            split, words[known[0]] = _SPLITS[words[known[0]]], "*"
+            patterns["".join(words)][name] = split
+    for alike in patterns.values():
+        if not splits and len(set(alike.values())) > 1:
+            splits = alike
+    for one in splits:
+        for other in splits:
+            if one < other and splits[one] == splits[other]:
+                raise UserError(
+                    f"{shown(one)} and {shown(other)} in {shown(where)} both mean the "
+                    f"split {splits[one]}; rename one of them or move it away"
+                )
     return splits
 
 
+def hold_out(splits: Mapping[str, str]) -> dict[str, str]:
+    """Has "validation" held out of "train" where no name means it."""
+    if "train" in splits.values() and "validation" not in splits.values():
+        return {k: "" if split == "train" else split for k, split in splits.items()}
+    return dict(splits)
+
+
 def our_splits(mapped: Mapping[str, str]) -> list[str]:
-    """Returns the splits that `map_splits` leads to."""
-    splits = list(mapped.values())
-    return ["train", "validation"] if "" in splits else splits
+    """Returns the splits that `hold_out` leads to."""
+    splits = set(mapped.values())
+    return sorted(splits - {""} | ({"train", "validation"} if "" in splits else set()))
+
+
+def check_class_names(class_names: Sequence[str]) -> None:
+    """Raises a UserError for names that files of lines or tables cannot hold."""
+    for name in class_names:
+        if any("\ud800" <= c <= "\udfff" for c in name):
+            problem = "is not UTF-8"
+        elif any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+            problem = "has a control character or a line separator"
+        elif not name or name != name.strip():
+            problem = "is empty, or begins or ends with a blank"
+        else:
+            continue
+        raise UserError(f"the name of the class '{shown(name)}' {problem}; rename it")
+    twins = [n for n, times in collections.Counter(class_names).items() if times > 1]
+    if twins:
+        raise UserError(f"two classes are called {shown(twins[0])}; rename one of them")
 
 
 def data_set_name(path: str) -> str:

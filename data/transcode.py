@@ -1,27 +1,23 @@
 """From any picture file to a stored picture, in worker processes without TensorFlow."""
 
 import dataclasses
-import hashlib
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.held_out import content_digest, split_of
+from data.pictures import FORMATS
 from data.source import Item
 
-# Formats that Pillow decodes by itself; others (EPS) start programs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # A picture of so many pixels takes half a gigabyte to decode; larger ones are refused
 # by what their header declares.
 MAX_PIXELS = 2**27
 MIN_SIDE = 8  # pixels; below that there is nothing to see
-# The colour statistics read a grid of every eighth pixel (of 256×256): all pixels would
-# take 15 % of the time of decoding and encoding, for the same figures.
-SAMPLE_SIDE = 32
 _SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -45,8 +41,8 @@ class Options:
             centres it on a square of its mean colour.
         encoding: "jpeg", or "raw" for the uint8 pixels themselves.
         quality: Of the JPEG, 1..100.
-        validation_fraction: Part of the pictures without a split, 0..1, that the hash
-            of their content puts into "validation".
+        validation_fraction: Part of each class's pictures without a split, 0..1, that
+            is held out for "validation".
     """
 
     image_size: int = 256
@@ -68,9 +64,6 @@ class Record(NamedTuple):
         num_bytes: Their number.
         conversions: What had to be converted ("CMYK", "grey", "PNG named .jpg", …).
         rejected: Why the picture cannot be used; "" if it can.
-        pixel_sum: Sum of `SAMPLE_SIDE`² evenly spaced RGB pixels of what is stored,
-            exact, float64 `(3,)`.
-        pixel_products: Sum of their outer products, exact, float64 `(3, 3)`.
     """
 
     name: str
@@ -81,27 +74,33 @@ class Record(NamedTuple):
     num_bytes: int = 0
     conversions: tuple[str, ...] = ()
     rejected: str = ""
-    pixel_sum: np.ndarray | None = None
-    pixel_products: np.ndarray | None = None
 
 
-def transcode(items: Sequence[Item], options: Options) -> list[Record]:
-    """Turns picture files into stored pictures, none of them fatal."""
+def transcode(
+    items: Sequence[Item], options: Options, thresholds: Mapping[int, int]
+) -> list[Record]:
+    """Turns picture files into stored pictures, none of them fatal.
+
+    Args:
+        items: The pictures.
+        options: How to store them.
+        thresholds: What `find_thresholds` found for those without a split.
+    """
     Image.init()
     Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is ours
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on odd EXIF data
-        return [_transcode(item, options) for item in items]
+        return [_transcode(item, options, thresholds) for item in items]
 
 
-def _transcode(item: Item, options: Options) -> Record:
+def _transcode(item: Item, options: Options, thresholds) -> Record:
     try:
-        content = _read(item)
+        content = item.read()
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         return Record(item.name, item.label, item.split, b"", rejected=reason)
-    digest = hashlib.sha1(content, usedforsecurity=False).digest()
-    split = item.split or _hashed_split(digest, options.validation_fraction)
+    digest = content_digest(content)
+    split = split_of(item, digest, thresholds)
     record = Record(item.name, item.label, split, digest)
     try:
         image, conversions = load_rgb(content, item.name, options.image_size)
@@ -114,29 +113,9 @@ def _transcode(item: Item, options: Options) -> Record:
         return record._replace(rejected=reason)
     is_raw = options.encoding == "raw"
     stored = image.tobytes() if is_raw else to_jpeg(image, options.quality)
-    sample = image.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.NEAREST)
-    # Sums of integers below 2**53 are exact in float64, in whatever order.
-    values = np.asarray(sample).reshape(-1, 3).astype(np.float64)
     return record._replace(
-        image=stored,
-        num_bytes=len(stored),
-        conversions=tuple(conversions),
-        pixel_sum=np.ones(len(values)) @ values,
-        pixel_products=values.T @ values,
+        image=stored, num_bytes=len(stored), conversions=tuple(conversions)
     )
-
-
-def _read(item: Item) -> bytes:
-    if isinstance(item.content, bytes):
-        return item.content
-    with open(item.content, "rb") as file:
-        file.seek(item.offset)
-        return file.read(item.size)
-
-
-def _hashed_split(digest: bytes, validation_fraction: float) -> str:
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    return "validation" if position < validation_fraction else "train"
 
 
 def load_rgb(

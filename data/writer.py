@@ -1,11 +1,17 @@
-"""Writes records as a TensorFlow Datasets directory, through TFDS's own writers."""
+"""Writes records as a TensorFlow Datasets directory, through TFDS's own writers.
+
+These are TFDS's private modules. The public `tfds.dataset_builders` cannot carry this:
+they write one split after another where ours come mixed (every picture would have to be
+decoded twice), take no seed for the order and no metadata, leave the order of a
+record's features to chance, and hold a gigabyte in memory before they use the disk.
+"""
 
 import dataclasses
+import json
 import os
-import pickle
 import resource
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +33,7 @@ from data.transcode import Options, Record, transcode
 # A split larger than this is shuffled on disk (TFDS would take a gigabyte of memory).
 shuffle.MAX_MEM_BUFFER_SIZE = 16 << 20
 _FILE_FORMAT = file_adapters.FileFormat.TFRECORD
+_RECORDS = "beam-records"  # what became of the pictures, for a moment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +84,13 @@ class DataSetWriter:
                 )
             self._writers[record.split].write(*_example(record))
 
-    def write_with_beam(self, beam_options: Sequence[str]) -> Iterator[Record]:
+    def write_with_beam(
+        self, beam_options: Sequence[str], thresholds: Mapping[int, int]
+    ) -> Iterator[Record]:
         """Prepares the pictures in a Beam pipeline instead.
 
         Args:
+            thresholds: As `transcode` takes them.
             beam_options: Such as `--runner=DataflowRunner`; by default Beam's runner
                 inside this process.
 
@@ -94,7 +104,7 @@ class DataSetWriter:
         options, source = self._options, self._source
         runner = None if any("runner" in o for o in beam_options) else FnApiRunner()
         pipeline_options = PipelineOptions(list(beam_options))
-        log = os.path.join(self._directory, "records")
+        log = os.path.join(self._directory, _RECORDS)
         with beam.Pipeline(runner, pipeline_options) as pipeline:
             records = (
                 pipeline
@@ -102,7 +112,7 @@ class DataSetWriter:
                 | "Spread parts" >> beam.Reshuffle()
                 | beam.FlatMap(source.items)
                 | "Spread pictures" >> beam.Reshuffle()
-                | beam.FlatMap(lambda item: transcode([item], options))
+                | beam.FlatMap(lambda item: transcode([item], options, thresholds))
             )
             for split in source.splits:
                 self._writers[split] = self._split_writer(writer.BeamWriter, split)
@@ -116,17 +126,13 @@ class DataSetWriter:
                         lambda examples, w: w.write_from_pcollection(examples)
                     )(self._writers[split])
                 )
-            (
-                records
-                | beam.Map(
-                    lambda record: pickle.dumps(record._replace(image=b"")).hex()
-                )
-                | beam.io.WriteToText(log)
-            )
-        for path in sorted(tf.io.gfile.glob(f"{log}*")):
-            with tf.io.gfile.GFile(path) as lines:
-                yield from (pickle.loads(bytes.fromhex(line)) for line in lines)
-            tf.io.gfile.remove(path)
+            (records | beam.Map(_to_json) | beam.io.WriteToText(log))
+        for name in sorted(tf.io.gfile.listdir(self._directory)):
+            if name.startswith(_RECORDS):
+                path = os.path.join(self._directory, name)
+                with tf.io.gfile.GFile(path) as lines:
+                    yield from map(_from_json, lines)
+                tf.io.gfile.remove(path)
 
     def _split_writer(self, kind: type, split: str) -> writer.Writer:
         return kind(
@@ -197,3 +203,15 @@ def _example(record: Record) -> tuple[bytes, dict]:
     """Returns the key of the shuffle, and the example as the features encode it."""
     example = {"image": record.image, "label": record.label, "file_name": record.name}
     return record.name.encode(), example
+
+
+def _to_json(record: Record) -> str:
+    facts = record._replace(image=b"", digest=record.digest.hex())._asdict()
+    return json.dumps(facts | {"image": ""})
+
+
+def _from_json(line: str) -> Record:
+    facts = json.loads(line)
+    facts["digest"] = bytes.fromhex(facts["digest"])
+    facts["conversions"] = tuple(facts["conversions"])
+    return Record(**facts | {"image": b""})

@@ -20,9 +20,8 @@ import urllib.error
 import urllib.request
 import venv
 
-from absl import flags
-
 from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -57,6 +57,7 @@ def main():
 
     from alexnet_tf.evaluation.evaluator import Evaluator
     from alexnet_tf.training import loop
+    from alexnet_tf.training.command import train
     from alexnet_tf.training.step import Trainer
 
     logging.set_verbosity(logging.INFO)
@@ -76,20 +77,18 @@ def main():
     elif where == "evaluation":
         during_evaluation = threading.Timer(0.1, kill)
         before(Evaluator, "evaluate", during_evaluation.start, lambda *_: True)
-    finished = loop.train(
-        data_dir,
-        model_dir,
-        precision="float32",
-        export=False,
-        width=0.1,
-        global_batch_size=32,
-        num_epochs=3,
-        checkpoint_every=3,
-        steps_per_loop=1,
-        simulate_gpus=int(replicas),
-        lr_schedule="plateau",
-        dropout_rate=float(dropout_rate),
-    )
+    given = {
+        "precision": "float32",
+        "width": 0.1,
+        "global_batch_size": 32,
+        "num_epochs": 3.0,
+        "checkpoint_every": 3,
+        "steps_per_loop": 1,
+        "simulate_gpus": int(replicas),
+        "lr_schedule": "plateau",
+        "dropout_rate": float(dropout_rate),
+    }
+    finished = train(data_dir, model_dir, given=given, export=False)
     sys.exit(0 if finished else 75)
 
 

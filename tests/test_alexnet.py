@@ -3,13 +3,45 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from numpy_alexnet import NumpyAlexNet
 
 from alexnet_tf import RECIPES, alexnet
 
 
-@pytest.mark.parametrize(("groups", "count"), [(2, 60_965_224), (1, 62_378_344)])
-def test_number_of_parameters(groups, count):
-    assert alexnet(groups=groups).count_params() == count
+@pytest.mark.parametrize(
+    ("recipe", "groups", "count"),
+    [
+        ("paper", 2, 60_965_224),
+        ("paper", 1, 62_378_344),
+        ("bvlc", 2, 60_965_224),
+        ("torchvision", 1, 61_100_840),
+    ],
+)
+def test_number_of_parameters(recipe, groups, count):
+    variables = alexnet(recipe=recipe, groups=groups).trainable_variables
+    assert sum(int(np.prod(v.shape)) for v in variables) == count
+
+
+def test_the_mean_image_is_a_weight_whose_central_window_is_subtracted():
+    mean_image = np.random.default_rng(0).uniform(0, 255, (256, 256, 3))
+    model = alexnet(image_mean=mean_image, width=0.1)
+    layer = model.get_layer("input_normalization")
+    window = mean_image[16:240, 16:240].astype(np.float32)
+    np.testing.assert_array_equal(layer.mean, window)
+    images = np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    np.testing.assert_allclose(layer(images), images - window, atol=1e-4)
+    assert "mean" not in [v.path for v in model.trainable_variables]
+    with pytest.raises(ValueError, match=r"at least 224×224 pixels.*200"):
+        alexnet(image_mean=mean_image[:200], width=0.1)
+
+
+def test_without_the_top_it_ends_at_fc7():
+    whole = alexnet(10, width=0.1, seed=0)
+    features = alexnet(include_top=False, width=0.1, seed=0)
+    image = np.random.default_rng(1).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    fc8 = whole.get_layer("fc8")
+    expected = 0.5 * features(image).numpy() @ fc8.kernel.numpy() + fc8.bias.numpy()
+    np.testing.assert_allclose(whole(image), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_feature_maps():
@@ -19,87 +51,49 @@ def test_feature_maps():
     assert model.get_layer("pool5").output.shape[1:3] == (6, 6)
 
 
-def numpy_forward(model, image, recipe):
-    """The recipe's network on one image, in float64, from the weights alone."""
-    weights = {
-        layer.name: [w.numpy().astype(np.float64) for w in layer.weights]
-        for layer in model.layers
-    }
-
-    def relu(x):
-        return np.maximum(x, 0)
-
-    def conv(x, name, stride=1, pad=0, groups=1):
-        kernel, bias = weights[name]
-        x = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
-        size = kernel.shape[0]
-        windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (0, 1))
-        windows = windows[::stride, ::stride]  # row, column, channel, i, j
-        parts = zip(
-            np.split(windows, groups, 2), np.split(kernel, groups, 3), strict=True
-        )
-        maps = [np.einsum("rcdij,ijdo->rco", w, k, optimize=True) for w, k in parts]
-        return np.concatenate(maps, -1) + bias
-
-    def pool(x):
-        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (0, 1))
-        return windows[::2, ::2].max((3, 4))
-
-    def lrn(x, alpha):
-        padded = np.pad(x**2, ((0, 0), (0, 0), (2, 2)))
-        sums = sum(padded[..., i : i + x.shape[-1]] for i in range(5))
-        return x / (2 + alpha * sums) ** 0.75
-
-    def lrn_in_towers(x):
-        return np.concatenate([lrn(half, 1e-4 / 5) for half in np.split(x, 2, -1)], -1)
-
-    def spatial(x):
-        padded = np.pad(x**2, ((2, 2), (2, 2), (0, 0)))
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (0, 1))
-        return x / (1 + 0.001 / 25 * windows.sum((3, 4))) ** 0.75
-
-    x = image.astype(np.float64) - [124, 117, 104]
-    x = conv(np.pad(x, ((0, 3), (0, 3), (0, 0))), "conv1", stride=4)
-    if recipe == "original":
-        x = relu(pool(lrn_in_towers(x)))
-        x = pool(spatial(lrn_in_towers(relu(conv(x, "conv2", pad=2, groups=2)))))
-    else:
-        x = pool(lrn(relu(x), 1e-4))
-        x = pool(lrn(relu(conv(x, "conv2", pad=2, groups=2)), 1e-4))
-    x = relu(conv(x, "conv3", pad=1))
-    x = relu(conv(x, "conv4", pad=1, groups=2))
-    x = pool(relu(conv(x, "conv5", pad=1, groups=2)))
-    x = x.reshape(-1)
-    for name in ("fc6", "fc7"):
-        x = relu(x @ weights[name][0] + weights[name][1])
-    return x @ weights["fc8"][0] + weights["fc8"][1]
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_forward_pass_equals_numpy(recipe):
-    model = alexnet(10, recipe, width=0.1, seed=0)
+    mean = np.random.default_rng(2).uniform(90, 130, (240, 240, 3))
+    model = alexnet(10, recipe, image_mean=mean, width=0.1, seed=0)
     rng = np.random.default_rng(0)
-    for layer in model.layers:  # activations of size, so that every part counts
-        layer.set_weights([w * 4 for w in layer.get_weights()])
-    image = rng.integers(0, 256, (224, 224, 3), np.uint8)
-    expected = numpy_forward(model, image, recipe)
-    logits = model(image[np.newaxis])[0]
+    for variable in model.trainable_variables:  # of size, so that every part counts
+        variable.assign(variable * 4)
+    size = RECIPES[recipe].image_size
+    image = rng.integers(0, 256, (1, size, size, 3), np.uint8)
+    weights = {v.path: v.numpy().astype(np.float64) for v in model.weights}
+    expected = NumpyAlexNet(RECIPES[recipe], weights).forward(image)
+    logits = model(image)
     np.testing.assert_allclose(logits, expected, rtol=2e-4, atol=2e-4 * expected.std())
 
 
 @pytest.mark.parametrize(
-    ("recipe", "stddev_conv345"), [("paper", 0.01), ("original", 0.03), ("small", 0.03)]
+    ("recipe", "stddev_conv345"),
+    [("paper", 0.01), ("original", 0.03), ("small", 0.03), ("bvlc", 0.01)],
 )
 def test_initial_weights(recipe, stddev_conv345):
     model = alexnet(1000, recipe, seed=3)
-    bias = {"conv2": 1, "conv4": 1, "conv5": 1, "fc6": 1, "fc7": 1}
+    one = 0.1 if recipe == "bvlc" else 1
+    bias = dict.fromkeys(("conv2", "conv4", "conv5", "fc6", "fc7"), one)
     for name in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"):
         layer = model.get_layer(name)
         kernel = layer.kernel.numpy()
         stddev = stddev_conv345 if name in ("conv3", "conv4", "conv5") else 0.01
+        if recipe == "bvlc" and name in ("fc6", "fc7"):
+            stddev = 0.005
         assert kernel.std() == pytest.approx(stddev, rel=0.02)
         assert abs(kernel.mean()) < stddev / 50
-        np.testing.assert_array_equal(layer.bias, bias.get(name, 0))
+        np.testing.assert_array_equal(layer.bias, np.float32(bias.get(name, 0)))
+
+
+def test_initial_weights_of_torchvision_are_uniform_by_fan_in():
+    model = alexnet(1000, "torchvision", seed=3)
+    for name, fan_in in (("conv1", 363), ("conv3", 1728), ("fc6", 9216)):
+        limit = 1 / fan_in**0.5
+        for variable in model.get_layer(name).trainable_variables:
+            values = variable.numpy()
+            assert np.abs(values).max() <= limit
+            assert np.abs(values).max() > 0.9 * limit
+        assert values.std() == pytest.approx(limit / 3**0.5, rel=0.15)
 
 
 def test_the_seed_decides_the_weights_and_layers_differ():

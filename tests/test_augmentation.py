@@ -1,12 +1,11 @@
-"""Tests of alexnet_tf/augmentation.py."""
-
-import dataclasses
+"""Tests of augmentation.py."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from alexnet_tf.pipeline import augmentation
+from alexnet_tf.pipeline.statistics import PixelStatistics
 
 
 def adjust_with_tf_image(image, brightness, contrast, saturation):
@@ -87,22 +86,13 @@ def test_jitter_draws_its_ranges_and_spares_inactive_images():
         assert (jittered[-1] == images[-1]).numpy().all()
 
 
-@dataclasses.dataclass
-class Colors:
-    """What `add_pca_noise` takes from a data set."""
-
-    image_mean: tuple
-    color_eigenvalues: tuple
-    color_eigenvectors: tuple
-
-
 @pytest.mark.parametrize("source_2012", [False, True])
 def test_pca_noise_equals_numpy(source_2012):
     rng = np.random.default_rng(0)
     sample = rng.normal(size=(1000, 3)) @ rng.normal(size=(3, 3)) * 40
     values, vectors = np.linalg.eigh(np.cov(sample.T))
     mean = np.array([120.0, 110.0, 100.0])
-    colors = Colors(tuple(mean), tuple(values), tuple(map(tuple, vectors)))
+    statistics = PixelStatistics(np.zeros(()), mean, values, vectors, 1000)
     images = pictures(16)
     normal = rng.normal(size=(len(images), 3)).astype(np.float32)
     active = np.arange(len(images)) % 4 != 3
@@ -110,7 +100,7 @@ def test_pca_noise_equals_numpy(source_2012):
         tf.constant(images),
         tf.constant(normal),
         tf.constant(active),
-        colors,
+        statistics,
         source_2012,
     )
     for image, alpha, is_active, ours in zip(

@@ -16,6 +16,7 @@ from alexnet_tf.pipeline.batches import (
     BadRecords,
     evaluation_batches,
     label_errors,
+    timed_next,
     training_batches,
 )
 from alexnet_tf.pipeline.data_set import DataSet, Split
@@ -61,13 +62,6 @@ def write(folder, records, lengths=LENGTHS, **options):
         "image_key": "image",
         "label_key": "label",
         "label_offset": 0,
-        "image_mean": (120.0, 110.0, 100.0),
-        "color_eigenvalues": (9000.0, 500.0, 100.0),
-        "color_eigenvectors": (
-            (0.6, 0.8, 0.0),
-            (0.6, -0.45, 0.66),
-            (0.53, -0.4, -0.75),
-        ),
     } | options
     split = Split("train", tuple(filenames), tuple(lengths))
     names = tuple(map(str, range(sum(lengths))))
@@ -150,7 +144,7 @@ def test_batches_depend_on_the_seed_only(jpegs, monkeypatch):
     tf.random.set_seed(3)
     assert same(reference, take(jpegs, 10))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)  # many read in parallel
-    monkeypatch.setattr(batches, "_CHUNK", 3)
+    monkeypatch.setattr(batches, "CHUNK", 3)
     assert same(reference, take(jpegs, 10))
     images, labels = take(jpegs, 10, seed=8)
     assert not np.array_equal(labels, reference[1])
@@ -449,7 +443,7 @@ def test_timed_next_adds_up_the_time_of_next():
     def run(batches, steps, step):
         total = tf.constant(0, tf.int64)
         for _ in tf.range(steps):
-            total += step(batches.timed_next(batches, waited))
+            total += step(timed_next(batches, waited))
         return total
 
     def share_of_waiting(dataset, step):

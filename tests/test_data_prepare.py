@@ -17,6 +17,8 @@ from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+from alexnet_tf.pipeline.statistics import pixel_statistics
+from data.held_out import content_digest, find_thresholds, split_of
 from data.prepare import prepare
 from data.source import Item
 from data.sources import imagenet
@@ -208,19 +210,49 @@ def test_archive_cut_short(miniature_imagenet, tmp_path):
 # Folders
 
 
-def test_folder_split_does_not_move_when_pictures_are_added(tmp_path):
+def test_folder_gives_a_share_of_each_class(tmp_path):
     root = tmp_path / "pictures"
     write_folders(root, 12)
-    prepare_folder(root, tmp_path / "before")
-    for i in range(100, 104):
-        (root / "cat" / f"{i}.jpg").write_bytes(encoded(picture(i + 1000)))
-    prepare_folder(root, tmp_path / "after")
+    (root / "eel").mkdir()
+    (root / "eel" / "0.jpg").write_bytes(encoded(picture(7)))
+    for i in range(1, 4):  # copies stay together
+        (root / "dog" / f"copy{i}.jpg").write_bytes(
+            (root / "dog" / "0.jpg").read_bytes()
+        )
+    options = Options(image_size=32, validation_fraction=0.25)
+    for name in ("before", "after"):
+        output = str(tmp_path / name)
+        prepare(source="folder", input=str(root), output=output, options=options)
+        for i in range(100, 104):
+            (root / "cat" / f"{i}.jpg").write_bytes(encoded(picture(i + 1000)))
     before, after = read(tmp_path / "before"), read(tmp_path / "after")
-    assert 0 < len(before["validation"]) < 12
-    for split in before:
-        assert before[split].items() <= after[split].items()
-    assert sum(map(len, after.values())) == 28
-    assert after["train"]["dog/0.jpg"][1] == 1
+
+    def held_out(content, label):
+        return {n for n, (_, k) in content["validation"].items() if k == label}
+
+    assert len(held_out(before, 0)) == 3
+    assert len(held_out(after, 0)) == 4
+    assert len(held_out(before, 0) - held_out(after, 0)) <= 2
+    assert held_out(before, 2) == set()
+    assert held_out(before, 1) == held_out(after, 1)
+    dogs = {"dog/0.jpg", *(f"dog/copy{i}.jpg" for i in range(1, 4))}
+    held = held_out(before, 1)
+    assert len(held - dogs) + bool(held & dogs) == 3
+    assert held & dogs in (set(), dogs)
+    assert sum(map(len, after.values())) == 32
+    assert (before["train"] | before["validation"])["dog/3.jpg"][1] == 1
+
+
+@pytest.mark.parametrize(("number", "held_out"), [(1, 0), (2, 1), (4, 1), (90, 9)])
+def test_quota_of_a_class(number, held_out):
+    items = [Item(f"{i}", 5, b"%d" % i) for i in range(number)]
+    thresholds = find_thresholds(iter(items), 0.1)
+    splits = [
+        split_of(item, content_digest(item.content), thresholds) for item in items
+    ]
+    assert splits.count("validation") == held_out
+    none = find_thresholds(iter(items), 0.0)
+    assert {split_of(i, content_digest(i.content), none) for i in items} == {"train"}
 
 
 def test_folder_with_its_own_splits(tmp_path, capsys):
@@ -239,10 +271,11 @@ def test_folder_with_its_own_splits(tmp_path, capsys):
         "validation": 4,
     }
     assert content["train"]["train/cat/deeper/a.gif"][1] == 0
-    assert "notes.txt\tnot a picture in a known format" in (
-        (tmp_path / "out" / "rejected.tsv").read_text()
-    )
-    assert "palette 1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "files without a picture: 1, the first" in printed
+    assert "dog/notes.txt\n" in printed
+    assert "hidden or system files: 1, the first" in printed
+    assert "palette 1" in printed
 
 
 def test_folder_class_that_is_not_trained(tmp_path):
@@ -253,8 +286,12 @@ def test_folder_class_that_is_not_trained(tmp_path):
 
 
 def test_folder_without_classes(tmp_path):
-    with pytest.raises(UserError, match="a folder for each of two or more classes"):
-        prepare_folder(tmp_path, tmp_path / "out")
+    (tmp_path / "in" / "only").mkdir(parents=True)
+    with pytest.raises(UserError, match="no picture in"):
+        prepare_folder(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "in" / "only" / "a.jpg").write_bytes(encoded(picture()))
+    with pytest.raises(UserError, match=r"each of two or more classes.*found only"):
+        prepare_folder(tmp_path / "in", tmp_path / "out")
 
 
 def test_same_bytes_whatever_the_number_of_workers(tmp_path):
@@ -332,9 +369,11 @@ def test_cifar_100_archive(tmp_path):
     assert data_set.class_names == ("apple", "bear")
     content = read(out)
     train = batches["cifar-100-python/train"]
-    assert len(content["validation"]) == 2
+    assert list(content["test"]) == ["test/00000", "test/00001"]
+    assert len(content["validation"]) == 2  # one a class
     for index in range(5):
-        image_bytes, label = content["train"][f"train/{index:05d}"]
+        name = f"train/{index:05d}"
+        image_bytes, label = (content["train"] | content["validation"])[name]
         assert label == train["fine_labels"][index]
         stored = np.frombuffer(image_bytes, np.uint8).reshape(40, 40, 3)
         pixels = train["data"][index].reshape(3, 32, 32).transpose(1, 2, 0)
@@ -370,8 +409,67 @@ def test_data_set_that_tfds_has_already_prepared(tmp_path):
     labels = {name: label for name, (_, label) in read(out)["train"].items()}
     for index, (_, label) in enumerate(read(directory)["train"].values()):
         assert labels[f"train/{index:08d}"] == label
+    metadata = json.loads((tmp_path / "out" / "metadata.json").read_text())
+    assert sorted(metadata) == [
+        "encoding",
+        "fit",
+        "image_size",
+        "quality",
+        "tfds",
+        "validation_fraction",
+    ]
     with pytest.raises(UserError, match="TFDS cannot load 'dogs'"):
         prepare(source="tfds", name="dogs", input=directory, output=f"{out}2")
+
+
+def test_raw_records_can_be_prepared_again(tmp_path):
+    write_folders(tmp_path / "pets", 10)
+    theirs, out = tmp_path / "tfds" / "pets" / "1.0.0", tmp_path / "out"
+    options = Options(image_size=32, encoding="raw")
+    for kwargs in (
+        {"source": "folder", "input": tmp_path / "pets", "output": theirs},
+        {"source": "tfds", "name": "pets", "input": tmp_path / "tfds", "output": out},
+    ):
+        paths = {k: str(v) for k, v in kwargs.items()}
+        prepare(**paths, options=options)
+    before, after = read(theirs)["train"], read(out)["train"]
+    for index, record in enumerate(before.values()):
+        assert after[f"train/{index:08d}"] == record
+
+
+def test_splits_and_labels_of_tfds(tmp_path, capsys):
+    def examples(number, label):
+        for i in range(number):
+            pixels = np.array(picture(1000 * (label + 1) + i, (16, 16)))
+            yield f"{label} {i}", {"image": pixels, "label": label}
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="partly",
+        version="1.0.0",
+        data_dir=tmp_path / "tfds",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(16, 16, 3)),
+                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            }
+        ),
+        split_datasets={
+            "train": [*examples(10, 0), *examples(10, 1), *examples(3, -1)],
+            "test": [*examples(3, 0)],
+            "extra": [*examples(2, 1)],
+            "validation": [*examples(4, -1)],
+        },
+    )
+    directory, out = str(tmp_path / "tfds"), str(tmp_path / "out")
+    prepare(source="tfds", name="partly", input=directory, output=out, options=SMALL)
+    counts = {name: len(content) for name, content in read(out).items()}
+    assert counts == {"train": 18, "validation": 2, "test": 3}
+    printed = capsys.readouterr().out
+    assert "left out: the split extra, which is none of ours" in printed
+    assert "left out: the split validation, which has no labels" in printed
+    assert "rejected: 3, see rejected.tsv" in printed
+    rejected = (tmp_path / "out" / "rejected.tsv").read_text()
+    assert rejected.count("its label -1 is none of 0..1") == 3
 
 
 def test_elpv_is_split_by_class(tmp_path, monkeypatch):
@@ -445,7 +543,9 @@ def test_quality_is_the_quality_of_the_stored_jpeg():
     sizes = {}
     for quality in (40, 95):
         options = Options(image_size=32, quality=quality)
-        (record,) = transcode([Item("a.bmp", 0, encoded(picture(), "BMP"))], options)
+        (record,) = transcode(
+            [Item("a.bmp", 0, encoded(picture(), "BMP"))], options, {}
+        )
         stored = Image.open(io.BytesIO(record.image))
         expected = Image.open(io.BytesIO(encoded(stored, quality=quality)))
         assert stored.quantization == expected.quantization
@@ -459,7 +559,7 @@ def test_declared_size_that_no_memory_holds():
     header = b"IHDR" + size + content[24:29]
     checksum = struct.pack(">I", zlib.crc32(header))
     content = content[:12] + header + checksum + content[33:]
-    (record,) = transcode([Item("a.png", 0, content)], SMALL)
+    (record,) = transcode([Item("a.png", 0, content)], SMALL, {})
     assert record.rejected == "too large: its header declares 60000×60000 pixels"
 
 
@@ -470,13 +570,13 @@ def test_truncated_bytes_are_rejected_not_fatal(cut):
     )
     for file_format in ("JPEG", "PNG", "WEBP", "TIFF"):
         content = encoded(image, file_format)[:cut]
-        (record,) = transcode([Item("a", 0, content, "train")], SMALL)
+        (record,) = transcode([Item("a", 0, content, "train")], SMALL, {})
         assert record.rejected
         assert not record.image
 
 
 def test_missing_file_is_rejected(tmp_path):
-    (record,) = transcode([Item("a", 0, str(tmp_path / "gone.jpg"))], SMALL)
+    (record,) = transcode([Item("a", 0, str(tmp_path / "gone.jpg"))], SMALL, {})
     assert record.rejected == "cannot be read: No such file or directory"
 
 
@@ -491,10 +591,10 @@ def test_statistics_are_those_of_the_stored_pixels(tmp_path):
         b"".join(image_bytes for image_bytes, _ in read(out)["train"].values()),
         np.uint8,
     ).reshape(-1, 3)
-    data_set = open_data_set(str(out))
-    np.testing.assert_allclose(data_set.image_mean, pixels.mean(axis=0), atol=1e-5)
-    vectors = np.array(data_set.color_eigenvectors)
-    covariance = vectors * data_set.color_eigenvalues @ vectors.T
+    measured = pixel_statistics(open_data_set(str(out)), 32)
+    np.testing.assert_allclose(measured.mean_color, pixels.mean(axis=0), atol=1e-5)
+    vectors = measured.color_eigenvectors
+    covariance = vectors * measured.color_eigenvalues @ vectors.T
     np.testing.assert_allclose(covariance, np.cov(pixels.T, bias=True), atol=1e-3)
 
 

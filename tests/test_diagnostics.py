@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_training import make_trainer
+from helpers import make_trainer
 
 from alexnet_tf import alexnet
 from alexnet_tf.run import Run
@@ -26,15 +26,15 @@ from alexnet_tf.training.loop import Loop
     ],
 )
 def test_is_stuck(cross_entropy, counts, stuck):
-    assert diagnostics.is_stuck(cross_entropy, np.array(counts)) == stuck
+    assert diagnostics.is_stuck(300, False, cross_entropy, np.array(counts)) == stuck
 
 
 @pytest.mark.parametrize(
-    ("num_examples", "batch", "step"),
-    [(2099, 128, 81), (600, 128, 80), (50_000, 128, 1953), (1_281_167, 128, 5000)],
+    ("step", "is_last", "stuck"),
+    [(299, False, False), (300, False, True), (79, True, False), (80, True, True)],
 )
-def test_stuck_from(num_examples, batch, step):
-    assert diagnostics.stuck_from(num_examples, batch) == step
+def test_a_network_has_time_to_start(step, is_last, stuck):
+    assert diagnostics.is_stuck(step, is_last, np.log(2), np.array([1, 1])) == stuck
 
 
 def test_layer_states_equal_numpy():
@@ -73,20 +73,23 @@ def test_find_first_bad(layer, value, where):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "width", "stuck"), [("paper", 0.1, True), ("small", 0.2, False)]
+    ("given", "advice"),
+    [
+        ({"recipe": "paper", "dropout": "inverted"}, "Try --dropout=mask"),
+        ({"recipe": "small", "learning_rate": 0.0}, "Try a --learning_rate above 0"),
+        ({"recipe": "small", "width": 0.2}, None),
+    ],
 )
 def test_a_stuck_network_is_told_from_one_that_learns(
-    data_dir, tmp_path, recipe, width, stuck
+    data_dir, tmp_path, given, advice
 ):
-    trainer = make_trainer(
-        data_dir, recipe=recipe, num_epochs=18, learning_rate=0.004, width=width
-    )
+    trainer = make_trainer(data_dir, **({"num_epochs": 18.0} | given))
     lines = []
     loop = Loop(trainer, Run(str(tmp_path)))
     loop._progress.line = lines.append
     assert loop.run()
-    said = [line for line in lines if "is stuck" in line]
-    assert len(said) == stuck
-    if stuck:
-        assert "fc7    always off" in said[0]
-        assert "--recipe=original or --recipe=small" in said[0]
+    warnings = [line for line in lines if "is stuck" in line]
+    assert len(warnings) == (advice is not None)
+    if advice:
+        assert "fc7    always off" in warnings[0]
+        assert advice in warnings[0]

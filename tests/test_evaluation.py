@@ -1,4 +1,4 @@
-"""Tests of evaluation.py, results.py and members.py, against NumPy in float64."""
+"""Tests of the room evaluation, but its pictures, against NumPy in float64."""
 
 import csv
 import json
@@ -8,20 +8,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import results
-from alexnet_tf.evaluation.evaluator import (
-    Evaluator,
-    count,
-    evaluate_run,
-    read_pictures,
-)
-from alexnet_tf.evaluation.results import wilson_interval
-from alexnet_tf.export import export_run
+from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluator import Evaluator
+from alexnet_tf.evaluation.metrics import count, precision_recall_f1, wilson_interval
+from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import DataSet, Split, open_data_set
-from alexnet_tf.run import Run, build_model, resolve
+from alexnet_tf.run import Run, build_model
 
 N, SIDE, CROP, CLASSES = 23, 12, 8, 7
 LENGTHS = (9, 1, 13)
@@ -58,9 +55,6 @@ def write(folder, spoilt=()):
         image_key="image",
         label_key="label",
         label_offset=0,
-        image_mean=(0.0, 0.0, 0.0),
-        color_eigenvalues=(1.0, 1.0, 1.0),
-        color_eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     )
 
 
@@ -219,6 +213,18 @@ def test_confusion_counts_label_by_answer(data_set):
     np.testing.assert_array_equal(predictions.confusion(CLASSES), expected)
 
 
+def test_precision_recall_and_f1_against_their_definitions():
+    confusion = np.array([[3, 1, 0, 0], [2, 4, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]])
+    nan = np.nan
+    expected = [
+        [3 / 6, 3 / 4, 6 / 10],
+        [4 / 6, 4 / 6, 8 / 12],
+        [nan, nan, nan],  # neither an example nor an answer
+        [nan, 0.0, 0.0],  # two examples, never answered
+    ]
+    np.testing.assert_allclose(precision_recall_f1(confusion), expected)
+
+
 def test_pictures_are_read_by_their_place(data_set):
     evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
     labels = evaluator.evaluate(data_set, "validation", 6).predictions.labels
@@ -250,9 +256,9 @@ def make_run(folder, data_dir, seed, **given):
     """A run with the checkpoint of a network whose answers differ between images."""
     data_set = open_data_set(data_dir)
     given = {"width": 0.05, "recipe": "small", "seed": seed} | given
-    config, origins = resolve(given, data_set, {"precision": "float32", "num_gpus": 0})
+    config = make_config(data_set, **given)
     run = Run(str(folder))
-    run.start(config, origins)
+    run.start(config)
     model = build_model(config, "float32")
     for variable in model.trainable_variables:
         variable.assign(variable * 2)
@@ -268,22 +274,6 @@ def make_run(folder, data_dir, seed, **given):
 def runs(tmp_path_factory, data_dir):
     root = tmp_path_factory.mktemp("runs")
     return [make_run(root / str(seed), data_dir, seed) for seed in range(2)]
-
-
-def test_a_saved_model_agrees_with_its_checkpoint(runs, data_dir, capsys):
-    saved_model = export_run(runs[0].model_dir)
-    own = evaluate_run(runs[0].model_dir).predictions
-    exported = evaluate_run(None, data_dir, checkpoints=[saved_model]).predictions
-    np.testing.assert_allclose(
-        own.top_probabilities, exported.top_probabilities, atol=1e-5
-    )
-    np.testing.assert_allclose(own.cross_entropies, exported.cross_entropies, 1e-4)
-    assert np.ptp(own.top_probabilities[:, 0]) > 1e-3  # answers differ
-    assert "evaluated 25 of 25" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--data_dir"):
-        evaluate_run(None, checkpoints=[saved_model])
-    with pytest.raises(UserError, match="--views=10"):
-        evaluate_run(None, data_dir, checkpoints=[saved_model], views=10)
 
 
 def test_an_ensemble_of_runs_is_the_mean_of_its_members(runs):
@@ -319,21 +309,41 @@ def test_the_fingerprint_changes_with_the_data(data_set, tmp_path):
     assert prints[0] != prints[1]
 
 
-def test_the_papers_rows_stand_beside_imagenet_only(data_set):
-    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
-    result = evaluator.evaluate(data_set, "validation", 6)
-    interval = (0.1, 0.2)
-    facts = {"sha256": ["0"], "images_per_second": 1.0} | {
-        f"top_{k}_error_interval": interval for k in (1, 5)
-    }
-    assert "paper" not in results.format_table(result, data_set, facts)
-    imagenet = DataSet(
-        **vars(data_set)
-        | {"name": "imagenet2012", "class_names": tuple(map(str, range(1000)))}
+TABLE = """\
+validation: evaluated 4 of 5 images, 12 images/s, cross-entropy 0.5000
+                         top-1 accuracy        error top-5 accuracy        error
+1 CNN, 1 view                    75.00%       25.00%        100.00%        0.00%
+  95 % interval             30.1..95.4%   4.6..69.9%   51.0..100.0%   0.0..49.0%
+always the largest class         50.00%       50.00%"""
+
+
+def test_the_table_has_accuracy_beside_error_and_the_largest_class(data_set):
+    predictions = results.Predictions(
+        positions=np.arange(4),
+        labels=np.array([0, 0, 1, 2]),
+        ranks=np.array([0, 0, 1, 0]),
+        cross_entropies=np.full(4, 0.5),
+        top_ids=np.array([[0], [0], [0], [2]]),
+        top_probabilities=np.full((4, 1), 0.5),
     )
-    table = results.format_table(result, imagenet, facts)
-    assert "40.70%" in table
-    assert "15.40%" in table
+    evaluation = results.Evaluation("validation", 1, 5, predictions)
+    facts = {"sha256": ["0"], "images_per_second": 12.0}
+    for name in ("top_1_error", "top_5_error"):
+        error = getattr(evaluation, name)
+        facts |= {name: error, f"{name}_interval": wilson_interval(error, 4)}
+    assert results.format_table(evaluation, data_set, facts) == TABLE
+
+    def renamed(name, num_classes):
+        names = tuple(map(str, range(num_classes)))
+        return DataSet(**vars(data_set) | {"name": name, "class_names": names})
+
+    # The fifth of five classes is always among the first five.
+    table = results.format_table(evaluation, renamed("few", 5), facts)
+    assert "top-5" not in table
+    assert "25.00%" in table
+    table = results.format_table(evaluation, renamed("imagenet2012", 1000), facts)
+    assert "paper: 1 CNN, 10 views           59.30%       40.70%" in table
+    assert table.endswith("84.60%       15.40%")
 
 
 @pytest.mark.parametrize(
@@ -356,7 +366,7 @@ def test_a_checkpoint_without_a_run_needs_model_dir():
 
 def test_networks_of_other_classes_are_refused(runs, data_dir, tmp_path):
     config = json.loads(pathlib.Path(runs[0].config_file).read_text())
-    config["class_names"]["value"] = ["a", "b", "c"]
+    config["class_names"] = ["a", "b", "c"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     checkpoint = tf.train.latest_checkpoint(runs[0].checkpoint_dir)
     with pytest.raises(UserError, match="no checkpoint"):

@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import make_config
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -24,7 +25,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.pipeline.pictures import Fitting
-from alexnet_tf.run import Run, resolve
+from alexnet_tf.run import Run
 
 NAMES = ("cat", "großer Hund", "fish,\nsm\u2028all\x0c", "bird")
 LABELS = ["cat", "großer Hund", "fish, sm all", "bird"]
@@ -73,9 +74,6 @@ def write_data_set(folder, examples, image_shape):
         image_key="image",
         label_key="label",
         label_offset=0,
-        image_mean=(124.0, 117.0, 104.0),
-        color_eigenvalues=(1.0, 1.0, 1.0),
-        color_eigenvectors=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
     )
 
 
@@ -84,7 +82,7 @@ def make_model():
     model = alexnet(len(NAMES), "original", width=0.05, seed=1)
     rng = np.random.default_rng(0)
     for layer in model.layers:
-        if layer.weights:
+        if hasattr(layer, "kernel"):
             shape = layer.kernel.shape
             stddev = 1.5 / np.sqrt(np.prod(shape[:-1]))
             layer.kernel.assign(rng.normal(0, stddev, shape))
@@ -399,10 +397,8 @@ def test_runs_through_the_c_interface(saved_model, serve, tmp_path):
 def run(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     data_set = write_data_set(folder, [make_example(label=[0])], (256, 256, 3))
-    given = {"recipe": "original", "width": 0.05}
-    machine = {"precision": "float32", "num_gpus": 0}
     run = Run(str(folder / "run"))
-    run.start(*resolve(given, data_set, machine))
+    run.start(make_config(data_set, "original", width=0.05))
     checkpoint = tf.train.Checkpoint(model=model)
     path = tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save()
     return run, path
@@ -463,20 +459,20 @@ def test_an_export_that_answers_otherwise_replaces_nothing(run, model, monkeypat
             export.export_run(run[0].model_dir)
     after = pathlib.Path(run[0].saved_model_dir, "saved_model.pb").read_bytes()
     assert before == after
-    assert sorted(os.listdir(run[0].model_dir)).count("saved_model.incomplete") == 0
+    assert not [name for name in os.listdir(run[0].model_dir) if "incomplete" in name]
 
 
 def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):
     def save(**objects):
         checkpoint = tf.train.Checkpoint(**objects)
-        return checkpoint.save(str(tmp_path / "other"))
+        return checkpoint.write(str(tmp_path / "-".join(objects)))
 
     other = alexnet(len(NAMES) + 1, "original", width=0.05)
     small = keras.Model(other.inputs, other.get_layer("fc7").output)
     for path, message in (
         (save(x=tf.Variable(1.0)), "no weights for conv"),
-        (save(model=small), "no weights for fc8/bias"),
-        (save(model=other), "of another network"),
+        (save(model=small, fc7=small), "no weights for fc8/bias"),
+        (save(model=other, more=other), "of another network"),
     ):
         with pytest.raises(UserError, match=message):
             run[0].load_model(path)

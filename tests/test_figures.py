@@ -45,10 +45,22 @@ def test_beside_puts_each_image_before_its_own():
 def test_captions_stand_below_their_images():
     images = np.full((2, 40, 60, 3), 90, np.uint8)
     picture = figures.captioned(images, ["first\nline", ""], columns=2)
-    assert picture.shape == (40 + 36 + 4, 2 * 64, 3)
-    assert (picture[2:42, 2:62] == 90).all()
-    assert picture[42:78, 2:62].max() > 200
-    assert picture[42:78, 66:126].max() == 0
+    assert picture.shape == (40 + 36 + 8, 2 * 68, 3)
+    assert (picture[4:44, 4:64] == 90).all()
+    assert picture[44:80, 4:64].min() < 50
+    assert picture[44:80, 72:132].min() == 255
+
+
+def test_frames_of_right_and_wrong_differ_in_form_and_in_blue():
+    """Red and green would look alike to every twelfth man; blue does not."""
+    images = np.full((3, 120, 120, 3), 90, np.uint8)
+    picture = figures.captioned(images, [""] * 3, 3, is_right=[True, False, None])
+    right, wrong, none = (tile[4:124, 4:124] for tile in np.split(picture, 3, axis=1))
+    assert (none == 90).all()
+    assert len(np.unique(right[0], axis=0)) == 1  # whole
+    assert len(np.unique(wrong[0], axis=0)) == 2  # broken
+    assert int(right[0, 0, 2]) - int(wrong[0, 0, 2]) > 100
+    assert (right[10:-10, 10:-10] == 90).all()
 
 
 def test_calibration_against_a_plain_loop():
@@ -81,12 +93,13 @@ def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
 def test_confusion_matrix_is_dark_on_its_diagonal(num_classes):
     names = [f"class {i}" for i in range(num_classes)]
     figure = figures.confusion_matrix(9 * np.eye(num_classes, dtype=int), names)
-    (axes,) = figure.axes
+    axes, legend = figure.axes
     shares = axes.images[0].get_array()
     np.testing.assert_array_equal(shares, np.eye(num_classes))
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert (shown == names) == (num_classes <= figures.MAX_CLASSES)
     assert len(axes.texts) == (9 if num_classes == 3 else 0)
+    assert "share of the class" in legend.get_xlabel()
 
 
 def test_predictions_mark_the_right_class():
@@ -97,12 +110,13 @@ def test_predictions_mark_the_right_class():
     bars = [axes for axes in figure.axes if axes.patches]
     widths = [[bar.get_width() for bar in axes.patches] for axes in bars]
     np.testing.assert_array_equal(widths, probabilities)
-    right = figures._RIGHT
-    green = [
-        [tuple(bar.get_facecolor()[:3]) == hex_color(right) for bar in axes.patches]
-        for axes in bars
-    ]
-    assert green == [[True, False], [False, True], [False, True]]
+    right = hex_color(figures._RIGHT)
+    is_blue = [[b.get_facecolor()[:3] == right for b in axes.patches] for axes in bars]
+    assert is_blue == [[True, False], [False, True], [False, True]]
+    is_bold = [[text.get_weight() == "bold" for text in axes.texts] for axes in bars]
+    assert is_bold == is_blue
+    frames = [axes.spines["top"] for axes in figure.axes if axes.images]
+    assert [frame.get_linestyle() == "-" for frame in frames] == [True, False, False]
 
 
 def hex_color(text):
@@ -120,9 +134,69 @@ def test_figures_become_png_and_pixels():
     figure = figures.reliability(figures.calibration_bins(np.ones(3), np.ones(3)))
     png = PIL.Image.open(io.BytesIO(figures.to_png(figure)))
     assert png.format == "PNG"
-    assert figures.to_array(figure).shape == (png.height, png.width, 3)
+    assert png.width == 792  # two pixels for each of a phone's
+    assert figures.to_array(figure).shape == (png.height // 2, png.width // 2, 3)
 
 
 def test_long_names_are_cut_to_their_first():
     assert figures.shorten("tench, Tinca tinca") == "tench"
     assert figures.shorten("x" * 40) == "x" * 31 + "…"
+
+
+def test_no_name_is_taken_for_a_formula_or_for_control():
+    names = ["$x$", r"a$\frac$", "two\nlines\033[1m", "$"]
+    for figure in (
+        figures.confusion_matrix(np.eye(4, dtype=int), names),
+        figures.class_errors(np.zeros(4), names, range(4)),
+        figures.class_counts({"train": np.arange(4)}, names, ""),
+        figures.run_curves({name: [] for name in names}),
+    ):
+        figures.to_png(figure)
+    axes, _ = figures.confusion_matrix(np.eye(4, dtype=int), names).axes
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert shown[0] == r"\$x\$"  # which matplotlib shows as $x$
+    assert figures.shorten(names[2]) == r"two\nlines\x1b[1m"
+
+
+RECORDS = [
+    {
+        "split": split,
+        "epoch": epoch,
+        "cross_entropy": 2.0 / epoch + bias,
+        "top_1_error": 0.5 / epoch + bias,
+        "learning_rate": 0.1 / epoch,
+        "images_per_second": 100 * epoch,
+    }
+    for epoch in (1, 2)
+    for split, bias in (("train", 0.0), ("validation", 0.25))
+]
+
+
+def test_learning_curves_show_every_record_and_the_largest_class():
+    figure = figures.learning_curves(RECORDS, largest_class=0.4)
+    loss, accuracy, rate, speed = (
+        [line.get_ydata() for line in axes.lines] for axes in figure.axes
+    )
+    np.testing.assert_allclose(loss, [[2, 1], [2.25, 1.25]])
+    np.testing.assert_allclose(accuracy[:2], [[50, 75], [25, 50]])
+    assert set(accuracy[2]) == {40}
+    np.testing.assert_allclose(rate, [[0.1, 0.05]])
+    np.testing.assert_allclose(speed, [[100, 200], [100, 200]])
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1, 2]] * 2
+
+
+def test_run_curves_have_a_line_a_run():
+    loss, accuracy = figures.run_curves({"a": RECORDS, "b": RECORDS[:2]}).axes
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), [2.25, 1.25])
+    np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [25])
+    assert [line.get_label() for line in loss.lines] == ["a", "b"]
+
+
+def test_class_counts_are_bars_of_both_splits():
+    counts = {"train": np.array([5, 2]), "validation": np.array([1, 3])}
+    (axes,) = figures.class_counts(counts, ["a", "b"], "").axes
+    assert [bar.get_width() for bar in axes.patches] == [5, 2, 1, 3]
+    assert [bar.get_x() for bar in axes.patches] == [0, 0, 5, 2]
+    many = {"train": np.arange(100)}
+    (axes,) = figures.class_counts(many, ["x"] * 100, "").axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), np.arange(100)[::-1])

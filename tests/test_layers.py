@@ -161,31 +161,45 @@ def test_grouped_convolution_equals_keras(groups):
     np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
 
 
-def test_dropout_masks_differ_between_steps_replicas_and_seeds_and_repeat():
-    strategy = make_strategy(simulate_gpus=2)
-
-    def masks(seed):
+@pytest.mark.parametrize("units", [500, 410, 7])
+def test_dropout_masks_depend_on_seed_step_and_place_alone(units):
+    def masks(seed, replicas):
+        strategy = make_strategy(simulate_gpus=replicas)
         with strategy.scope():
             layer = Dropout(0.5, seed=seed)
 
         @tf.function
         def draw():
-            ones = tf.ones((4, 500))
+            ones = tf.ones((8 // replicas, units))
             return strategy.run(lambda: layer(ones, training=True))
 
-        draws = (strategy.experimental_local_results(draw()) for _ in range(2))
-        return [mask.numpy() for replicas in draws for mask in replicas]
+        local = strategy.experimental_local_results
+        return [np.concatenate([x.numpy() for x in local(draw())]) for _ in range(2)]
 
-    drawn = masks(seed=1) + masks(seed=2)
-    for i, mask in enumerate(drawn):
-        assert set(np.unique(mask)) == {0.0, 2.0}
-        assert 0.45 < (mask == 0).mean() < 0.55
-        for other in drawn[:i]:
-            assert 0.4 < (mask == other).mean() < 0.6
-    for mask, again in zip(drawn[:4], masks(seed=1), strict=True):
-        np.testing.assert_array_equal(mask, again)
+    one = masks(seed=1, replicas=1)
+    for replicas in (1, 2, 4):
+        np.testing.assert_array_equal(masks(seed=1, replicas=replicas), one)
+    rows = [*np.concatenate(one), *np.concatenate(masks(seed=2, replicas=1))]
+    if units < 100:
+        return
+    for i, row in enumerate(rows):
+        assert set(np.unique(row)) == {0.0, 1.0}
+        assert 0.4 < row.mean() < 0.6
+        for other in rows[:i]:
+            assert 0.3 < (row == other).mean() < 0.7
 
 
-def test_dropout_does_nothing_outside_training():
-    x = tf.ones((2, 3))
-    np.testing.assert_array_equal(Dropout(0.5)(x), x)
+def test_dropout_is_the_papers_or_scales_in_training():
+    x = tf.constant(np.random.default_rng(0).normal(size=(64, 100)), tf.float32)
+    for scale_in_training, in_training, at_test_time in (
+        (False, 1.0, 0.75),
+        (True, 1 / 0.75, 1.0),
+    ):
+        layer = Dropout(0.25, scale_in_training, seed=0)
+        y = layer(x, training=True).numpy()
+        kept = y != 0
+        assert kept.mean() == pytest.approx(0.75, abs=0.02)
+        np.testing.assert_allclose(y[kept], in_training * x.numpy()[kept], rtol=1e-6)
+        np.testing.assert_allclose(layer(x), at_test_time * x, rtol=1e-6)
+        copy = Dropout.from_config(layer.get_config())
+        assert copy.scale_in_training == scale_in_training

@@ -1,8 +1,10 @@
-"""Tests of alexnet_tf/summaries.py and monitor.py, read back by TensorBoard itself."""
+"""Tests of the room monitoring, what it writes read back by TensorBoard itself."""
 
+import contextlib
 import io
 import json
 import re
+import resource
 import subprocess
 import sys
 import urllib.parse
@@ -13,14 +15,20 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 from absl import logging
+from helpers import make_config
 from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.compat.proto import event_pb2
 
+from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluator import Evaluator
-from alexnet_tf.monitoring import metrics_log
-from alexnet_tf.monitoring.metrics_log import MetricsLog, Progress
-from alexnet_tf.monitoring.tensorboard import Monitor, Profiler, sample
+from alexnet_tf.monitoring import pictures
+from alexnet_tf.monitoring import progress as progress_module
+from alexnet_tf.monitoring.metrics_log import MetricsLog
+from alexnet_tf.monitoring.progress import Progress
+from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.run import build_model, resolve
+from alexnet_tf.run import build_model
+from alexnet_tf.training.step import sample
 
 
 def read_steps(directory, tag):
@@ -61,6 +69,61 @@ def test_a_resume_neither_doubles_nor_loses_a_point(tmp_path):
     for split in ("train", "validation"):
         assert read_steps(tmp_path / split, "cross_entropy") == [10, 20, 30, 40]
     assert lines_of(tmp_path) == [10, 10, 20, 20, 30, 30, 40, 40]
+
+
+@contextlib.contextmanager
+def disk_that_takes(num_bytes):
+    """No file may grow beyond so many bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_refuses_is_a_warning_and_nothing_is_lost(tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(logging, "warning", lambda form, *a: warnings.append(form % a))
+    log = open_log(tmp_path, 0)
+    log.write("train", 1, 0.1, cross_entropy=1.0)
+    sizes = {
+        path: path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()
+    }
+    with disk_that_takes(max(sizes.values()) + 20):
+        for step in (2, 3, 4):
+            log.write("train", step, step / 10, cross_entropy=1.0)
+            log.write_file("batch.png", bytes(1000))
+        with pytest.raises(UserError, match="free some space") as raised:
+            log.check()
+        assert "\n" not in str(raised.value)
+        # Half a line or half an event would hide what comes after it.
+        assert lines_of(tmp_path)[0] == 1
+        assert read_steps(tmp_path / "train", "cross_entropy") == [1]
+    assert len(warnings) == 3  # one for each file, not one for each attempt
+    log.write("train", 5, 0.5, cross_entropy=1.0)
+    log.write_file("batch.png", bytes(1000))
+    log.check()
+    assert lines_of(tmp_path) == [1, 2, 3, 4, 5]
+    assert read_steps(tmp_path / "train", "cross_entropy") == [1, 2, 3, 4, 5]
+    assert (tmp_path / "batch.png").read_bytes() == bytes(1000)
+
+
+def test_metrics_are_kept_in_a_remote_directory():
+    folder = "ram://test_monitoring/run"
+    for last_step in (0, 1):
+        log = MetricsLog(folder, f"{folder}/metrics.jsonl", last_step)
+        for step in (last_step + 1, last_step + 2):
+            log.write("train", step, step / 10, cross_entropy=1.0)
+        log.check()
+    with tf.io.gfile.GFile(f"{folder}/metrics.jsonl") as file:
+        assert [json.loads(line)["step"] for line in file] == [1, 2, 3]
+    assert [record["step"] for record in log.records] == [1, 2, 3]
+    files = tf.io.gfile.glob(f"{folder}/train/*")
+    events = map(
+        event_pb2.Event.FromString, tf.data.TFRecordDataset(files).as_numpy_iterator()
+    )
+    assert [event.step for event in events if event.summary.value] == [1, 2, 3]
 
 
 def test_unknown_scalars_go_to_tensorboard_only(tmp_path):
@@ -119,8 +182,7 @@ def monitored(tmp_path_factory, data_dir):
     folder = tmp_path_factory.mktemp("runs") / "first"
     folder.mkdir()
     data_set = open_data_set(data_dir)
-    given = {"width": 0.05, "recipe": "small"}
-    config, _ = resolve(given, data_set, {"precision": "float32", "num_gpus": 0})
+    config = make_config(data_set, "small", width=0.05)
     model = build_model(config, "float32")
     # A unit that nothing brings to life, a weight that is zero.
     conv3 = model.get_layer("conv3")
@@ -132,12 +194,19 @@ def monitored(tmp_path_factory, data_dir):
     watch.write_start()
     evaluator = Evaluator(model, tf.distribute.get_strategy())
     result = evaluator.evaluate(data_set, "validation", 25)
-    gradients = sample([v.value for v in model.trainable_variables]).numpy()
+    samples = {
+        f"{kind}/{variable.path}": sample([variable.value]).numpy()
+        for kind in ("weights", "gradients")
+        for variable in model.trainable_variables
+    }
     for step in (2, 4):
-        log.write("train", step, step / 2, cross_entropy=3.0 / step)
-        log.write("validation", step, step / 2, top_1_error=1.0 / step)
-        watch.trained(step, gradients)
-        watch.validated(step, result, gradients)
+        scalars = {"learning_rate": 0.01, "images_per_second": 99.0}
+        for split in ("train", "validation"):
+            scalars |= {"cross_entropy": 3.0 / step, "top_1_error": 1.0 / step}
+            log.write(split, step, step / 2, **scalars)
+        watch.write_histograms(step, samples)
+        watch.validated(step, result)
+    log.check()
     return folder, model, result, config
 
 
@@ -189,15 +258,60 @@ def test_tensorboard_shows_the_pictures(board, run, tag):
     assert pixels.std() > 5
 
 
-def test_the_augmented_picture_stands_beside_different_versions(monitored):
-    folder, *_ = monitored
+def read_start(folder):
     accumulator = event_accumulator.EventAccumulator(str(folder))
     accumulator.Reload()
-    png = accumulator.Tensors("augmentation")[0].tensor_proto.string_val[2]
+    return accumulator
+
+
+def test_four_pictures_stand_beside_different_versions_of_themselves(
+    monitored, data_dir
+):
+    folder, *_ = monitored
+    assert len(open_data_set(data_dir).splits["train"].filenames) == 1
+    png = read_start(folder).Tensors("augmentation")[0].tensor_proto.string_val[2]
     pixels = np.asarray(PIL.Image.open(io.BytesIO(png)).convert("RGB"))
-    assert pixels.shape[1] == 8 * 228
-    tiles = np.split(pixels, 8, axis=1)
-    assert len({tile.tobytes() for tile in tiles}) == 8
+    assert pixels.shape == (4 * 228, 8 * 228, 3)
+    rows = [np.split(row, 8, axis=1) for row in np.split(pixels, 4)]
+    colors = set()
+    for tiles in rows:
+        assert len({tile.tobytes() for tile in tiles}) == 8
+        # The noise of a class has one colour as its mean; jitter moves it by less than
+        # the classes are apart.
+        means = np.array([tile[2:-2, 2:-2].mean(axis=(0, 1)) for tile in tiles])
+        assert len(set(means.argmax(axis=1))) == 1
+        colors.add(int(means[0].argmax()))
+    assert len(colors) > 1
+
+
+def test_the_graph_shows_the_network(monitored):
+    folder, *_ = monitored
+    nodes = [node.name for node in read_start(folder).Graph().node]
+    names = [*(f"conv{i}" for i in range(1, 6)), "lrn1", "lrn2", "fc6", "fc7", "fc8"]
+    for name in names:
+        # The layers lie on the top level, where the tab shows them first.
+        assert any(re.match(rf"{name}(_\d+)?/", node) for node in nodes), name
+
+
+def test_the_run_holds_pictures_of_its_data_and_curves(monitored, data_dir):
+    folder, *_ = monitored
+    for name in ("batch.png", "classes.png", "learning_curves.png"):
+        assert np.asarray(PIL.Image.open(folder / name).convert("RGB")).std() > 5
+    data_set = open_data_set(data_dir)
+    calls = []
+    figures = pictures.figures
+    original = figures.class_counts
+    try:
+        figures.class_counts = lambda *args: calls.append(args) or original(*args)
+        pictures.class_counts(data_set)
+    finally:
+        figures.class_counts = original
+    ((counts, names, _),) = calls
+    assert {k: v.tolist() for k, v in counts.items()} == {
+        "train": [60, 50, 40],
+        "validation": [12, 8, 5],
+    }
+    assert names == ("blue", "green", "red")
 
 
 @pytest.mark.parametrize("kind", ["weights", "gradients"])
@@ -228,7 +342,7 @@ def test_tensorboard_shows_settings_and_command(board, monitored):
         includeMetrics=True,
     )
     (group,) = groups["sessionGroups"]
-    assert group["hparams"]["learning_rate"] == config.learning_rate
+    assert group["hparams"]["learning_rate"] == config.recipe.learning_rate
     assert group["hparams"]["recipe"] == "small"
     values = [value["value"] for value in group["metricValues"]]
     assert 0.25 in values
@@ -244,46 +358,10 @@ def test_a_restart_replaces_the_settings(monitored, data_dir, tmp_path):
     assert len(list(tmp_path.glob("events.*"))) == 1
 
 
-def test_histograms_every(monitored, data_dir, tmp_path):
-    _, model, result, config = monitored
-    gradients = sample([v.value for v in model.trainable_variables]).numpy()
-    tag = f"weights/{model.get_layer('fc8').bias.path}"
-    for every, expected in ((3, [3, 6]), (0, [])):
-        folder = tmp_path / str(every)
-        folder.mkdir()
-        log = open_log(folder, 0)
-        watch = Monitor(log, model, open_data_set(data_dir), config, every)
-        for step in range(1, 7):
-            watch.trained(step, gradients)
-        watch.validated(7, result, gradients)
-        accumulator = event_accumulator.EventAccumulator(str(folder / "train"))
-        accumulator.Reload()
-        found = tag in accumulator.Tags()["tensors"]
-        assert found == bool(every)
-        if found:
-            assert read_steps(folder / "train", tag) == expected
-
-
-def test_the_profiler_records_the_steps_asked_for(tmp_path, monkeypatch):
-    calls = []
-    fake = tf.profiler.experimental
-    monkeypatch.setattr(fake, "start", lambda logdir: calls.append(("start", logdir)))
-    monkeypatch.setattr(fake, "stop", lambda: calls.append("stop"))
-    profiler, step = Profiler(str(tmp_path), 10, 20), 0
-    stops = []
-    while step < 30:
-        profiler.update(step)
-        step = min(30, profiler.next_stop(step))
-        stops.append(step)
-    profiler.close()
-    assert stops == [9, 20, 30]
-    assert calls == [("start", str(tmp_path)), "stop"]
-
-
 def test_lines_at_intervals_where_the_output_is_no_terminal(monkeypatch):
     lines, now = [], [0.0]
     monkeypatch.setattr(logging, "info", lambda form, *args: lines.append(form % args))
-    monkeypatch.setattr(metrics_log.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     progress = Progress(100, 0, seconds=30)
     for step in range(1, 9):
         now[0] = 10.0 * step

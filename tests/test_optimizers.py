@@ -25,8 +25,9 @@ def test_update_equals_the_paper(momentum, factor, decay_biases):
     kernel, bias = rng.normal(size=(3, 4)), rng.normal(size=4)
     gradients = [(rng.normal(size=(3, 4)), rng.normal(size=4)) for _ in range(5)]
     variables = [keras.Variable(w.astype(np.float32)) for w in (kernel, bias)]
-    optimizer = MomentumSGD(0.1, momentum, 0.05, factor, decay_biases)
+    optimizer = MomentumSGD(0.1, momentum, 0.05, decay_biases)
     optimizer.build(variables)
+    optimizer.rate_factors.assign([1.0, factor])
     apply = tf.function(lambda gradients: optimizer.apply(gradients, variables))
     for gradient in gradients:
         apply([tf.constant(g, tf.float32) for g in gradient])

@@ -10,11 +10,13 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import make_config
 
 from alexnet_tf.evaluation import report
-from alexnet_tf.evaluation.evaluator import evaluate_run, read_pictures
+from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.run import Run, build_model, resolve
+from alexnet_tf.run import Run, build_model
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -23,11 +25,9 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 def written(tmp_path_factory, data_dir):
     """A page about a network that answers differently to different pictures."""
     root = tmp_path_factory.mktemp("report")
-    given = {"width": 0.05, "recipe": "small"}
-    found = {"precision": "float32", "num_gpus": 0}
-    config, origins = resolve(given, open_data_set(data_dir), found)
+    config = make_config(data_dir, "small", width=0.05)
     run = Run(str(root / "run"))
-    run.start(config, origins)
+    run.start(config)
     model = build_model(config, "float32")
     for variable in model.trainable_variables:
         variable.assign(variable * 2)

@@ -1,5 +1,5 @@
-"""Exact errors over a split, and what is told of them.
+"""Exact errors over a split, and what is said of them.
 
-Read `evaluator.py` first; then `results.py` (tables, files), `report.py` (a page) and
-`figures.py` (its pictures).
+Read `metrics.py` and `evaluator.py` first; then `command.py` (what eval.py runs),
+`results.py` (tables, files), `report.py` (a page) and `figures.py` (its pictures).
 """

@@ -1,29 +1,41 @@
-"""Pictures: what the network sees, what it learnt, what it takes for what."""
+"""Pictures: what the network sees, what it learnt, what it takes for what.
+
+Figures are as wide as a phone; their PNGs have two pixels for each of the page's.
+"""
 
 import io
-import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from alexnet_tf.evaluation.results import printable
+
 MAX_CLASSES = 50  # of a confusion matrix that can be read
-_DPI = 110
-_RIGHT, _WRONG = "#2a7f4f", "#b3392f"
+_WIDTH = 3.6  # inches
+_DPI, _SMALL_DPI = 220, 110
+# Blue and orange, which people with any kind of colour vision tell apart.
+_RIGHT, _WRONG, _OTHER = "#0072b2", "#d55e00", "#bbbbbb"
+_FONT = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
-def to_png(figure: Figure) -> bytes:
-    """Encodes a figure."""
+def to_png(figure: Figure | np.ndarray) -> bytes:
+    """Encodes a figure, or uint8 pixels."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI)
+    if isinstance(figure, np.ndarray):
+        Image.fromarray(figure).save(file, "PNG")
+    else:
+        figure.savefig(file, format="png", dpi=_DPI)
     return file.getvalue()
 
 
 def to_array(figure: Figure) -> np.ndarray:
-    """Draws a figure: uint8 `(height, width, 3)`."""
-    figure.set_dpi(_DPI)
+    """Draws a figure at half its size: uint8 `(height, width, 3)`."""
+    figure.set_dpi(_SMALL_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
@@ -83,44 +95,82 @@ def beside(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def captioned(
-    images: np.ndarray, captions: Sequence[str], columns: int = 4
+    images: np.ndarray,
+    captions: Sequence[str],
+    columns: int = 4,
+    is_right: Sequence[bool | None] = (),
 ) -> np.ndarray:
     """Lays images out in rows with text below each; far faster than matplotlib.
 
     Args:
         images: uint8 `(n, height, width, 3)`.
-        captions: One for each, of two lines.
+        captions: One for each, of at most two lines.
         columns: Images in a row.
+        is_right: For each whether it gets a whole blue frame, or (False) a broken
+            orange one; None for no frame.
 
     Returns:
         uint8 `(height, width, 3)`.
     """
-    height, font = images.shape[1], ImageFont.load_default(size=13)
+    height, width = images.shape[1:3]
+    font = ImageFont.truetype(_FONT, size=max(12, width // 12))
+    lines = 1 + max((caption.count("\n") for caption in captions), default=0)
+    below = 4 + lines * (font.size + 4)
     tiles = []
-    for image, caption in zip(images, captions, strict=True):
-        tile = Image.fromarray(np.pad(image, [(0, 36), (0, 0), (0, 0)]))
-        ImageDraw.Draw(tile).text((3, height + 1), caption, "white", font)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        edges = [(0, below), (0, 0), (0, 0)]
+        tile = Image.fromarray(np.pad(image, edges, constant_values=255))
+        draw = ImageDraw.Draw(tile)
+        draw.text((3, height + 1), caption, "black", font, spacing=2)
+        if i < len(is_right) and is_right[i] is not None:
+            _frame(draw, (width, height), is_right[i])
         tiles.append(np.asarray(tile))
-    return grid(np.stack(tiles), columns)
+    return grid(np.stack(tiles), columns, space=4)
+
+
+def _frame(draw: ImageDraw.ImageDraw, size: tuple[int, int], is_right: bool) -> None:
+    """A whole frame or a broken one, so that no colour is needed to tell them apart."""
+    width, height = size
+    thick = max(3, width // 40)
+    draw.rectangle(
+        (0, 0, width - 1, height - 1),
+        outline=_RIGHT if is_right else _WRONG,
+        width=thick,
+    )
+    if not is_right:
+        for start in range(6 * thick, max(size), 8 * thick):
+            gap = start, start + 2 * thick
+            for y in (0, height - thick):
+                draw.rectangle((gap[0], y, gap[1], y + thick - 1), fill="white")
+            for x in (0, width - thick):
+                draw.rectangle((x, gap[0], x + thick - 1, gap[1]), fill="white")
 
 
 def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The share of each class, a row, that was taken for each class, a column."""
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     num_classes = len(class_names)
-    size = 5.0 + 0.16 * num_classes if num_classes <= MAX_CLASSES else 8.0
+    has_names = num_classes <= MAX_CLASSES
+    size = max(_WIDTH, 2.2 + 0.16 * num_classes) if has_names else 6.0
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="answer", ylabel="class")
-    if num_classes <= MAX_CLASSES:
-        names = [shorten(name) for name in class_names]
-        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=9)
-        axes.set_yticks(range(num_classes), names, fontsize=9)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("answer", fontsize=9)
+    axes.set_ylabel("class", fontsize=9)
+    axes.tick_params(labelsize=8)
+    if has_names:
+        names = [_label(name, 14) for name in class_names]
+        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(num_classes), names, fontsize=8)
     if num_classes <= 12:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{count}", ha="center", va="center", color=color)
+            place = {"ha": "center", "va": "center"}
+            axes.text(column, row, f"{count}", color=color, fontsize=8, **place)
+    legend = figure.colorbar(image, ax=axes, location="top", shrink=0.8, aspect=30)
+    legend.set_ticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"], fontsize=8)
+    what = " (numbers: images)" if num_classes <= 12 else ""
+    legend.set_label("share of the class, a row" + what, fontsize=8)
     return figure
 
 
@@ -137,12 +187,10 @@ def calibration_bins(
     Returns:
         float64 `(k, 3)`, a row for each bin that holds an answer.
     """
-    places = np.minimum((confidences * bins).astype(int), bins - 1)
+    numbers = np.minimum((confidences * bins).astype(int), bins - 1)
+    members = [numbers == number for number in np.unique(numbers)]
     return np.array(
-        [
-            (confidences[here].mean(), is_right[here].mean(), here.mean())
-            for here in (places == place for place in np.unique(places))
-        ]
+        [(confidences[m].mean(), is_right[m].mean(), m.mean()) for m in members]
     ).reshape(-1, 3)
 
 
@@ -153,12 +201,13 @@ def calibration_error(bins: np.ndarray) -> float:
 
 def reliability(bins: np.ndarray) -> Figure:
     """Accuracy over confidence; `bins` from `calibration_bins`."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4), layout="constrained")
     axes, shares = figure.subplots(2, height_ratios=[3, 1], sharex=True)
     axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
     axes.plot(bins[:, 0], bins[:, 1], "o-", color="tab:blue")
     title = f"expected calibration error {calibration_error(bins):.1%}"
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    axes.set_title(title, fontsize=10)
     shares.bar(bins[:, 0], bins[:, 2], width=0.04, color="tab:blue")
     shares.set(xlabel="confidence", ylabel="share")
     return figure
@@ -174,13 +223,14 @@ def class_errors(
         class_names: Of all classes.
         classes: Which to show, from top to bottom.
     """
-    figure = Figure(figsize=(6, 0.8 + 0.3 * len(classes)), layout="constrained")
+    height = 0.8 + 0.28 * len(classes)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    names = [shorten(class_names[i]) for i in classes]
-    bars = axes.barh(range(len(classes)), 100 * errors[list(classes)])
-    axes.bar_label(bars, fmt="%.0f%%", padding=2)
-    axes.set_yticks(range(len(classes)), names)
-    axes.set(xlim=(0, 110), xlabel="top-1 error, %")
+    names = [_label(class_names[i], 18) for i in classes]
+    bars = axes.barh(range(len(classes)), 100 * errors[list(classes)], color=_RIGHT)
+    axes.bar_label(bars, fmt="%.0f%%", padding=2, fontsize=8)
+    axes.set_yticks(range(len(classes)), names, fontsize=8)
+    axes.set(xlim=(0, 118), xlabel="top-1 error, %")
     axes.invert_yaxis()
     return figure
 
@@ -200,30 +250,152 @@ def predictions(
         top_ids: `(n, k)`, most probable first.
         top_probabilities: `(n, k)`.
         class_names: The index is the label.
+
+    Returns:
+        Two in a row; the bar of a picture's own class is blue and its name bold, and
+        the frame is whole where it is the first.
     """
-    columns, k = min(2, len(images)), top_ids.shape[1]
-    rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(2.9 * columns, 4.3 * rows), layout="constrained")
-    cells = figure.subplots(
-        2 * rows, columns, squeeze=False, height_ratios=[2, 1.3] * rows
-    )
+    columns, k = 2, top_ids.shape[1]
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(_WIDTH, (1.75 + 0.24 * k) * rows), layout="constrained")
+    heights = [1.5, 0.24 * k] * rows
+    cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights)
     for cell in cells.flat:
         cell.axis("off")
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         row, column = divmod(i, columns)
         picture, bars = cells[2 * row, column], cells[2 * row + 1, column]
-        picture.imshow(image)
-        picture.set_title(shorten(class_names[label]), fontsize=10)
-        colors = [_RIGHT if j == label else _WRONG for j in top_ids[i]]
-        bars.barh(range(k), top_probabilities[i], color=colors, alpha=0.45)
+        _show_framed(picture, image, is_right=top_ids[i, 0] == label)
+        picture.set_title(_label(class_names[label], 22), fontsize=8)
+        colors = [_RIGHT if j == label else _OTHER for j in top_ids[i]]
+        bars.barh(range(k), top_probabilities[i], color=colors, alpha=0.5)
         bars.set(xlim=(0, 1), ylim=(k - 0.5, -0.5))
         for j, class_id in enumerate(top_ids[i]):
-            text = f"{shorten(class_names[class_id])} {top_probabilities[i, j]:.0%}"
-            bars.text(0.02, j, text, fontsize=9, va="center")
+            text = f"{top_probabilities[i, j]:.0%} {_label(class_names[class_id], 20)}"
+            weight = "bold" if class_id == label else "normal"
+            bars.text(0.02, j, text, fontsize=7, va="center", weight=weight)
+    return figure
+
+
+def _show_framed(axes, image: np.ndarray, is_right: bool) -> None:
+    axes.imshow(image)
+    axes.axis("on")
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(
+            color=_RIGHT if is_right else _WRONG,
+            linewidth=2.5,
+            linestyle="-" if is_right else (0, (4, 1.5)),
+        )
+
+
+def learning_curves(
+    records: Sequence[Mapping[str, object]], largest_class: float | None = None
+) -> Figure:
+    """Loss, accuracy, rate and speed by epoch, of training and validation.
+
+    Args:
+        records: Those of `metrics.jsonl`.
+        largest_class: Accuracy of always answering the largest class, to show it.
+    """
+    figure = Figure(figsize=(2 * _WIDTH, 5))
+    cells = figure.subplots(2, 2, sharex=True)
+    figure.subplots_adjust(0.09, 0.09, 0.98, 0.94, wspace=0.22, hspace=0.2)
+    panels = {
+        "loss (cross-entropy, nats)": lambda r: r["cross_entropy"],
+        "top-1 accuracy, %": lambda r: 100 * (1 - r["top_1_error"]),
+        "learning rate": lambda r: r["learning_rate"],
+        "images/s": lambda r: r["images_per_second"],
+    }
+    for axes, (title, value) in zip(cells.flat, panels.items(), strict=True):
+        axes.set_title(title, fontsize=10)
+        for split, color, style in (
+            ("train", _RIGHT, "-"),
+            ("validation", _WRONG, "--"),
+        ):
+            rows = [r for r in records if r["split"] == split]
+            line = {"color": color, "linestyle": style, "marker": ".", "markersize": 4}
+            if not (split == "validation" and title == "learning rate"):
+                epochs = [r["epoch"] for r in rows]
+                axes.plot(epochs, [value(r) for r in rows], label=split, **line)
+        axes.grid(alpha=0.3)
+    for axes in cells[1]:
+        axes.set_xlabel("epoch")
+    if largest_class is not None:
+        label = "largest class"
+        cells[0, 1].axhline(100 * largest_class, color="grey", ls=":", label=label)
+    cells[0, 1].legend(fontsize=8)
+    return figure
+
+
+def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
+    """Loss and accuracy on validation by epoch, a line for each run.
+
+    Args:
+        runs: The records of `metrics.jsonl` by the run's name.
+    """
+    figure = Figure(figsize=(2 * _WIDTH, 3.4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    styles = ("-", "--", ":", "-.")  # ten colours, and then other lines
+    for i, (name, records) in enumerate(runs.items()):
+        rows = [r for r in records if r["split"] == "validation"]
+        epochs = [r["epoch"] for r in rows]
+        line = {"color": f"C{i % 10}", "linestyle": styles[i // 10 % 4]}
+        line |= {"label": _label(name, 40), "marker": ".", "markersize": 4}
+        loss.plot(epochs, [r["cross_entropy"] for r in rows], **line)
+        accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **line)
+    titles = "validation loss, nats", "validation top-1 accuracy, %"
+    for axes, title in zip((loss, accuracy), titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    accuracy.legend(fontsize=7)
+    return figure
+
+
+def class_counts(
+    counts: Mapping[str, np.ndarray], class_names: Sequence[str], title: str
+) -> Figure:
+    """How many pictures each class has.
+
+    Args:
+        counts: By split, `(num_classes,)`.
+        class_names: The index is the class; above `MAX_CLASSES` a curve of the sorted
+            counts is drawn instead of bars.
+        title: Of the figure.
+    """
+    num_classes = len(class_names)
+    has_names = num_classes <= MAX_CLASSES
+    height = 1.2 + 0.28 * num_classes if has_names else 3.0
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=9)
+    left = np.zeros(num_classes)
+    for (split, values), color in zip(counts.items(), (_RIGHT, _WRONG), strict=False):
+        if has_names:
+            bars = axes.barh(range(num_classes), values, left=left, color=color)
+            bars.set_label(split)
+            left = left + values
+        else:
+            axes.plot(np.sort(values)[::-1], color=color, label=split)
+    if has_names:
+        axes.set_yticks(range(num_classes), [_label(n, 18) for n in class_names])
+        axes.tick_params(labelsize=8)
+        axes.invert_yaxis()
+        axes.set_xlabel("pictures")
+    else:
+        axes.set(xlabel="class, by its number of pictures", ylabel="pictures")
+        axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
     return figure
 
 
 def shorten(name: str, length: int = 32) -> str:
     """The first of a class's names, cut to `length` letters."""
-    name = name.split(",")[0]
+    name = printable(name.split(",")[0])
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _label(name: str, length: int) -> str:
+    """A name as matplotlib is to show it: two dollars would begin a formula."""
+    return shorten(name, length).replace("$", r"\$")

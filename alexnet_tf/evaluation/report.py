@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 
 from alexnet_tf.evaluation import figures
-from alexnet_tf.evaluation.evaluator import read_pictures
-from alexnet_tf.evaluation.results import Predictions, Result
-from alexnet_tf.pipeline.batches import evaluation_batches
+from alexnet_tf.evaluation.results import Evaluation, Predictions
+from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
 
 NEIGHBOUR_POOL = 20_000  # training pictures, at most, in which neighbours are sought
@@ -23,19 +22,23 @@ _TEMPLATE = os.path.join(os.path.dirname(__file__), "report.html")
 
 
 def write_report(
-    directory: str, result: Result, facts: dict, data_set: DataSet, model: keras.Model
+    directory: str,
+    evaluation: Evaluation,
+    facts: dict,
+    data_set: DataSet,
+    model: keras.Model,
 ) -> None:
     """Writes `index.html` and the figures.
 
     Args:
         directory: Where to.
-        result: Of the evaluation.
+        evaluation: The errors.
         facts: What `eval.json` holds.
         data_set: What was evaluated.
-        model: The network, for its kernels and features; a SavedModel shows none.
+        model: The network, for its kernels and features.
     """
     page = _Page(directory)
-    names, predictions = data_set.class_names, result.predictions
+    names, predictions = data_set.class_names, evaluation.predictions
     page.table(_facts_table(facts))
     if not len(predictions.labels):
         page.write(f"AlexNet on {data_set.name}")
@@ -50,7 +53,7 @@ def write_report(
     pairs = _most_confused(predictions, confusion)
     groups = [*pairs.values(), *_choose(predictions)]
     positions = predictions.positions[np.concatenate(groups)]
-    images = read_pictures(data_set, result.split, positions, model.input_shape[1])
+    images = read_pictures(data_set, evaluation.split, positions, model.input_shape[1])
     *images_of_pairs, right, wrong = np.split(
         images, np.cumsum([len(group) for group in groups])[:-1]
     )
@@ -79,8 +82,7 @@ def write_report(
                 names,
             )
             page.figure(f"answers_{name}", drawn, f"{name} answers, drawn at random")
-    if isinstance(model, keras.Model):
-        _add_network(page, model, data_set, np.concatenate([right, wrong]))
+    _add_network(page, model, data_set, np.concatenate([right, wrong]))
     page.write(f"AlexNet on {data_set.name}")
 
 
@@ -141,8 +143,7 @@ def _facts_table(facts: dict) -> list[tuple[str, str]]:
         error = facts[f"top_{k}_error"]
         text = f"{error:.2%} (95 % interval {low:.2%} to {high:.2%})"
         rows.append((f"top-{k} error", text))
-    if facts["cross_entropy"] is not None:
-        rows.append(("cross-entropy", f"{facts['cross_entropy']:.4f}"))
+    rows.append(("cross-entropy", f"{facts['cross_entropy']:.4f}"))
     rows.append(("network", facts["checkpoint"]))
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     return [*rows, ("data", facts["data_dir"]), ("versions", versions)]

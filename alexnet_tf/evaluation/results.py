@@ -3,28 +3,32 @@
 import csv
 import dataclasses
 import hashlib
-import math
+import itertools
+import json
 import os
-import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.evaluation.members import Member
+from alexnet_tf.evaluation.metrics import precision_recall_f1, wilson_interval
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.pipeline.reading import find_record, read_all
+from alexnet_tf.run import Run, checkpoint_sha256, library_versions
 
-# Table 2 of the paper, ILSVRC-2012, ten views: top-1 and top-5 error (validation), %.
+# Table 2 of the paper, ILSVRC-2012, ten views: top-1 and top-5 error (validation);
+# those with a star were first trained on the whole ImageNet of Fall 2011.
 _PAPER_ROWS = {
-    "paper: 1 CNN": (40.7, 18.2),
-    "paper: 5 CNNs": (38.1, 16.4),
-    "paper: 1 CNN, Fall 2011": (39.0, 16.6),
-    "paper: 7 CNNs, Fall 2011": (36.7, 15.4),
+    "paper: 1 CNN, 10 views": (0.407, 0.182),
+    "paper: 5 CNNs, 10 views": (0.381, 0.164),
+    "paper: 1 CNN*, 10 views": (0.390, 0.166),
+    "paper: 7 CNNs*, 10 views": (0.367, 0.154),
 }
-_CLASS_COLUMNS = ("class_id", "class", "examples", "top_1_error", "top_5_error")
+_CLASS_COLUMNS = (
+    *("class_id", "class", "examples", "top_1_error", "top_5_error"),
+    *("precision", "recall", "f1", "most_often_taken_for", "times"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +36,12 @@ class Predictions:
     """What was answered to every example that was evaluated, n of them.
 
     Attributes:
-        positions: int64 `(n,)`, place in the order of evaluation.
-        labels: int64 `(n,)`.
-        ranks: int64 `(n,)`, how many classes stand before the label; `num_classes`
+        positions: int64 `(n,)`, index in the order of evaluation.
+        labels: int32 `(n,)`.
+        ranks: int32 `(n,)`, how many classes stand before the label; `num_classes`
             where an output was not finite.
-        cross_entropies: float64 `(n,)`, nats.
-        top_ids: int64 `(n, k)`, the most probable classes, k at most 5.
+        cross_entropies: float32 `(n,)`, nats.
+        top_ids: int32 `(n, k)`, the most probable classes, k at most 5.
         top_probabilities: float32 `(n, k)`.
     """
 
@@ -50,76 +54,82 @@ class Predictions:
 
     def confusion(self, num_classes: int) -> np.ndarray:
         """int64 `(num_classes, num_classes)`: label × most probable class, counts."""
-        pairs = self.labels * num_classes + self.top_ids[:, 0]
+        pairs = self.labels.astype(np.int64) * num_classes + self.top_ids[:, 0]
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Evaluation:
     """Errors over a split.
 
     Attributes:
         split: Name of the split.
         views: Crops of each image whose probabilities were averaged.
         num_examples: Images in the split.
-        num_evaluated: Images counted; fewer where a record could not be decoded.
-        cross_entropy: Mean over the images, nats; infinite for a SavedModel that does
-            not answer the probability of the label.
-        top_1_error: Fraction.
-        top_5_error: Fraction.
-        largest_class: Share of the most frequent class, which is the top-1 accuracy of
-            always answering it.
-        predictions: Those of every image.
+        predictions: What was answered to each image.
     """
 
     split: str
     views: int
     num_examples: int
-    num_evaluated: int
-    cross_entropy: float
-    top_1_error: float
-    top_5_error: float
-    largest_class: float
     predictions: Predictions = dataclasses.field(repr=False)
 
+    @property
+    def num_evaluated(self) -> int:
+        """Images counted; fewer where a record could not be decoded."""
+        return len(self.predictions.labels)
 
-def wilson_interval(fraction: float, num_examples: int) -> tuple[float, float]:
-    """The 95 % interval of a fraction of `num_examples` independent examples."""
-    if not num_examples:
-        return 0.0, 1.0
-    z = 1.959964
-    center = fraction + z**2 / (2 * num_examples)
-    spread = fraction * (1 - fraction) / num_examples + (z / (2 * num_examples)) ** 2
-    scale = 1 + z**2 / num_examples
-    half = z * math.sqrt(spread)
-    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+    @property
+    def cross_entropy(self) -> float:
+        """Mean over the images, nats."""
+        return self._mean(self.predictions.cross_entropies)
+
+    @property
+    def top_1_error(self) -> float:
+        """Fraction."""
+        return self._mean(self.predictions.ranks >= 1)
+
+    @property
+    def top_5_error(self) -> float:
+        """Fraction."""
+        return self._mean(self.predictions.ranks >= 5)
+
+    @property
+    def largest_class(self) -> float:
+        """Share of the most frequent class: the accuracy of always answering it."""
+        counts = np.bincount(self.predictions.labels, minlength=1)
+        return float(counts.max() / max(1, self.num_evaluated))
+
+    def _mean(self, values: np.ndarray) -> float:
+        return float(values.sum(dtype=np.float64) / max(1, self.num_evaluated))
 
 
-def describe(result: Result, members: Sequence[Member], data_set: DataSet) -> dict:
-    """Everything about an evaluation that `eval.json` holds, but its speed."""
-    facts = {
-        field.name: getattr(result, field.name)
-        for field in dataclasses.fields(result)
-        if field.name != "predictions"
-    }
-    if not math.isfinite(result.cross_entropy):
-        facts["cross_entropy"] = None  # JSON knows no infinity
+def gather_facts(
+    evaluation: Evaluation, checkpoints: Sequence[str], data_set: DataSet
+) -> dict:
+    """Everything about an evaluation that `eval.json` holds, but its speed.
+
+    Args:
+        evaluation: The errors.
+        checkpoints: Paths, without `.index`, of the networks that were averaged.
+        data_set: What was evaluated.
+    """
+    names = (
+        *("split", "views", "num_examples", "num_evaluated"),
+        *("cross_entropy", "top_1_error", "top_5_error", "largest_class"),
+    )
+    facts = {name: getattr(evaluation, name) for name in names}
     for name in ("top_1_error", "top_5_error"):
-        error = getattr(result, name)
-        facts[name + "_interval"] = wilson_interval(error, result.num_evaluated)
+        interval = wilson_interval(facts[name], evaluation.num_evaluated)
+        facts[name + "_interval"] = interval
     return facts | {
-        "checkpoint": " + ".join(member.path for member in members),
-        "sha256": [member.sha256 for member in members],
+        "checkpoint": " + ".join(checkpoints),
+        "sha256": [checkpoint_sha256(path) for path in checkpoints],
         "data_set": data_set.name,
         "data_dir": data_set.data_dir,
-        "data_fingerprint": fingerprint(data_set.splits[result.split]),
+        "data_fingerprint": fingerprint(data_set.splits[evaluation.split]),
         "command": sys.argv,
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": library_versions(),
     }
 
 
@@ -133,67 +143,128 @@ def fingerprint(split: Split) -> str:
     return total.hexdigest()
 
 
-def format_table(result: Result, data_set: DataSet, facts: dict) -> str:
-    """The result for people, beside the paper's where the data set is ImageNet."""
-    views = f"{result.views} view" + "s" * (result.views > 1)
+def printable(text: str) -> str:
+    """A name as it can be shown: what would steer a terminal is written as an escape.
+
+    A class is called as some folder is, and a folder's name may hold anything.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def _csv_cell(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    name = printable(name)
+    return "'" + name if name.startswith(("=", "+", "-", "@")) else name
+
+
+def format_table(evaluation: Evaluation, data_set: DataSet, facts: dict) -> str:
+    """The errors for people, beside the paper's where the data set is ImageNet.
+
+    Top 5 is left out where there are five classes or fewer: it is always right.
+    """
+    tops = (1, 5) if data_set.num_classes > 5 else (1,)
     networks = len(facts["sha256"])
-    name = f"{networks} CNN{'s' * (networks > 1)}, {views}"
-    rows = {name: (100 * result.top_1_error, 100 * result.top_5_error)}
+    name = f"{networks} CNN{'s' * (networks > 1)}, {evaluation.views} view"
+    name += "s" * (evaluation.views > 1)
+    rows = {name: [facts[f"top_{k}_error"] for k in tops]}
+    rows["always the largest class"] = [1 - evaluation.largest_class]
     if data_set.name.startswith("imagenet") and data_set.num_classes == 1000:
-        rows |= {f"{row}, 10 views": errors for row, errors in _PAPER_ROWS.items()}
+        rows |= _PAPER_ROWS
+    head = (text for k in tops for text in (f"top-{k} accuracy", "error"))
     lines = [
-        f"{result.split}: evaluated {result.num_evaluated:,} of "
-        f"{result.num_examples:,} images, {facts['images_per_second']:,.0f} images/s, "
-        f"cross-entropy {result.cross_entropy:.4f}",
-        f"{'':36}{'top-1 error':>12}{'top-5 error':>12}",
-        *(f"{row:36}{one:11.2f}%{five:11.2f}%" for row, (one, five) in rows.items()),
+        f"{evaluation.split}: evaluated {evaluation.num_evaluated:,} of "
+        f"{evaluation.num_examples:,} images, {facts['images_per_second']:,.0f} "
+        f"images/s, cross-entropy {evaluation.cross_entropy:.4f}",
+        _row("", head),
     ]
-    intervals = [facts[f"top_{k}_error_interval"] for k in (1, 5)]
-    shown = (f"{100 * low:.1f}..{100 * high:.1f}" for low, high in intervals)
-    lines.insert(3, f"{'  95 % interval':36}" + "".join(f"{x:>12}" for x in shown))
+    for name, errors in rows.items():
+        lines.append(_row(name, (f"{x:.2%}" for e in errors for x in (1 - e, e))))
+    intervals = (facts[f"top_{k}_error_interval"] for k in tops)
+    bounds = (x for low, high in intervals for x in ((1 - high, 1 - low), (low, high)))
+    cells = (f"{100 * low:.1f}..{100 * high:.1f}%" for low, high in bounds)
+    lines.insert(3, _row("  95 % interval", cells))
     return "\n".join(lines)
 
 
-def write_per_class(result: Result, data_set: DataSet, directory: str) -> None:
+def _row(name: str, cells: Iterable[str]) -> str:
+    widths = itertools.cycle((15, 13))
+    return f"{name:24}" + "".join(map(str.rjust, cells, widths))
+
+
+def write_results(
+    directory: str,
+    evaluation: Evaluation,
+    facts: dict,
+    data_set: DataSet,
+    predictions: bool,
+) -> None:
+    """Writes `eval.json`, `per_class.csv` and, with `predictions`, `predictions.csv`.
+
+    Args:
+        directory: Where to; made if it is not there.
+        evaluation: The errors.
+        facts: What `eval.json` is to hold.
+        data_set: What was evaluated.
+        predictions: Whether to write a row for each image too.
+    """
+    os.makedirs(directory, exist_ok=True)
+    with open(Run(directory).eval_file, "w", encoding="utf-8") as file:
+        json.dump(facts, file, indent=1)
+    write_per_class(evaluation, data_set, directory)
+    if predictions:
+        write_predictions(evaluation, data_set, directory)
+
+
+def write_per_class(evaluation: Evaluation, data_set: DataSet, directory: str) -> None:
     """Writes `per_class.csv`: a row for each class."""
-    labels, ranks = result.predictions.labels, result.predictions.ranks
-    confusion = result.predictions.confusion(data_set.num_classes)
-    path = os.path.join(directory, "per_class.csv")
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_CLASS_COLUMNS, "most_often_taken_for", "times"])
-        for label, class_name in enumerate(data_set.class_names):
-            of_class = ranks[labels == label]
-            errors = [(of_class >= k).mean() if len(of_class) else "" for k in (1, 5)]
-            wrong = confusion[label].copy()
-            wrong[label] = 0
-            other = data_set.class_names[wrong.argmax()] if wrong.any() else ""
-            writer.writerow(
-                [label, class_name, len(of_class), *errors, other, wrong.max()]
-            )
+    labels, ranks = evaluation.predictions.labels, evaluation.predictions.ranks
+    confusion = evaluation.predictions.confusion(data_set.num_classes)
+    measures = precision_recall_f1(confusion)
+    names = [_csv_cell(name) for name in data_set.class_names]
+    rows = []
+    for label, name in enumerate(names):
+        of_class = ranks[labels == label]
+        errors = [(of_class >= k).mean() if len(of_class) else "" for k in (1, 5)]
+        shares = ["" if np.isnan(x) else x for x in measures[label]]
+        wrong = confusion[label].copy()
+        wrong[label] = 0
+        other = names[wrong.argmax()] if wrong.any() else ""
+        rows.append(
+            [label, name, len(of_class), *errors, *shares, other, wrong.max()],
+        )
+    _write_csv(os.path.join(directory, "per_class.csv"), _CLASS_COLUMNS, rows)
 
 
-def write_predictions(result: Result, data_set: DataSet, directory: str) -> None:
-    """Writes `predictions.csv`: a row for each image, with where its record is."""
-    predictions, names = result.predictions, data_set.class_names
-    split = data_set.splits[result.split]
+def write_predictions(
+    evaluation: Evaluation, data_set: DataSet, directory: str
+) -> None:
+    """Writes `predictions.csv`: a row for each image, with its shard and index."""
+    predictions = evaluation.predictions
+    names = [_csv_cell(name) for name in data_set.class_names]
+    split = data_set.splits[evaluation.split]
     ids = [int(i) for i, _ in read_all(split, ids_only=True)]
-    places = [find_record(split, i) for i in ids]
+    rows = []
+    for i, position in enumerate(predictions.positions):
+        filename, index = find_record(split, ids[position])
+        tops = zip(
+            predictions.top_ids[i], predictions.top_probabilities[i], strict=True
+        )
+        rows.append(
+            [os.path.basename(filename), index, names[predictions.labels[i]]]
+            + [predictions.ranks[i] + 1, f"{predictions.cross_entropies[i]:.6f}"]
+            + [cell for j, p in tops for cell in (names[j], f"{p:.6f}")]
+        )
     k = predictions.top_ids.shape[1]
-    path = os.path.join(directory, "predictions.csv")
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    columns = [f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "p")]
+    columns = ["shard", "record", "label", "rank", "cross_entropy", *columns]
+    _write_csv(os.path.join(directory, "predictions.csv"), columns, rows)
+
+
+def _write_csv(path: str, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
+    with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
         writer = csv.writer(file)
-        columns = [f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "p")]
-        writer.writerow(["shard", "record", "label", "rank", "cross_entropy", *columns])
-        for i, position in enumerate(predictions.positions):
-            filename, index = places[position]
-            top = zip(
-                (names[j] for j in predictions.top_ids[i]),
-                (f"{p:.6f}" for p in predictions.top_probabilities[i]),
-                strict=True,
-            )
-            writer.writerow(
-                [os.path.basename(filename), index, names[predictions.labels[i]]]
-                + [predictions.ranks[i] + 1, f"{predictions.cross_entropies[i]:.6f}"]
-                + [value for pair in top for value in pair]
-            )
+        writer.writerow(columns)
+        writer.writerows(rows)

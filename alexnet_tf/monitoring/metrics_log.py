@@ -1,17 +1,19 @@
-"""What a run says about itself: TensorBoard, metrics.jsonl, the terminal."""
+"""Records of numbers, to metrics.jsonl and to TensorBoard."""
 
-import contextlib
-import glob
+import io
 import json
 import os
-import sys
+import struct
 import time
-from collections.abc import Iterator
 
 import tensorflow as tf
 from absl import logging
-from tensorboard.compat.proto import event_pb2
-from tqdm import tqdm
+from google.protobuf import message
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from alexnet_tf.errors import UserError
 
 _SCALARS = (
     "cross_entropy",
@@ -22,38 +24,37 @@ _SCALARS = (
     "images_per_second",
     "input_wait",
 )
-_BOLD, _PLAIN = "\033[1m", "\033[0m"
 
 
 class MetricsLog:
     """Writes each record to `metrics.jsonl` and to TensorBoard.
+
+    A disk that refuses is a warning: what is missing is kept, and written with the next
+    record; see `check`.
 
     Args:
         model_dir: Directory of the run.
         metrics_file: Path of `metrics.jsonl`.
         step: Step that training goes on from; records of later steps, which an
             interrupted run left, are removed from both.
+
+    Attributes:
+        records: All records of the run, as `metrics.jsonl` has them.
     """
 
     def __init__(self, model_dir: str, metrics_file: str, step: int):
-        self.model_dir, self._metrics_file = model_dir, metrics_file
-        self._truncate(step)
-        self._writers = {}
+        self.model_dir, self._failures = model_dir, {}
+        self.records = _read_records(metrics_file, step)
+        _replace(metrics_file, "".join(map(_line, self.records)).encode())
+        self._metrics = _GrowingFile(metrics_file)
+        self._events = {}
         for split in ("train", "validation"):
             directory = os.path.join(model_dir, split)
+            tf.io.gfile.makedirs(directory)
             _purge_events(directory, step)
-            self._writers[split] = tf.summary.create_file_writer(directory)
-
-    def _truncate(self, step: int) -> None:
-        if not os.path.exists(self._metrics_file):
-            return
-        with open(self._metrics_file, encoding="utf-8") as file:
-            # A line without its end was being written when the run was killed.
-            lines = [line for line in file if line.endswith("\n")]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        with open(self._metrics_file + ".tmp", "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(self._metrics_file + ".tmp", self._metrics_file)
+            name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+            self._events[split] = _GrowingFile(os.path.join(directory, name))
+            self._append(self._events[split], _frame(_version()))
 
     def write(self, split: str, step: int, epoch: float, **scalars: float) -> None:
         """Writes one record.
@@ -67,97 +68,156 @@ class MetricsLog:
         """
         record = {"step": step, "epoch": round(epoch, 4), "split": split}
         record |= {name: scalars[name] for name in _SCALARS if name in scalars}
-        with open(self._metrics_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        with self.writing(split, step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
+        self.records.append(record)
+        self._append(self._metrics, _line(record).encode())
+        self.write_summaries(split, step, *(scalar_pb(*x) for x in scalars.items()))
 
-    @contextlib.contextmanager
-    def writing(self, split: str, step: int) -> Iterator[None]:
-        """Lets `tf.summary` write to TensorBoard, all of it by the end."""
-        with self._writers[split].as_default(step=step):
-            yield
-        self._writers[split].flush()
+    def write_summaries(
+        self, split: str, step: int, *summaries: summary_pb2.Summary
+    ) -> None:
+        """Writes to TensorBoard, all of it by the end."""
+        events = (_frame(_event(step, summary=summary)) for summary in summaries)
+        self._append(self._events[split], b"".join(events))
 
+    def write_events(self, *events: dict) -> None:
+        """Writes what TensorBoard is to know of the run itself, in place of before.
 
-def _purge_events(directory: str, step: int) -> None:
-    """Removes the events of steps after `step`, and an event that was cut short."""
-    for path in glob.glob(os.path.join(glob.escape(directory), "events.*")):
-        records = tf.data.TFRecordDataset(path).ignore_errors()
-        kept = [
-            record
-            for record in records.as_numpy_iterator()
-            if event_pb2.Event.FromString(record).step <= step
-        ]
-        with tf.io.TFRecordWriter(path + ".tmp") as writer:
-            for record in kept:
-                writer.write(record)
-        os.replace(path + ".tmp", path)
+        Args:
+            *events: Each the fields of an `Event`: a summary, a graph.
+        """
+        framed = [_frame(_version()), *(_frame(_event(0, **event)) for event in events)]
+        self.write_file("events.out.tfevents.start", b"".join(framed))
 
+    def write_file(self, name: str, content: bytes) -> None:
+        """Writes a file in the run's directory, in place of one of that name."""
+        path = os.path.join(self.model_dir, name)
+        self._try(path, lambda: _replace(path, content))
 
-class Progress:
-    """One progress line on a terminal; plain lines at intervals elsewhere.
+    def check(self) -> None:
+        """Tries what is missing once more.
 
-    Args:
-        num_steps: Steps of the whole training.
-        step: Step that it goes on from.
-        seconds: Between two lines where the output is no terminal.
-    """
-
-    def __init__(self, num_steps: int, step: int, seconds: float = 30.0):
-        self._num_steps, self._seconds = num_steps, seconds
-        self._last_line = time.monotonic()
-        self._bar, self._has_header = None, False
-        if sys.stderr.isatty() and logging.level_info():
-            self._bar = tqdm(
-                total=num_steps,
-                initial=step,
-                dynamic_ncols=True,
-                bar_format="{desc} step {n}/{total} |{bar:12}| {postfix} "
-                "{remaining} left",
+        Raises:
+            UserError: If the disk still refuses.
+        """
+        for file in (self._metrics, *self._events.values()):
+            self._append(file, b"")
+        if self._failures:
+            path, reason = next(iter(self._failures.items()))
+            raise UserError(
+                f"{len(self._failures)} files of the run are not whole, first {path} "
+                f"({reason}): training itself is done and its checkpoints are saved; "
+                "free some space before the next run"
             )
 
-    def update(self, step: int, epoch: str, **shown: str) -> None:
-        """Shows where training is.
+    def _append(self, file: "_GrowingFile", data: bytes) -> None:
+        self._try(file.path, lambda: file.append(data))
 
-        Args:
-            step: Steps done.
-            epoch: "3/8".
-            **shown: Values by the names to show them with.
-        """
-        text = "  ".join(f"{name} {value}" for name, value in shown.items())
-        if self._bar is not None:
-            self._bar.set_description_str(f"epoch {epoch}", refresh=False)
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif time.monotonic() - self._last_line >= self._seconds:
-            self._last_line = time.monotonic()
-            logging.info("epoch %s  step %d/%d  %s", epoch, step, self._num_steps, text)
+    def _try(self, path: str, write) -> None:
+        """Writes; a disk that refuses is a warning, one until it takes again."""
+        try:
+            write()
+            self._failures.pop(path, None)
+        except (tf.errors.OpError, OSError) as error:
+            reason = str(error).splitlines()[0].rsplit("}} ", 1)[-1][:300]
+            if path not in self._failures:
+                logging.warning(
+                    "%s could not be written: %s; training goes on, and the next "
+                    "record tries again",
+                    path,
+                    reason,
+                )
+            self._failures[path] = reason
 
-    def row(self, is_best: bool = False, **columns: str) -> None:
-        """Prints a row of the table of epochs, after the table's head.
 
-        Args:
-            is_best: Whether to make it stand out on a terminal.
-            **columns: Values by the names of the columns, the same in every row.
-        """
-        widths = [max(len(name), 9) for name in columns]
-        if not self._has_header:
-            names = (name.replace("_", " ") for name in columns)
-            self.line("  ".join(map(str.rjust, names, widths)))
-            self._has_header = True
-        text = "  ".join(map(str.rjust, columns.values(), widths))
-        self.line(f"{_BOLD}{text}{_PLAIN}" if is_best and self._bar else text)
+class _GrowingFile:
+    """Appends whole pieces only; what a disk refused goes before the next piece."""
 
-    def line(self, text: str) -> None:
-        """Prints a line that stays, above the progress line."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            logging.info("%s", text)
+    def __init__(self, path: str):
+        self.path, self._pending, self._size = path, b"", 0
+        if tf.io.gfile.exists(path):
+            self._size = tf.io.gfile.stat(path).length
 
-    def close(self) -> None:
-        """Ends the progress line."""
-        if self._bar is not None:
-            self._bar.close()
+    def append(self, data: bytes) -> None:
+        self._pending += data
+        if not self._pending:
+            return
+        try:
+            with tf.io.gfile.GFile(self.path, "ab") as file:
+                file.write(self._pending)
+        except (tf.errors.OpError, OSError):
+            if os.path.exists(self.path):  # an object store keeps no half pieces
+                os.truncate(self.path, self._size)
+            raise
+        self._size += len(self._pending)
+        self._pending = b""
+
+
+def _read_records(path: str, last_step: int) -> list[dict]:
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path) as file:
+        # A line without its end was being written when the run was killed.
+        lines = [line for line in file if line.endswith("\n")]
+    records = map(json.loads, lines)
+    return [record for record in records if record["step"] <= last_step]
+
+
+def _line(record: dict) -> str:
+    return json.dumps(record) + "\n"
+
+
+def _replace(path: str, content: bytes) -> None:
+    """Writes a file that is there whole or not at all."""
+    with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+def _event(step: int, **fields) -> event_pb2.Event:
+    return event_pb2.Event(wall_time=time.time(), step=step, **fields)
+
+
+def _version() -> event_pb2.Event:
+    """What every file of events begins with."""
+    return _event(0, file_version="brain.Event:2")
+
+
+def _frame(event: event_pb2.Event) -> bytes:
+    """An event as it stands in a file.
+
+    TensorFlow's own writer leaves half an event behind on a full disk, and TensorBoard
+    reads no further than that.
+    """
+    record = io.BytesIO()
+    RecordWriter(record).write(event.SerializeToString())
+    return record.getvalue()
+
+
+def _purge_events(directory: str, last_step: int) -> None:
+    """Removes the events of later steps, and an event that was cut short."""
+    for name in tf.io.gfile.listdir(directory):
+        if ".tfevents." in name:
+            path = os.path.join(directory, name)
+            with tf.io.gfile.GFile(path, "rb") as file:
+                content = file.read()
+            end = _end_of_events(content, last_step)
+            if end < len(content):
+                _replace(path, content[:end])
+
+
+def _end_of_events(content: bytes, last_step: int) -> int:
+    """Where the events up to a step end; a record is length, CRC, event, CRC."""
+    end = 0
+    while end + 12 <= len(content):
+        (length,) = struct.unpack_from("<Q", content, end)
+        record_end = end + 12 + length + 4
+        if record_end > len(content):
+            break
+        try:
+            event = event_pb2.Event.FromString(content[end + 12 : record_end - 4])
+        except message.DecodeError:
+            break
+        if event.step > last_step:
+            break
+        end = record_end
+    return end

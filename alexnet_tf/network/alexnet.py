@@ -1,6 +1,7 @@
 """The network, as a Keras functional model."""
 
-from collections.abc import Sequence
+import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -8,81 +9,22 @@ import numpy as np
 from alexnet_tf.network.layers import (
     Dropout,
     GroupedConv2D,
+    InputNormalization,
     LocalResponseNormalization,
     SpatialResponseNormalization,
 )
 from alexnet_tf.recipes import RECIPES, Recipe
 
-
-class _Layers:
-    """Makes AlexNet's layers: what they share, and the seeds that they must not."""
-
-    def __init__(self, recipe: Recipe, width: float, groups: int, dtype: str, seed):
-        self.recipe, self.groups, self.dtype = recipe, groups, dtype
-        self.width = width
-        self.rng = np.random.default_rng(seed)
-
-    def _seed(self) -> int:
-        return int(self.rng.integers(2**31))
-
-    def _units(self, full_width: int) -> int:
-        return max(1, round(full_width * self.width / self.groups)) * self.groups
-
-    def _weights(self, stddev: float, bias: float) -> dict:
-        return {
-            "kernel_initializer": keras.initializers.RandomNormal(
-                stddev=stddev, seed=self._seed()
-            ),
-            "bias_initializer": keras.initializers.Constant(bias),
-            "dtype": self.dtype,
-        }
-
-    def conv(self, name, filters, size, stddev, bias, activation="relu", **kwargs):
-        return GroupedConv2D(
-            self._units(filters),
-            size,
-            activation=activation,
-            name=name,
-            **self._weights(stddev, bias),
-            **kwargs,
-        )
-
-    def hidden(self, name):
-        return keras.layers.Dense(
-            self._units(4096),
-            activation="relu",
-            name=name,
-            **self._weights(self.recipe.init_stddev, self.recipe.bias_init),
-        )
-
-    def output(self, name, num_classes):
-        weights = self._weights(self.recipe.init_stddev, 0)
-        return keras.layers.Dense(num_classes, name=name, **weights)
-
-    def lrn(self, name):
-        recipe = self.recipe
-        return LocalResponseNormalization(
-            recipe.lrn_depth_radius,
-            recipe.lrn_bias,
-            recipe.lrn_alpha,
-            recipe.lrn_beta,
-            groups=self.groups if recipe.lrn_within_towers else 1,
-            name=name,
-            dtype=self.dtype,
-        )
-
-    def pool(self, name):
-        return keras.layers.MaxPooling2D(3, 2, name=name, dtype=self.dtype)
-
-    def dropout(self, name, rate):
-        return Dropout(rate, seed=self._seed(), name=name, dtype=self.dtype)
+# RGB mean of ImageNet's training images, 0..255.
+IMAGENET_MEAN = (124.0, 117.0, 104.0)
 
 
 def alexnet(
     num_classes: int = 1000,
     recipe: str | Recipe = "paper",
     *,
-    image_mean: Sequence[float] = (124.0, 117.0, 104.0),
+    include_top: bool = True,
+    image_mean=IMAGENET_MEAN,
     width: float = 1.0,
     groups: int | None = None,
     dropout_rate: float | None = None,
@@ -91,67 +33,194 @@ def alexnet(
 ) -> keras.Model:
     """Builds AlexNet.
 
-    Five convolutions and three fully connected layers with ReLU (section 3.5 of the
-    paper); at 1000 classes 60,965,224 parameters in two towers, 62,378,344 in one.
+    Five convolutions and three fully connected layers (section 3.5 of the paper); with
+    1000 classes the paper's has 60,965,224 trainable parameters in two towers,
+    62,378,344 in one.
 
     Args:
         num_classes: Number of classes.
         recipe: A name in `RECIPES`, or a `Recipe`.
-        image_mean: RGB mean of the training images, 0..255; the model subtracts it.
+        include_top: False for the network up to fc7, without classes.
+        image_mean: RGB mean of the training images, 0..255, which the network
+            subtracts: a colour `(3,)`, or of each pixel `(height, width, 3)`, of which
+            the central window is taken. A recipe with a `mean_color` has its own.
         width: Multiplies the channels of every layer, for experiments and tests.
         groups: Towers, 1 or 2; the recipe's where None.
-        dropout_rate: In fc6 and fc7, 0..1; the recipe's where None.
+        dropout_rate: At fc6 and fc7, 0..1; the recipe's where None.
         dtype: Keras dtype policy: "float32" or "mixed_bfloat16". Variables, response
             normalisation and logits are float32 in both.
         seed: Of the initial weights and the dropout masks; drawn where None.
 
     Returns:
-        A model from RGB pixels 0..255, uint8 or float `(batch, 224, 224, 3)`, to
-        float32 logits `(batch, num_classes)`.
+        A model from RGB pixels 0..255, uint8 or float `(batch, size, size, 3)` with
+        the recipe's `image_size`, to float32 logits `(batch, num_classes)`; without
+        top to fc7's activations `(batch, 4096)`.
 
     Raises:
         ValueError: If an argument is out of its range.
     """
+    recipe = _complete(recipe, groups, dropout_rate)
+    if num_classes < 1 or width <= 0:
+        raise ValueError(
+            "num_classes must be >= 1 and width > 0; received "
+            f"num_classes={num_classes}, width={width}"
+        )
+    net = _Layers(recipe, width, dtype, seed)
+    conv, lrn, pool = net.conv, net.lrn, net.pool
+    groups, one, filters = recipe.groups, recipe.bias_init, recipe.filters
+
+    images = keras.Input((recipe.image_size, recipe.image_size, 3), name="images")
+    x = net.normalize_input(images, image_mean)
+    if recipe.lrn1_before_relu:
+        x = conv(x, "conv1", filters[0], 11, strides=4, activation="linear")
+        x = net.activation(pool(lrn(x, "lrn1"), "pool1"), "relu1")
+    else:
+        x = conv(x, "conv1", filters[0], 11, strides=4)
+        x = net.lrn_and_pool(x, "lrn1", "pool1")
+    x = conv(x, "conv2", filters[1], 5, bias=one, groups=groups)
+    x = net.lrn_and_pool(x, "lrn2", "pool2")
+    x = conv(x, "conv3", filters[2], 3)
+    x = conv(x, "conv4", filters[3], 3, bias=one, groups=groups)
+    x = conv(x, "conv5", filters[4], 3, bias=one, groups=groups)
+    x = net.flatten(pool(x, "pool5"))
+    x = net.hidden(x, "fc6", 4096, "dropout6")
+    x = net.hidden(x, "fc7", 4096, "dropout7")
+    name = f"alexnet_{recipe.name}"
+    if not include_top:
+        features = keras.Model(images, x, name=name).get_layer("fc7").output
+        return keras.Model(images, features, name=name)
+    x = net.dense(x, "fc8", num_classes)
+    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+    return keras.Model(images, logits, name=name)
+
+
+def _complete(recipe, groups: int | None, dropout_rate: float | None) -> Recipe:
     if isinstance(recipe, str):
         if recipe not in RECIPES:
             raise ValueError(f"recipe must be one of {[*RECIPES]}, received {recipe!r}")
         recipe = RECIPES[recipe]
-    groups = recipe.groups if groups is None else groups
-    rate = recipe.dropout_rate if dropout_rate is None else dropout_rate
-    if num_classes < 1 or width <= 0 or groups not in (1, 2) or not 0 <= rate < 1:
+    given = {"groups": groups, "dropout_rate": dropout_rate}
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe = dataclasses.replace(recipe, **given)
+    if recipe.groups not in (1, 2) or not 0 <= recipe.dropout_rate < 1:
         raise ValueError(
-            "num_classes must be >= 1, width > 0, groups 1 or 2 and "
-            f"0 <= dropout_rate < 1; received {num_classes=}, {width=}, {groups=}, "
-            f"dropout_rate={rate}"
+            "groups must be 1 or 2 and 0 <= dropout_rate < 1; received "
+            f"groups={recipe.groups}, dropout_rate={recipe.dropout_rate}"
         )
-    std, std345, one = recipe.init_stddev, recipe.init_stddev_conv345, recipe.bias_init
-    same = {"padding": "same"}
-    towers = {"padding": "same", "groups": groups}
-    make = _Layers(recipe, width, groups, dtype, seed)
+    return recipe
 
-    images = keras.Input((recipe.image_size, recipe.image_size, 3), name="images")
-    x = keras.layers.Rescaling(
-        1.0, [-float(m) for m in image_mean], dtype="float32", name="subtract_mean"
-    )(images)
-    # 224 → 55: in the source of 2012 the last windows hang over the edge.
-    x = keras.layers.ZeroPadding2D(((0, 3), (0, 3)), dtype=dtype, name="pad1")(x)
-    if recipe.lrn1_before_relu:
-        x = make.conv("conv1", 96, 11, std, 0, strides=4, activation=None)(x)
-        x = make.pool("pool1")(make.lrn("lrn1")(x))
-        x = keras.layers.ReLU(dtype=dtype, name="relu1")(x)
-    else:
-        x = make.conv("conv1", 96, 11, std, 0, strides=4)(x)
-        x = make.pool("pool1")(make.lrn("lrn1")(x))
-    x = make.lrn("lrn2")(make.conv("conv2", 256, 5, std, one, **towers)(x))
-    if recipe.spatial_normalization:
-        x = SpatialResponseNormalization(dtype=dtype, name="spatial_norm2")(x)
-    x = make.pool("pool2")(x)
-    x = make.conv("conv3", 384, 3, std345, 0, **same)(x)
-    x = make.conv("conv4", 384, 3, std345, one, **towers)(x)
-    x = make.conv("conv5", 256, 3, std345, one, **towers)(x)
-    x = keras.layers.Flatten(dtype=dtype, name="flatten")(make.pool("pool5")(x))
-    x = make.dropout("dropout6", rate)(make.hidden("fc6")(x))
-    x = make.dropout("dropout7", rate)(make.hidden("fc7")(x))
-    x = make.output("fc8", num_classes)(x)
-    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
-    return keras.Model(images, logits, name=f"alexnet_{recipe.name}")
+
+class _Layers:
+    """Adds a recipe's layers to a tensor: what they share, and seeds that differ."""
+
+    def __init__(self, recipe: Recipe, width: float, dtype: str, seed: int | None):
+        self.recipe, self.width, self.dtype = recipe, width, dtype
+        self._rng = np.random.default_rng(seed)
+        self._stddevs = {
+            "conv3": recipe.init_stddev_conv345,
+            "conv4": recipe.init_stddev_conv345,
+            "conv5": recipe.init_stddev_conv345,
+            "fc6": recipe.init_stddev_fc67,
+            "fc7": recipe.init_stddev_fc67,
+        }
+
+    def normalize_input(self, images, mean):
+        recipe = self.recipe
+        x = InputNormalization(
+            mean=recipe.mean_color or mean,
+            per_pixel=recipe.mean == "image",
+            stddev=recipe.input_stddev,
+            reverse_channels=recipe.bgr,
+            dtype="float32",
+            name="input_normalization",
+        )(images)
+        # 224 → 55: in the source of 2012 the last windows hang over the edge.
+        padding = (recipe.conv1_padding, recipe.conv1_padding)
+        return keras.layers.ZeroPadding2D(padding, dtype=self.dtype, name="pad1")(x)
+
+    def conv(
+        self, x, name, filters, size, *, strides=1, bias=0.0, groups=1, activation=None
+    ):
+        return GroupedConv2D(
+            max(1, round(filters * self.width / self.recipe.groups))
+            * self.recipe.groups,
+            size,
+            strides=strides,
+            padding="valid" if name == "conv1" else "same",
+            groups=groups,
+            activation=activation or self.recipe.activation,
+            name=name,
+            **self._initial(name, size**2 * x.shape[-1] // groups, bias),
+        )(x)
+
+    def dense(self, x, name, units, *, bias=0.0, activation="linear"):
+        initial = self._initial(name, x.shape[-1], bias)
+        return keras.layers.Dense(units, activation, name=name, **initial)(x)
+
+    def hidden(self, x, name, units, dropout_name):
+        recipe = self.recipe
+        units = max(1, round(units * self.width / recipe.groups)) * recipe.groups
+        dropout = Dropout(
+            recipe.dropout_rate,
+            scale_in_training=recipe.dropout == "inverted",
+            seed=self._seed(),
+            name=dropout_name,
+            dtype=self.dtype,
+        )
+        x = dropout(x) if recipe.dropout_before else x
+        x = self.dense(
+            x, name, units, bias=recipe.bias_init, activation=recipe.activation
+        )
+        return x if recipe.dropout_before else dropout(x)
+
+    def lrn_and_pool(self, x, lrn_name, pool_name):
+        if self.recipe.lrn_after_pool:
+            return self.lrn(self.pool(x, pool_name), lrn_name)
+        return self.pool(self.lrn(x, lrn_name), pool_name)
+
+    def lrn(self, x, name):
+        recipe = self.recipe
+        if recipe.lrn:
+            x = LocalResponseNormalization(
+                recipe.lrn_depth_radius,
+                recipe.lrn_bias,
+                recipe.lrn_alpha,
+                recipe.lrn_beta,
+                groups=recipe.groups if recipe.lrn_within_towers else 1,
+                name=name,
+                dtype=self.dtype,
+            )(x)
+        if recipe.spatial_normalization and name == "lrn2":
+            layer = SpatialResponseNormalization(dtype=self.dtype, name="spatial_norm2")
+            x = layer(x)
+        return x
+
+    def pool(self, x, name):
+        size = self.recipe.pool_size
+        return keras.layers.MaxPooling2D(size, 2, name=name, dtype=self.dtype)(x)
+
+    def activation(self, x, name):
+        kind = self.recipe.activation
+        return keras.layers.Activation(kind, dtype=self.dtype, name=name)(x)
+
+    def flatten(self, x):
+        return keras.layers.Flatten(dtype=self.dtype, name="flatten")(x)
+
+    def _initial(self, name: str, fan_in: int, bias: float) -> dict:
+        if self.recipe.init == "fan_in":
+            limit, uniform = 1 / math.sqrt(fan_in), keras.initializers.RandomUniform
+            kernel = uniform(-limit, limit, seed=self._seed())
+            bias = uniform(-limit, limit, seed=self._seed())
+        else:
+            stddev = self._stddevs.get(name)
+            stddev = self.recipe.init_stddev if stddev is None else stddev
+            kernel = keras.initializers.RandomNormal(stddev=stddev, seed=self._seed())
+            bias = keras.initializers.Constant(bias)
+        return {
+            "kernel_initializer": kernel,
+            "bias_initializer": bias,
+            "dtype": self.dtype,
+        }
+
+    def _seed(self) -> int:
+        return int(self._rng.integers(2**31))

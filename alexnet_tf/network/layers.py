@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -203,22 +204,126 @@ class GroupedConv2D(keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable("alexnet_tf")
 class Dropout(keras.layers.Dropout):
-    """`keras.layers.Dropout` that draws another mask on every replica.
+    """Dropout as section 4.2 of the paper has it, with a mask for every image.
 
-    A mask is a function of the layer's seed, the number of masks drawn before (kept
-    with the weights, so that a resumed run goes on with the next one) and the
-    replica. Keras' own draws the same mask on every replica (section 4.2 of the paper
-    wants units to drop independently for each image).
+    In training each unit is 0 with probability `rate`; at test time all of them are
+    multiplied by `1 - rate` instead. `scale_in_training` is Keras' own form: those kept
+    are divided by `1 - rate` in training, and nothing is done at test time. At test
+    time the same weights then mean another function.
+
+    A mask is a function of the layer's seed, the number of masks drawn before (a state
+    of `seed_generator`) and the place of the image in the global batch, so that neither
+    the number of replicas nor an interruption changes it.
+
+    Args:
+        rate: Share of units dropped, 0..1.
+        scale_in_training: Whether to scale in training instead of at test time.
+        seed: Of the masks; drawn where None.
     """
 
+    def __init__(self, rate, scale_in_training=False, seed=None, **kwargs):
+        super().__init__(rate, seed=seed, **kwargs)
+        self.scale_in_training = scale_in_training
+
     def call(self, inputs, training=False):
-        """Returns `inputs`, in training with a share of `rate` set to zero."""
-        if not training or self.rate == 0:
+        """Returns a tensor of the shape and dtype of `inputs`, `(batch, units)`."""
+        if self.rate == 0:
             return inputs
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        seed = tf.random.experimental.stateless_fold_in(
-            tf.cast(self.seed_generator.next(), tf.int32), tf.cast(replica, tf.int32)
+        keep = 1.0 - self.rate
+        if not training:
+            return inputs if self.scale_in_training else inputs * keep
+        kept = inputs * tf.cast(self._draw(tf.shape(inputs)) < keep, inputs.dtype)
+        return kept / keep if self.scale_in_training else kept
+
+    def _draw(self, shape: tf.Tensor) -> tf.Tensor:
+        """Uniform numbers in 0..1 of a shape (images, units) on this replica."""
+        seed, masks = tf.unstack(tf.cast(self.seed_generator.next(), tf.uint64))
+        # Philox makes four numbers of a counter, so that every image begins with one.
+        counters = -(-shape[1] // 4)
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group if context else 0
+        first = tf.cast(replica * shape[0] * counters, tf.uint64)
+        numbers = tf.raw_ops.StatelessRandomUniformV2(
+            shape=tf.stack([shape[0], 4 * counters]),
+            key=[seed],
+            counter=tf.stack([first, masks]),
+            alg=tf.random.Algorithm.PHILOX.value,
         )
-        return tf.nn.experimental.stateless_dropout(
-            inputs, rate=self.rate, seed=seed, rng_alg="philox"
+        return numbers[:, : shape[1]]
+
+    def get_config(self):
+        """Returns what `from_config` needs to make the same layer."""
+        return super().get_config() | {"scale_in_training": self.scale_in_training}
+
+
+@keras.saving.register_keras_serializable("alexnet_tf")
+class InputNormalization(keras.layers.Layer):
+    """Subtracts the training images' mean from RGB pixels: `(x - mean) / stddev`.
+
+    The mean is a weight, `mean`, that is not trained, so that checkpoints and exports
+    carry it. With `per_pixel` each pixel has its own (section 2 of the paper: "the mean
+    activity over the training set from each pixel"), that of the central window of the
+    mean image wherever a crop is from, as in the source of 2012. Computed in float32.
+
+    Args:
+        mean: Its first value, 0..255: `(3,)` or, of at least the size of the input,
+            `(height, width, 3)`; zeros where None.
+        per_pixel: Whether each pixel has its own mean, else each channel.
+        stddev: Of each channel, RGB.
+        reverse_channels: Whether to turn RGB to BGR.
+    """
+
+    def __init__(
+        self,
+        mean=None,
+        per_pixel: bool = True,
+        stddev=(1.0, 1.0, 1.0),
+        reverse_channels: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.per_pixel, self.reverse_channels = per_pixel, reverse_channels
+        self.stddev = tuple(map(float, stddev))
+        self._first_mean = np.zeros(3) if mean is None else np.asarray(mean)
+
+    def build(self, input_shape):
+        """Makes the mean, `(height, width, 3)` or `(3,)`."""
+        shape = tuple(input_shape[1:]) if self.per_pixel else (3,)
+        mean = self._first_mean
+        if self.per_pixel and mean.ndim == 3:
+            top, left = (np.array(mean.shape[:2]) - shape[:2]) // 2
+            if min(top, left) < 0:
+                raise ValueError(
+                    f"image_mean must be a colour or at least {shape[0]}×{shape[1]} "
+                    f"pixels, received {mean.shape}"
+                )
+            mean = mean[top : top + shape[0], left : left + shape[1]]
+        elif mean.ndim == 3:
+            mean = mean.mean(axis=(0, 1))
+        self.mean = self.add_weight(
+            name="mean",
+            shape=shape,
+            initializer=lambda shape, dtype: tf.cast(
+                tf.broadcast_to(mean.astype(np.float32), shape), dtype
+            ),
+            trainable=False,
         )
+
+    def call(self, inputs):
+        """Returns float32 `(batch, height, width, 3)`."""
+        x = tf.cast(inputs, tf.float32) - self.mean
+        if self.stddev != (1.0, 1.0, 1.0):
+            x = x / tf.constant(self.stddev)
+        return tf.reverse(x, [-1]) if self.reverse_channels else x
+
+    def compute_output_shape(self, input_shape):
+        """Returns `input_shape`."""
+        return input_shape
+
+    def get_config(self):
+        """Returns what makes the same layer, but for the value of the mean."""
+        return super().get_config() | {
+            "per_pixel": self.per_pixel,
+            "stddev": self.stddev,
+            "reverse_channels": self.reverse_channels,
+        }

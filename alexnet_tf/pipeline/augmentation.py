@@ -7,7 +7,7 @@ batches stay small and the model alone subtracts the mean.
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.pipeline.data_set import DataSet
+from alexnet_tf.pipeline.statistics import PixelStatistics
 
 # Ranges of the colour jitter, each drawn uniformly once an image.
 BRIGHTNESS = 0.125  # added to pixels in 0..1: -BRIGHTNESS..BRIGHTNESS
@@ -220,7 +220,7 @@ def add_pca_noise(
     images: tf.Tensor,
     normal: tf.Tensor,
     active: tf.Tensor,
-    data_set: DataSet,
+    statistics: PixelStatistics,
     source_2012: bool = False,
 ) -> tf.Tensor:
     """Adds multiples of the principal components of the colours (section 4.1).
@@ -229,7 +229,7 @@ def add_pca_noise(
         images: uint8 `(batch, height, width, 3)`.
         normal: float32 `(batch, 3)`, standard normal, one a component.
         active: bool `(batch,)`; the other images stay as they are.
-        data_set: Has the components, and the mean.
+        statistics: Of the training pictures.
         source_2012: Whether to multiply by the roots of the eigenvalues, and then to
             divide the image without its mean by 1 + `PCA_STDDEV`, as the source of 2012
             does; the paper multiplies by the eigenvalues (of pixels in 0..1).
@@ -237,13 +237,13 @@ def add_pca_noise(
     Returns:
         uint8 of the shape of `images`.
     """
-    eigenvalues = tf.constant(data_set.color_eigenvalues, tf.float32)
+    eigenvalues = tf.constant(statistics.color_eigenvalues, tf.float32)
     sizes = tf.sqrt(eigenvalues) if source_2012 else eigenvalues / 255.0
     alphas = PCA_STDDEV * normal * tf.cast(active, tf.float32)[:, tf.newaxis]
-    eigenvectors = tf.constant(data_set.color_eigenvectors, tf.float32)
+    eigenvectors = tf.constant(statistics.color_eigenvectors, tf.float32)
     noise = tf.matmul(alphas * sizes, eigenvectors, transpose_b=True)
     scale = tf.where(active, 1.0 / (1.0 + PCA_STDDEV) if source_2012 else 1.0, 1.0)
-    mean = tf.constant(data_set.image_mean, tf.float32)
+    mean = tf.constant(statistics.mean_color, tf.float32)
     column = scale[:, tf.newaxis]
     return scale_and_shift(images, scale, column * noise + (1.0 - column) * mean)
 

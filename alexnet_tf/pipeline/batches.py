@@ -8,7 +8,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -16,35 +16,21 @@ from absl import logging
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import augmentation
-from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
-from alexnet_tf.pipeline.decoding import decode_any, decode_crop, frame_size
+from alexnet_tf.pipeline.data_set import DataSet, parse_record
+from alexnet_tf.pipeline.decoding import decode_crop, frame_size
+from alexnet_tf.pipeline.examples import (
+    CHUNK,
+    BadRecords,
+    decode_chunk,
+    decode_in_order,
+    report_bad,
+)
 from alexnet_tf.pipeline.frames import MemoryImages, RawRecords, read_crops
 from alexnet_tf.pipeline.reading import find_record, read_all, shuffled_records
+from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
 
 COLORS = ("jitter", "pca", "none")
-# Images, at most, that one call decodes, one after another: twice as many fall out of
-# the processor's cache before their colours change.
-_CHUNK = 64
-
-
-class BadRecords:
-    """Collects the records that could not be decoded, and warns once of each.
-
-    Attributes:
-        reasons: By (shard's path, index of the record in it).
-    """
-
-    def __init__(self):
-        self.reasons: dict[tuple[str, int], str] = {}
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def add(self, filename: str, index: int, reason: str) -> None:
-        """Adds a record, once however often it is met."""
-        if (filename, index) not in self.reasons:
-            self.reasons[filename, index] = reason
-            logging.warning("bad record %d of %s: %s", index, filename, reason)
+_READ_BATCH = 128
 
 
 @contextlib.contextmanager
@@ -61,111 +47,6 @@ def label_errors(data_set: DataSet, split: str) -> Iterator[None]:
             f"label {found[2]} of record {index} of {filename} is out of range: "
             f"expected 0..{data_set.num_classes - 1}; check the data with data.check"
         ) from None
-
-
-def _why_bad(record: bytes, data_set: DataSet) -> str:
-    if not record:
-        return "missing, because the shard is gone, cut short or corrupt"
-    try:
-        image_bytes, _ = parse_record(tf.constant(record), data_set)
-        decode_any(image_bytes)
-    except tf.errors.OpError as error:
-        return error.message.splitlines()[0]
-    return f"not a picture of the shape {data_set.image_shape}"
-
-
-def _report_bad(
-    bad_records: BadRecords | None,
-    data_set: DataSet,
-    split: Split,
-    record_id: int,
-    record: bytes,
-) -> None:
-    if bad_records is not None:
-        place = find_record(split, record_id)
-        bad_records.add(*place, _why_bad(record, data_set))
-
-
-def _decode_chunk(
-    decode: Callable,
-    window: Sequence[tf.data.Dataset],
-    data_set: DataSet,
-    split: Split,
-    bad_records: BadRecords | None,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes some examples one after another; one that fails gets the label -1.
-
-    Args:
-        decode: Function from an example's place in the chunk, its id and its record to
-            the label and the image, of static shape.
-        window: Ids and records of at most `_CHUNK` examples.
-        data_set: Where they are from.
-        split: The part of it.
-        bad_records: Collects what fails.
-
-    Returns:
-        int32 labels and uint8 images, batched; zeros where it failed.
-    """
-    num_examples = window[0].cardinality()[tf.newaxis]
-    numbered = tf.data.Dataset.zip(tf.data.Dataset.range(_CHUNK), *window)
-    # An error leaves its example out, at no cost for the others.
-    good = numbered.map(
-        lambda place, record_id, record: (
-            place,
-            record_id,
-            *decode(place, record_id, record),
-        )
-    ).ignore_errors()
-    none = [tf.zeros([0, *spec.shape], spec.dtype) for spec in good.element_spec]
-    good = good.batch(_CHUNK).concatenate(tf.data.Dataset.from_tensors(tuple(none)))
-    places, good_ids, labels, images = good.take(1).get_single_element()
-    wrong = (labels < 0) | (labels >= data_set.num_classes)
-    message = ["label out of range", good_ids[wrong], labels[wrong]]
-    check = tf.debugging.Assert(~tf.reduce_any(wrong), message, summarize=1)
-
-    def report(ids, records, good_ids):
-        for record_id, record in zip(ids, records, strict=True):
-            if record_id not in good_ids:
-                _report_bad(bad_records, data_set, split, int(record_id), record)
-
-    def fill():
-        if bad_records is not None:
-            examples = tf.data.Dataset.zip(*window).batch(_CHUNK)
-            arguments = [*examples.get_single_element(), good_ids]
-            tf.numpy_function(report, arguments, [])
-        filled = [
-            tf.scatter_nd(places[:, None], x, tf.concat([num_examples, x.shape[1:]], 0))
-            for x in (labels + 1, images)
-        ]
-        return filled[0] - 1, filled[1]
-
-    with tf.control_dependencies([check]):
-        some_are_bad = tf.size(places, tf.int64) < num_examples[0]
-        return tf.cond(some_are_bad, fill, lambda: (labels, images))
-
-
-def _decode_in_order(
-    data_set: DataSet,
-    split: str,
-    size: int,
-    frame: int,
-    chunk: int,
-    bad_records: BadRecords | None,
-) -> tf.data.Dataset:
-    """Every example of a split once, centrally cropped: (images, labels), in chunks."""
-    records = data_set.splits[split]
-    corner = tf.constant([(frame - size) // 2] * 2)
-
-    def decode(_, __, record):
-        image_bytes, label = parse_record(record, data_set)
-        return label, decode_crop(image_bytes, data_set, corner, size, frame)
-
-    def decode_chunk(*window):
-        args = (decode, window, data_set, records, bad_records)
-        labels, images = _decode_chunk(*args)
-        return images, labels
-
-    return read_all(records).window(chunk).map(decode_chunk, tf.data.AUTOTUNE)
 
 
 def _announce_cache(data_set: DataSet, split: str, size: int) -> None:
@@ -185,7 +66,7 @@ def _load(
     """Decodes a split into memory."""
     _announce_cache(data_set, split, frame)
     records = data_set.splits[split]
-    batches = _decode_in_order(data_set, split, frame, frame, _CHUNK, bad_records)
+    batches = decode_in_order(data_set, split, frame, frame, CHUNK, bad_records)
     images, labels = batches.rebatch(records.num_examples).get_single_element()
     order = read_all(records, ids_only=True).map(lambda record_id, _: record_id)
     record_ids = order.batch(records.num_examples).get_single_element()
@@ -203,6 +84,7 @@ def training_batches(
     image_size: int = 224,
     color: str = "jitter",
     pca_source_2012: bool = False,
+    statistics: PixelStatistics | None = None,
     color_until_epoch: float | None = None,
     cache: bool = False,
     data_service: str | None = None,
@@ -222,6 +104,7 @@ def training_batches(
         color: "jitter" (brightness, contrast, saturation), "pca" (section 4.1) or
             "none".
         pca_source_2012: Whether "pca" is that of the source of 2012.
+        statistics: What "pca" needs; None for those of the data set.
         color_until_epoch: Epoch from which on colours stay as they are.
         cache: Whether to decode all images into memory first. The batches are the same,
             but for the rounding of pictures that have to be scaled.
@@ -247,11 +130,13 @@ def training_batches(
         raise UserError("cache and data_service exclude each other; choose one")
     context = input_context or tf.distribute.InputContext()
     batch_size = context.get_per_replica_batch_size(global_batch_size)
-    chunk_size = min(batch_size, _CHUNK)
+    chunk_size = min(batch_size, CHUNK)
     records = data_set.splits[split]
     if not records.num_examples:
         raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
     frame = frame_size(data_set, image_size)
+    if color == "pca" and statistics is None:
+        statistics = pixel_statistics(data_set, image_size)
     last_position = tf.int64.max
     if color_until_epoch is not None:
         last_position = round(color_until_epoch * records.num_examples)
@@ -261,8 +146,8 @@ def training_batches(
     if cache:
         stored = _load(data_set, split, frame, bad_records)
     elif not data_service and RawRecords.suits(data_set, records, frame):
-        report_bad = functools.partial(_report_bad, bad_records, data_set, records)
-        stored = RawRecords(data_set, records, report_bad)
+        report = functools.partial(report_bad, bad_records, data_set, records)
+        stored = RawRecords(data_set, records, report)
 
     def decode(corner, mirrored, record):
         image_bytes, label = parse_record(record, data_set)
@@ -286,7 +171,7 @@ def training_batches(
             labels, images = read_crops(*args)
         else:
             args = (decode_place, ids_and_records, data_set, records, bad_records)
-            labels, images = _decode_chunk(*args)
+            labels, images = decode_chunk(*args)
         labels = tf.ensure_shape(labels, [chunk_size])
         images = tf.ensure_shape(images, [chunk_size, *images.shape[1:]])
         active = (positions < last_position) & (labels >= 0)
@@ -295,7 +180,7 @@ def training_batches(
         elif color == "pca":
             normal = augmentation.draw_normal(seed, positions)
             images = augmentation.add_pca_noise(
-                images, normal, active, data_set, pca_source_2012
+                images, normal, active, statistics, pca_source_2012
             )
         return images, labels
 
@@ -363,13 +248,38 @@ def evaluation_batches(
             images = augmentation.ten_views(images, image_size)
         return images, tf.ensure_shape(labels, [global_batch_size])
 
-    chunk_size = min(global_batch_size, _CHUNK)
-    batches = _decode_in_order(data_set, split, size, frame, chunk_size, bad_records)
+    chunk_size = min(global_batch_size, CHUNK)
+    batches = decode_in_order(data_set, split, size, frame, chunk_size, bad_records)
     if cache:
         _announce_cache(data_set, split, size)
         batches = batches.cache()
     batches = batches.rebatch(global_batch_size).map(fill_up)
     return batches.prefetch(2).with_options(_options())
+
+
+def read_pictures(
+    data_set: DataSet, split: str, positions: np.ndarray, size: int
+) -> np.ndarray:
+    """Reads the central crops at places of the order of evaluation.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        positions: `(n,)`.
+        size: Height and width, pixels.
+
+    Returns:
+        uint8 `(n, size, size, 3)`.
+    """
+    found = np.zeros((len(positions), size, size, 3), np.uint8)
+    batches = evaluation_batches(
+        data_set, split, global_batch_size=_READ_BATCH, image_size=size
+    )
+    last = max(positions, default=-1) // _READ_BATCH
+    for number, (images, _) in enumerate(batches.take(last + 1)):
+        here = positions // _READ_BATCH == number
+        found[here] = images.numpy()[positions[here] % _READ_BATCH]
+    return found
 
 
 def _options() -> tf.data.Options:

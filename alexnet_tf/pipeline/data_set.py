@@ -9,26 +9,23 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.pipeline.measurements import describe_files, measured_once
 
 INCOMPLETE_SUFFIX = ".incomplete"
 INFO_FILE = "dataset_info.json"
-_CACHE_FILE = ".alexnet_tf.json"
 _SHARD = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})(\.tfrecord)?")
 _SAMPLED_LABELS = 20_000  # a class of ImageNet is absent from so many with odds of 2e-9
-_SAMPLED_PICTURES = 10_000  # the mean's standard error is then below 0.5 of 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +68,8 @@ class DataSet:
         image_key: Key of the picture in a `tf.train.Example`.
         label_key: Key of the label.
         label_offset: What to subtract from a stored label: 1 for labels 1..1000.
-        image_mean: RGB, 0..255, of the training split.
-        color_eigenvalues: Of the training split's RGB covariance, descending, in
-            squared units of 0..255.
-        color_eigenvectors: 3×3, column i belongs to eigenvalue i.
+        fit: How the pictures were fitted to their shape: "crop" (scaled, the centre cut
+            out) or "pad" (the whole picture on its mean colour).
     """
 
     data_dir: str
@@ -86,9 +81,7 @@ class DataSet:
     image_key: str
     label_key: str
     label_offset: int
-    image_mean: tuple[float, float, float]
-    color_eigenvalues: tuple[float, ...]
-    color_eigenvectors: tuple[tuple[float, ...], ...]
+    fit: str = "crop"
 
     @property
     def num_classes(self) -> int:
@@ -156,13 +149,8 @@ def _open_tfds(version_dir: str) -> DataSet:
         info = tfds.builder_from_directory(version_dir).info
     except Exception as error:  # TFDS says it in a dozen ways
         raise UserError(f"{version_dir}/{INFO_FILE} cannot be read: {error}") from None
-    image_key, label_key = info.supervised_keys or ("image", "label")
-    features = dict(info.features.items())
-    image, label = features.get(image_key), features.get(label_key)
-    if not getattr(image, "shape", None) or not hasattr(label, "names"):
-        raise UserError(
-            f"{version_dir} has no picture with a class label; it has {list(features)}"
-        )
+    image_key, label_key = picture_and_label(info, version_dir)
+    image, label = info.features[image_key], info.features[label_key]
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(
             f"{version_dir} is in the format {info.file_format.value}, not tfrecord; "
@@ -173,7 +161,7 @@ def _open_tfds(version_dir: str) -> DataSet:
         _check_complete(version_dir, name, split.filenames, _list_names(version_dir))
         filenames = tuple(os.path.join(version_dir, f) for f in split.filenames)
         splits[name] = Split(name, filenames, tuple(split.shard_lengths))
-    data_set = DataSet(
+    return DataSet(
         data_dir=version_dir,
         name=info.name,
         class_names=tuple(label.names),
@@ -183,13 +171,35 @@ def _open_tfds(version_dir: str) -> DataSet:
         image_key=image_key,
         label_key=label_key,
         label_offset=0,
-        **_NO_COLORS,
+        fit=(info.metadata or {}).get("fit", "crop"),
     )
-    colors = dict(info.metadata or {})
-    if "image_mean" not in colors:
-        lengths = {name: split.shard_lengths for name, split in splits.items()}
-        colors = _measured_once(version_dir, lengths, lambda: _measure_colors(data_set))
-    return _with_colors(data_set, colors)
+
+
+def picture_and_label(info, where: str) -> tuple[str, str]:
+    """Returns the keys of the picture and of its class in a data set of TFDS.
+
+    Args:
+        info: Its `tfds.core.DatasetInfo`.
+        where: Its name or directory, for the error.
+
+    Raises:
+        UserError: There is no picture, encoded or uint8 RGB, with a class label.
+    """
+    import tensorflow_datasets as tfds
+
+    image_key, label_key = info.supervised_keys or ("image", "label")
+    features = dict(info.features.items())
+    image, label = features.get(image_key), features.get(label_key)
+    is_raw = isinstance(image, tfds.features.Tensor) and (
+        len(image.shape) == 3 and image.shape[2] == 3 and image.np_dtype == np.uint8
+    )
+    if not (is_raw or isinstance(image, tfds.features.Image)) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"{where} has no picture with a class label; it has {', '.join(features)}"
+        )
+    return image_key, label_key
 
 
 def _check_complete(directory, split, wanted: Sequence[str], found: Sequence[str]):
@@ -199,18 +209,6 @@ def _check_complete(directory, split, wanted: Sequence[str], found: Sequence[str
             f"{directory} is incomplete: of {len(wanted)} shards of {split} "
             f"{len(missing)} are missing, {missing[0]} first"
         )
-
-
-_NO_COLORS = {"image_mean": (), "color_eigenvalues": (), "color_eigenvectors": ()}
-
-
-def _with_colors(data_set: DataSet, facts: dict) -> DataSet:
-    return dataclasses.replace(
-        data_set,
-        image_mean=tuple(facts["image_mean"]),
-        color_eigenvalues=tuple(facts["color_eigenvalues"]),
-        color_eigenvectors=tuple(map(tuple, facts["color_eigenvectors"])),
-    )
 
 
 def _find_shards(data_dir: str) -> dict[str, list[str]]:
@@ -234,11 +232,10 @@ def _find_shards(data_dir: str) -> dict[str, list[str]]:
 
 def _open_shards(data_dir: str, shards: dict[str, list[str]]) -> DataSet:
     """Opens ImageNet in the older convention, whose facts have to be measured."""
-    sizes = {path: tf.io.gfile.stat(path).length for s in shards.values() for path in s}
-    fingerprint = {os.path.relpath(path, data_dir): n for path, n in sizes.items()}
+    paths = [path for split in shards.values() for path in split]
 
     def build(facts: dict) -> DataSet:
-        lengths = facts["shard_lengths"]
+        lengths = dict(zip(paths, facts["shard_lengths"].tolist(), strict=True))
         splits = {
             name: Split(name, tuple(paths), tuple(lengths[path] for path in paths))
             for name, paths in shards.items()
@@ -252,20 +249,19 @@ def _open_shards(data_dir: str, shards: dict[str, list[str]]) -> DataSet:
             image_shape=None,
             image_key="image/encoded",
             label_key="image/class/label",
-            label_offset=facts["label_offset"],
-            **_NO_COLORS,
+            label_offset=int(facts["label_offset"]),
         )
 
     def measure() -> dict:
-        logging.info("Reading %d shards in %s, once.", len(sizes), data_dir)
+        logging.info("Reading %d shards in %s, once.", len(paths), data_dir)
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            lengths = dict(zip(sizes, pool.map(count_records, sizes), strict=True))
-        facts = {"shard_lengths": lengths, "label_offset": 0}
-        facts["label_offset"] = _find_label_offset(_sample_labels(build(facts)))
-        return facts | _measure_colors(build(facts))
+            lengths = np.array(list(pool.map(count_records, paths)), np.int64)
+        facts = {"shard_lengths": lengths, "label_offset": np.array(0)}
+        offset = _find_label_offset(_sample_labels(build(facts)))
+        return facts | {"label_offset": np.array(offset)}
 
-    facts = _measured_once(data_dir, fingerprint, measure)
-    return _with_colors(build(facts), facts)
+    measured_on = describe_files(data_dir, paths)
+    return build(measured_once(data_dir, "records", measured_on, measure))
 
 
 def imagenet_class_names() -> list[str]:
@@ -352,79 +348,6 @@ def _find_label_offset(labels: np.ndarray) -> int:
         raise UserError(f"expected labels 0..999 or 1..1000, found {low}..{high}")
     logging.info("Labels %d..%d: ImageNet's %d..%d.", low, high, offset, 999 + offset)
     return offset
-
-
-def _measure_colors(data_set: DataSet) -> dict:
-    """Measures the RGB mean and covariance on pictures from all training shards."""
-
-    def moments(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.io.decode_image(
-            parse_record(record, data_set)[0], channels=3, expand_animations=False
-        )
-        side = tf.reduce_min(tf.shape(image)[:2])
-        image = tf.image.resize_with_crop_or_pad(image, side, side)
-        image = tf.image.resize(image, (64, 64), method="nearest")
-        pixels = tf.cast(tf.reshape(image, (-1, 3)), tf.float64)
-        return tf.reduce_mean(pixels, 0), tf.matmul(pixels, pixels, True) / 64**2
-
-    split = data_set.splits.get("train") or next(iter(data_set.splits.values()))
-    records = _first_records(split.filenames, _SAMPLED_PICTURES)
-    pictures = records.map(moments, num_parallel_calls=tf.data.AUTOTUNE)
-    means, products, number = np.zeros(3), np.zeros((3, 3)), 0
-    for mean, product in pictures.ignore_errors().as_numpy_iterator():
-        means, products, number = means + mean, products + product, number + 1
-    if not number:
-        raise UserError(f"no picture in {split.filenames[0]} can be decoded")
-    logging.info("Measured the mean colour of %d pictures.", number)
-    return color_statistics(means / number, products / number)
-
-
-def color_statistics(mean: np.ndarray, products: np.ndarray) -> dict:
-    """Returns the facts on colour that a data set carries.
-
-    Args:
-        mean: Of RGB, 0..255, `(3,)`.
-        products: Mean of the outer product of RGB with itself, `(3, 3)`.
-    """
-    eigenvalues, vectors = np.linalg.eigh(products - np.outer(mean, mean))
-    eigenvalues, vectors = eigenvalues[::-1].clip(0), vectors[:, ::-1]
-    # The sign of an eigenvector is arbitrary: make its largest component positive.
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(3)])
-    return {
-        "image_mean": mean.round(6).tolist(),
-        "color_eigenvalues": eigenvalues.round(6).tolist(),
-        "color_eigenvectors": vectors.round(9).tolist(),
-    }
-
-
-def _measured_once(data_dir: str, fingerprint: dict, measure: Callable) -> dict:
-    """Keeps what was measured beside the data, or else in the user's cache."""
-    fingerprint = json.loads(json.dumps(fingerprint))
-    user_cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    digest = hashlib.sha256(data_dir.encode()).hexdigest()[:16]
-    paths = (
-        os.path.join(data_dir, _CACHE_FILE),
-        os.path.join(user_cache, "alexnet_tf", f"{digest}.json"),
-    )
-    for path in paths:
-        try:
-            with tf.io.gfile.GFile(path) as file:
-                stored = json.load(file)
-        except (tf.errors.OpError, ValueError):
-            continue
-        if stored.pop("measured_on", None) == fingerprint:
-            return stored
-    facts = measure()
-    for path in paths:
-        try:
-            tf.io.gfile.makedirs(os.path.dirname(path))
-            with tf.io.gfile.GFile(f"{path}.{os.getpid()}", "w") as file:
-                json.dump({"measured_on": fingerprint, **facts}, file)
-            tf.io.gfile.rename(f"{path}.{os.getpid()}", path, overwrite=True)
-            break
-        except tf.errors.OpError:
-            continue
-    return facts
 
 
 def parse_record(

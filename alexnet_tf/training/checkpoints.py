@@ -1,15 +1,13 @@
 """Checkpoints that outlive kills, damage and full disks."""
 
-import glob
 import os
-import re
-import shutil
 
 import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.run import Run
+from alexnet_tf.files import for_tensorflow, remove_written
+from alexnet_tf.run import Run, list_checkpoints
 
 
 class Checkpoints:
@@ -25,9 +23,11 @@ class Checkpoints:
 
     def __init__(self, state: tf.train.Checkpoint, run: Run, keep: int, write: bool):
         self._state, self._run, self._write = state, run, write
-        self._manager = tf.train.CheckpointManager(state, run.checkpoint_dir, keep)
-        best = tf.train.Checkpoint(model=state.model)
-        self._best = tf.train.CheckpointManager(best, run.best_dir, max_to_keep=1)
+        if write:
+            tf.io.gfile.makedirs(run.best_dir)
+            self._manager = _make_manager(state, run.checkpoint_dir, keep)
+            best = tf.train.Checkpoint(model=state.model)
+            self._best = _make_manager(best, run.best_dir, 1)
         self._failure: str | None = None
         self.latest: str | None = None  # path of the last good one
 
@@ -40,13 +40,10 @@ class Checkpoints:
             UserError: If there are some, all of them damaged.
         """
         self._remove_unfinished()
-        files = glob.glob(
-            os.path.join(glob.escape(self._run.checkpoint_dir), "*.index")
-        )
-        paths = [file.removesuffix(".index") for file in files]
-        for path in sorted(paths, key=_step_of, reverse=True):
+        paths = list_checkpoints(self._run.checkpoint_dir)
+        for path in paths:
             try:
-                self._state.restore(path).assert_consumed()
+                self._state.restore(for_tensorflow(path)).assert_consumed()
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 logging.warning(
                     "skipping damaged checkpoint %s: %s", path, _line(error)
@@ -71,7 +68,8 @@ class Checkpoints:
         if not self._write:
             return
         try:
-            self.latest = self._manager.save(step)
+            name = os.path.basename(self._manager.save(step))
+            self.latest = os.path.join(self._run.checkpoint_dir, name)
             if best:
                 self._best.save(step)
             self._failure = None
@@ -97,14 +95,11 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         if self._write:
             for directory in (self._run.checkpoint_dir, self._run.best_dir):
-                pattern = os.path.join(glob.escape(directory), "ckpt-*_temp")
-                for rest in glob.glob(pattern):
-                    shutil.rmtree(rest, ignore_errors=True)
+                remove_written(directory, ("ckpt-*_temp/*",))
 
 
-def _step_of(path: str) -> int:
-    number = re.search(r"-(\d+)$", path)
-    return int(number[1]) if number else -1
+def _make_manager(state, directory: str, keep: int) -> tf.train.CheckpointManager:
+    return tf.train.CheckpointManager(state, for_tensorflow(directory), keep)
 
 
 def _line(error: Exception) -> str:

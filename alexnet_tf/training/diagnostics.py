@@ -1,95 +1,48 @@
 """What to look at when a network does not learn, or blows up."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-_LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
+from alexnet_tf.evaluation.metrics import cross_entropy as cross_entropy_of
+from alexnet_tf.monitoring.layer_states import LAYERS, activations, layer_states
+from alexnet_tf.recipes import Recipe
 
 # A network is stuck when its loss is not 2 % below what it would be without the image.
 _STUCK = 0.98
-_STUCK_EPOCHS, _STUCK_MIN_STEPS, _STUCK_MAX_STEPS = 5, 80, 5000
+# A network with the paper's initial weights may need a hundred steps and more to start.
+_STUCK_FROM, _STUCK_FROM_AT_END = 300, 80
 
 
-def stuck_from(num_examples: int, global_batch_size: int) -> int:
-    """The step from which a network that has learnt nothing counts as stuck.
-
-    Args:
-        num_examples: Images in the training split.
-        global_batch_size: Images in a step.
-
-    Returns:
-        Five epochs, but from 80 to 5000 steps.
-    """
-    steps = _STUCK_EPOCHS * num_examples // global_batch_size
-    return max(_STUCK_MIN_STEPS, min(_STUCK_MAX_STEPS, steps))
-
-
-def is_stuck(cross_entropy: float, class_counts: np.ndarray) -> bool:
-    """Whether a loss is what a network gives that does not look at the image.
+def is_stuck(
+    step: int, is_last: bool, cross_entropy: float, class_counts: np.ndarray
+) -> bool:
+    """Whether a network still answers as if it did not look at the image.
 
     Args:
-        cross_entropy: Mean over training images, nats.
-        class_counts: `(num_classes,)`, how often each label was seen.
+        step: Steps done.
+        is_last: Whether training ends here.
+        cross_entropy: Mean over the validation images, nats.
+        class_counts: `(num_classes,)`, how often each label is among them.
 
     Returns:
-        Whether it is no lower, but for 2 %, than what always answering the shares of
-        the classes gives: ln(classes) where they are equally frequent.
+        Whether it has had time to start, and its loss is no lower, but for 2 %, than
+        what always answering the shares of the classes gives: ln(classes) where they
+        are equally frequent.
     """
+    if step < (_STUCK_FROM_AT_END if is_last else _STUCK_FROM):
+        return False
     shares = class_counts[class_counts > 0] / class_counts.sum()
     entropy = -float(np.sum(shares * np.log(shares)))
     return cross_entropy >= _STUCK * entropy
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerState:
-    """How a layer answers a batch.
-
-    Attributes:
-        name: "conv1" … "fc7".
-        off: Share of its units (channels of a convolution) that are 0 everywhere, for
-            every image.
-        on: Share of its units that are above 0 everywhere, for every image.
-        variation: Share of its squared activation that differs between images.
-    """
-
-    name: str
-    off: float
-    on: float
-    variation: float
-
-
-def layer_states(model: keras.Model, images: tf.Tensor) -> list[LayerState]:
-    """Looks at every layer with a ReLU.
-
-    Args:
-        model: From `alexnet`.
-        images: `(batch, height, width, 3)`, RGB 0..255.
-
-    Returns:
-        One state a layer, in order.
-    """
-    outputs = [tensor for _, tensor in _activations(model, images)]
-    states = []
-    for name, output in zip(_LAYERS, outputs, strict=True):
-        x = tf.nn.relu(tf.cast(output, tf.float32)).numpy()
-        places = tuple(range(x.ndim - 1))
-        variance = x.var(axis=0).mean()
-        states.append(
-            LayerState(
-                name,
-                off=float((x.max(axis=places) == 0).mean()),
-                on=float((x.min(axis=places) > 0).mean()),
-                variation=float(variance / max(np.square(x).mean(), 1e-30)),
-            )
-        )
-    return states
-
-
 def describe_stuck(
-    model: keras.Model, images: tf.Tensor, cross_entropy: float, recipe: str
+    model: keras.Model,
+    images: tf.Tensor,
+    cross_entropy: float,
+    recipe: Recipe,
+    learning_rate: float,
 ) -> str:
     """Says what a stuck network does, and what to do about it."""
     rows = [
@@ -97,14 +50,20 @@ def describe_stuck(
         f"between images {s.variation:7.2%}"
         for s in layer_states(model, images)
     ]
-    others = [f"--recipe={name}" for name in ("original", "small") if name != recipe]
+    advice = []
+    if not learning_rate:
+        advice.append("a --learning_rate above 0 (it is 0, so nothing can change)")
+    if recipe.dropout == "inverted":
+        advice.append("--dropout=mask (the paper's, which starts sooner)")
+    if recipe.init == "normal" and recipe.init_stddev_conv345 is None:
+        advice.append("--init_stddev_conv345=.03 (the source's, wider than the text's)")
+    advice.append("another --learning_rate")
     return "\n".join(
         [
-            f"The network is stuck: its cross-entropy of {cross_entropy:.3f} is no "
-            "better than without looking at the image.",
+            f"The network is stuck: its cross-entropy of {cross_entropy:.3f} on the "
+            "validation images is no better than without looking at them.",
             *rows,
-            f"Try {' or '.join(others)} (wider initial weights in conv3 to conv5), "
-            "another --learning_rate, and see that the records are shuffled "
+            f"Try {', '.join(advice)}; and see that the records are shuffled "
             "(python -m data.check).",
         ]
     )
@@ -124,16 +83,12 @@ def find_first_bad(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> 
     for variable in model.trainable_variables:
         if not _finite(variable.value):
             return f"the weights {variable.path}"
-    for name, output in _activations(model, images, (*_LAYERS, "fc8")):
+    for name, output in activations(model, images, (*LAYERS, "fc8")):
         if not _finite(output):
             return f"the output of {name}"
     with tf.GradientTape() as tape:
         logits = model(images, training=True)
-        loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(
-                tf.maximum(labels, 0), logits
-            )
-        )
+        loss = tf.reduce_mean(cross_entropy_of(logits, labels))
     gradients = tape.gradient(loss, model.trainable_variables)
     pairs = list(zip(model.trainable_variables, gradients, strict=True))
     for variable, gradient in reversed(pairs):  # as they are computed
@@ -142,11 +97,6 @@ def find_first_bad(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> 
     if not _finite(tf.linalg.global_norm(gradients)):
         return "the norm of the gradient, too large for float32"
     return "the loss"
-
-
-def _activations(model, images, names=_LAYERS):
-    outputs = [model.get_layer(name).output for name in names]
-    return list(zip(names, keras.Model(model.inputs[0], outputs)(images), strict=True))
 
 
 def _finite(x) -> bool:

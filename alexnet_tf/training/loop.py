@@ -1,40 +1,30 @@
-"""Training from end to end: the loop around the step, resume, what can go wrong."""
+"""The loop around the training step: validation, records, checkpoints, signals."""
 
 import contextlib
 import dataclasses
-import gc
 import math
-import os
-import signal
-import sys
 import time
 from collections.abc import Iterator
 
-import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf.devices import (
-    choose_precision,
-    describe,
-    is_chief,
-    make_training_strategy,
-)
+from alexnet_tf.devices import is_chief
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluator import Evaluator, check_batch_size, evaluate_run
-from alexnet_tf.export import export_run
-from alexnet_tf.monitoring.metrics_log import MetricsLog, Progress
-from alexnet_tf.monitoring.tensorboard import Monitor, Profiler
-from alexnet_tf.pipeline.batches import label_errors
-from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.run import Config, Run, resolve
+from alexnet_tf.evaluation.evaluator import Evaluator
+from alexnet_tf.monitoring.metrics_log import MetricsLog
+from alexnet_tf.monitoring.progress import Progress
+from alexnet_tf.monitoring.tensorboard import Monitor
+from alexnet_tf.run import Run
+from alexnet_tf.signals import stop_requests
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training.checkpoints import Checkpoints
-from alexnet_tf.training.step import MAX_ROLLBACKS, Trainer
+from alexnet_tf.training.step import Trainer
 
 LOG_EVERY = 100  # steps between two training records, and one at every epoch's end
 _SECONDS_PER_LOOP = 0.5  # that a call of several steps should take
+_STEPS_PER_LOOP_OF_WORKERS = 10  # all workers must come back at the same steps
 _STARVED = 0.2  # share of the time spent waiting for input
 _STARVED_ADVICE = (
     "Training waits for input {:.0%} of the time: more cores, raw records "
@@ -48,12 +38,9 @@ class Loop:
     Args:
         trainer: What to train; goes on from the run's latest checkpoint.
         run: Where to write.
-        profile_steps: The first and the last step to profile.
     """
 
-    def __init__(
-        self, trainer: Trainer, run: Run, profile_steps: tuple[int, int] | None = None
-    ):
+    def __init__(self, trainer: Trainer, run: Run):
         self._trainer, self._config, self._run = trainer, trainer.config, run
         self._chief = is_chief(trainer.strategy)
         self._evaluator = Evaluator(
@@ -64,251 +51,236 @@ class Loop:
         )
         if self._checkpoints.restore():
             logging.info("going on from step %d", trainer.step)
-        elif self._config.on_nan == "rollback":
-            self._checkpoints.save(0)
-        self._ended = trainer.update_rate()
-        self._open_log()
-        self._progress = Progress(self._last_step, trainer.step)
-        self._steps_per_loop = self._config.steps_per_loop or 1
+        self._ended = trainer.update_plateau()
+        if self._chief:
+            self._log = MetricsLog(run.model_dir, run.metrics_file, trainer.step)
+            self._monitor = Monitor(
+                self._log, trainer.model, trainer.data_set, self._config
+            )
+        self._progress = Progress(self._config.last_step, trainer.step)
+        self._steps_per_loop = self._first_steps_per_loop()
         self._since_record = _Interval()
-        self._trained = {}  # of the last training record, for the table
-        self._has_advised = False
-        self._profiler = Profiler(run.model_dir, *(profile_steps or (0, 0)))
-        self._stuck_from = diagnostics.stuck_from(
-            self._config.num_train_examples, self._config.global_batch_size
-        )
-
-    def _open_log(self) -> None:
-        if not self._chief:
-            return
-        trainer, run = self._trainer, self._run
-        self._log = MetricsLog(run.model_dir, run.metrics_file, trainer.step)
-        self._monitor = Monitor(
-            self._log,
-            trainer.model,
-            trainer.data_set,
-            self._config,
-            self._config.histograms_every,
-        )
-        self._monitor.write_start()
-
-    @property
-    def _last_step(self) -> int:
-        if self._config.train_steps is not None:
-            return self._config.train_steps
-        return self._epoch_end(self._config.num_epochs)
-
-    def _epoch_end(self, epoch: float) -> int:
-        """The first step after which `epoch` epochs are done."""
-        images = epoch * self._config.num_train_examples
-        return math.ceil(images / self._config.global_batch_size)
-
-    def _epoch(self, step: int) -> float:
-        images = step * self._config.global_batch_size
-        return images / self._config.num_train_examples
+        self._trained = {}  # the last training record, for the table
+        self._has_advised = self._has_written_start = self._was_stuck = False
 
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
-        trainer = self._trainer
-        batches = trainer.batches()
-        with (
-            _stop_signals() as signals,
-            contextlib.closing(self._progress),
-            contextlib.closing(self._profiler),
-        ):
+        batches = self._trainer.batches()
+        with stop_requests() as is_stop_requested, contextlib.closing(self._progress):
             while True:
-                step = trainer.step
+                step = self._trainer.step
+                # Also when the process was killed between an epoch and its validation.
                 if self._is_validation_due(step):
                     self._validate(step)
-                if self._ended or step >= self._last_step:
-                    self._checkpoints.check()
+                if self._ended or step >= self._config.last_step:
+                    self._check_written()
                     return True
-                if self._stop_is_agreed(signals):
+                if self._must_stop(is_stop_requested()):
                     self._checkpoints.save(step)
-                    self._checkpoints.check()
+                    self._check_written()
                     return False
-                if not self._train(batches, step):
-                    self._roll_back()
-                    batches = trainer.batches()
+                self._train(batches, step)
+
+    def _check_written(self) -> None:
+        """Raises `UserError` where a disk refused what it should have taken."""
+        self._checkpoints.check()
+        if self._chief:
+            self._log.check()
 
     def _is_validation_due(self, step: int) -> bool:
         validations = self._trainer.validations
         if step == 0 or (len(validations) and validations[-1, 0] == step):
             return False
-        epoch_ended = math.floor(self._epoch(step)) > math.floor(self._epoch(step - 1))
-        return epoch_ended or step == self._last_step
+        epoch = self._config.epoch
+        epoch_ended = math.floor(epoch(step)) > math.floor(epoch(step - 1))
+        return epoch_ended or step == self._config.last_step
 
-    def _stop_is_agreed(self, signals: list) -> bool:
+    def _must_stop(self, is_requested: bool) -> bool:
         """Whether any worker got a signal; all workers must stop at the same step."""
         if self._trainer.strategy.extended._in_multi_worker_mode():
-            received = tf.constant([float(len(signals))])
-            return bool(self._trainer.mean_over_workers(received)[0] > 0)
-        return bool(signals)
+            return bool(self._trainer.any_worker(tf.constant(float(is_requested))))
+        return is_requested
 
-    def _train(self, batches: Iterator, step: int) -> bool:
-        """Trains up to the next step at which something is due; False at a NaN."""
-        every = self._config.checkpoint_every or self._last_step
-        intervals = [LOG_EVERY, every, self._config.histograms_every or LOG_EVERY]
-        wanted_step = min(
-            step + self._steps_per_loop,
-            self._epoch_end(math.floor(self._epoch(step)) + 1),
-            *((step // interval + 1) * interval for interval in intervals),
-            self._profiler.next_stop(step),
-            self._last_step,
-        )
-        wanted_step = max(step + 1, wanted_step)
-        self._profiler.update(step)
-        start, waited = time.perf_counter(), self._trainer.waited
-        with label_errors(self._trainer.data_set, "train"):
-            self._trainer.run_steps(batches, tf.constant(wanted_step - step))
-            totals = self._trainer.totals  # waits for the last step
+    def _train(self, batches: Iterator, step: int) -> None:
+        """Trains up to the next step at which something is due."""
+        trainer, wanted_step = self._trainer, self._next_stop(step)
+        start, waited = time.perf_counter(), trainer.waited
+        trainer.run_steps(batches, tf.constant(wanted_step - step))
+        metrics = trainer.metrics()  # waits for the last step
         seconds = time.perf_counter() - start
         self._check_bad_records()
-        if self._trainer.step < wanted_step:
-            return False
-        chunk = _Interval(wanted_step - step, seconds, self._trainer.waited - waited)
+        if trainer.step < wanted_step:
+            self._stop_at_nan()
+        chunk = _Interval(wanted_step - step, seconds, trainer.waited - waited)
         self._since_record += chunk
         self._choose_steps_per_loop(chunk)
         step = wanted_step
-        self._show(step, totals, chunk)
+        self._show(step, metrics, chunk)
         if self._chief:
-            self._monitor.trained(step, self._trainer.gradient_sample)
-        if step % LOG_EVERY == 0 or self._is_validation_due(step):
-            self._record_training(step)
-        if step % every == 0 and not self._is_validation_due(step):
+            self._watch(step)
+        if self._is_validation_due(step):
+            self._record_training(step, metrics)
+            return  # what comes next saves
+        if step % LOG_EVERY == 0:
+            self._record_training(step, metrics)
+        if self._is_checkpoint_due(step):
             self._checkpoints.save(step)
-        return True
+
+    def _next_stop(self, step: int) -> int:
+        """The step at which the loop has to come back to Python."""
+        config = self._config
+        intervals = (LOG_EVERY, config.checkpoint_every, config.histograms_every)
+        return min(
+            step + self._steps_per_loop,
+            max(step + 1, config.first_step_of(math.floor(config.epoch(step)) + 1)),
+            *((step // every + 1) * every for every in intervals if every),
+            config.last_step,
+        )
+
+    def _is_checkpoint_due(self, step: int) -> bool:
+        every = self._config.checkpoint_every
+        return bool(every) and step % every == 0
 
     def _check_bad_records(self) -> None:
         bad, limit = len(self._trainer.bad_records), self._config.max_bad_records
         if bad > limit:
             raise UserError(
-                f"{bad} records cannot be decoded, more than "
+                f"{bad} records cannot be used, more than "
                 f"--max_bad_records={limit}: see them with python -m data.check, or "
                 "raise the limit"
             )
 
+    def _stop_at_nan(self) -> None:
+        trainer = self._trainer
+        where = diagnostics.find_first_bad(trainer.model, *trainer.next_batch())
+        raise UserError(
+            f"NaN or Inf in step {trainer.step + 1}, first in {where}; the weights of "
+            "before are safe, the last good checkpoint is "
+            f"{self._checkpoints.latest}: try a lower --learning_rate or "
+            "--precision=float32"
+        )
+
+    def _first_steps_per_loop(self) -> int:
+        in_cluster = self._trainer.strategy.extended._in_multi_worker_mode()
+        default = _STEPS_PER_LOOP_OF_WORKERS if in_cluster else 1
+        return self._config.steps_per_loop or default
+
     def _choose_steps_per_loop(self, chunk: "_Interval") -> None:
-        if self._config.steps_per_loop:
+        in_cluster = self._trainer.strategy.extended._in_multi_worker_mode()
+        if self._config.steps_per_loop or in_cluster:
             return
-        seconds = chunk.seconds
-        if self._trainer.strategy.extended._in_multi_worker_mode():
-            values = tf.constant([seconds], tf.float32)
-            seconds = float(self._trainer.mean_over_workers(values)[0])
-        wanted = _SECONDS_PER_LOOP * chunk.steps / seconds
+        wanted = _SECONDS_PER_LOOP * chunk.steps / chunk.seconds
         self._steps_per_loop = int(np.clip(wanted, 1, LOG_EVERY))
 
-    def _show(self, step: int, totals: np.ndarray, chunk: "_Interval") -> None:
-        num_examples, cross_entropy, errors, _ = totals
-        images = chunk.steps * self._config.global_batch_size
-        num_epochs = max(1, round(self._epoch(self._last_step)))
-        epoch = min(num_epochs, math.floor(self._epoch(step - 1)) + 1)
+    def _show(self, step: int, metrics: dict, chunk: "_Interval") -> None:
+        config = self._config
+        images = chunk.steps * config.recipe.global_batch_size
+        num_epochs = max(1, math.ceil(config.epoch(config.last_step) - 1e-9))
+        epoch = min(num_epochs, math.floor(config.epoch(step - 1)) + 1)
         self._progress.update(
             step,
             f"{epoch}/{num_epochs}",
-            loss=f"{cross_entropy / max(1, num_examples):.4f}",
-            top1=f"{1 - errors / max(1, num_examples):6.1%}",
+            loss=f"{metrics['cross_entropy']:.4f}",
+            top1=f"{1 - metrics['top_1_error']:6.1%}",
             images=f"{images / chunk.seconds:,.0f}/s",
             waiting=f"{chunk.waited / chunk.seconds:.0%}",
-            rate=f"{float(self._trainer.learning_rate(step - 1)):.2g}",
+            rate=f"{metrics['learning_rate']:.2g}",
         )
 
-    def _record_training(self, step: int) -> None:
-        trainer = self._trainer
-        num_examples, *sums = trainer.take_totals()
-        means = [total / max(1, num_examples) for total in sums]
+    def _watch(self, step: int) -> None:
+        """Writes what TensorBoard shows beside the metrics, where it is time."""
+        every = self._config.histograms_every
+        if every and step % every == 0:
+            self._monitor.write_histograms(step, self._trainer.samples())
+        if not self._has_written_start:  # not before the first step: people wait for it
+            self._has_written_start = True
+            self._monitor.write_start()
+
+    def _record_training(self, step: int, metrics: dict) -> None:
+        trainer, config = self._trainer, self._config
+        trainer.start_metrics()
         interval, self._since_record = self._since_record, _Interval()
         input_wait = interval.waited / interval.seconds
-        images = interval.steps * self._config.global_batch_size
-        self._write(
-            "train",
-            step,
-            means,
-            images / interval.seconds,
-            input_wait=input_wait,
-            gradient_norm=trainer.gradient_norm,
-            bad_record_share=len(trainer.bad_records) / self._config.num_train_examples,
-        )
-        self._trained = {"loss": f"{means[0]:.4f}", "top1": f"{1 - means[1]:.1%}"}
+        images = interval.steps * config.recipe.global_batch_size
+        share = len(trainer.bad_records) / config.num_train_examples
+        self._trained = metrics | {
+            "l2": trainer.l2(),
+            "images_per_second": images / interval.seconds,
+            "input_wait": input_wait,
+            "bad_record_share": share,
+        }
+        self._write("train", step, self._trained)
         if input_wait > _STARVED and not self._has_advised:
             self._has_advised = True
             self._progress.line(_STARVED_ADVICE.format(input_wait))
-        if step >= self._stuck_from:
-            self._stuck_from = math.inf
-            if diagnostics.is_stuck(means[0], trainer.class_counts):
-                images, _ = trainer.next_batch()
-                text = diagnostics.describe_stuck(
-                    trainer.model, images, means[0], self._config.recipe
-                )
-                self._progress.line(text)
 
-    def _write(self, split, step, means, images_per_second, **scalars) -> None:
-        if not self._chief:
-            return
-        cross_entropy, top_1_error, top_5_error = means
-        self._log.write(
-            split,
-            step,
-            self._epoch(step),
-            cross_entropy=cross_entropy,
-            l2=self._trainer.l2(),
-            top_1_error=top_1_error,
-            top_5_error=top_5_error,
-            learning_rate=float(self._trainer.learning_rate(step - 1)),
-            images_per_second=images_per_second,
-            **scalars,
-        )
+    def _write(self, split: str, step: int, metrics: dict) -> None:
+        if self._chief:
+            self._log.write(split, step, self._config.epoch(step), **metrics)
 
     def _validate(self, step: int) -> None:
         """Validates, takes the error into the schedule, saves."""
         trainer, start = self._trainer, time.perf_counter()
         result = self._evaluator.evaluate(
-            trainer.data_set, "validation", self._config.global_batch_size
+            trainer.data_set, "validation", self._config.recipe.global_batch_size
         )
         seconds = time.perf_counter() - start
-        means = result.cross_entropy, result.top_1_error, result.top_5_error
-        self._write("validation", step, means, result.num_evaluated / seconds)
+        metrics = {
+            "cross_entropy": result.cross_entropy,
+            "l2": trainer.l2(),
+            "top_1_error": result.top_1_error,
+            "top_5_error": result.top_5_error,
+            "learning_rate": float(trainer.learning_rate(step - 1)),
+            "images_per_second": result.num_evaluated / seconds,
+        }
+        self._write("validation", step, metrics)
         if self._chief:
-            self._monitor.validated(step, result, trainer.gradient_sample)
+            if self._config.histograms_every is None:
+                self._monitor.write_histograms(step, trainer.samples())
+            self._monitor.validated(step, result)
         best_before = min(trainer.validations[:, 1], default=math.inf)
         is_best = result.top_1_error < best_before
+        self._show_epoch(step, result, is_best)
+        self._advise_if_stuck(step, result)
+        trainer.add_validation(result.top_1_error)
+        self._ended = trainer.update_plateau()
+        self._checkpoints.save(step, best=is_best)
+
+    def _show_epoch(self, step: int, result, is_best: bool) -> None:
+        trained = {}
+        if self._trained:
+            trained = {
+                "loss": f"{self._trained['cross_entropy']:.4f}",
+                "top1": f"{1 - self._trained['top_1_error']:.1%}",
+            }
         self._progress.row(
             is_best,
-            epoch=f"{self._epoch(step):.2f}",
+            epoch=f"{self._config.epoch(step):.2f}",
             step=str(step),
-            **self._trained,
+            **trained,
             validation_loss=f"{result.cross_entropy:.4f}",
             validation_top1=f"{1 - result.top_1_error:.1%}",
             validation_top5=f"{1 - result.top_5_error:.1%}",
             evaluated=f"{result.num_evaluated} of {result.num_examples}",
         )
-        trainer.add_validation(result.top_1_error)
-        self._ended = trainer.update_rate()
-        self._checkpoints.save(step, best=is_best)
 
-    def _roll_back(self) -> None:
-        """After a NaN: goes back to the last good checkpoint, or says what happened.
-
-        Raises:
-            UserError: If training is to stop.
-        """
-        trainer = self._trainer
-        step, rollbacks = trainer.step, trainer.rollbacks
-        where = diagnostics.find_first_bad(trainer.model, *trainer.next_batch())
-        happened = f"NaN or Inf in step {step + 1}, first in {where}"
-        if self._config.on_nan == "stop" or rollbacks == MAX_ROLLBACKS:
-            raise UserError(
-                f"{happened}; the weights of before are safe, the last good checkpoint "
-                f"is {self._checkpoints.latest}: try a lower --learning_rate, "
-                "--precision=float32, or --on_nan=rollback"
-            )
-        self._checkpoints.restore()
-        trainer.count_rollback(rollbacks + 1)
-        self._ended = trainer.update_rate()
-        self._open_log()
+    def _advise_if_stuck(self, step: int, result) -> None:
+        labels = np.bincount(result.predictions.labels)
+        is_last = step == self._config.last_step
+        is_stuck = diagnostics.is_stuck(step, is_last, result.cross_entropy, labels)
+        if not is_stuck or self._was_stuck:
+            return
+        self._was_stuck = True
+        images, _ = self._trainer.next_batch()
+        rate = float(self._trainer.learning_rate(step - 1))
         self._progress.line(
-            f"{happened}: back to step {trainer.step} with half the learning rate "
-            f"({rollbacks + 1} of at most {MAX_ROLLBACKS} times)"
+            diagnostics.describe_stuck(
+                self._trainer.model,
+                images,
+                result.cross_entropy,
+                self._config.recipe,
+                rate,
+            )
         )
 
 
@@ -326,144 +298,3 @@ class _Interval:
             self.seconds + other.seconds,
             self.waited + other.waited,
         )
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list]:
-    """Collects SIGINT and SIGTERM, so that training ends between two steps.
-
-    A second one ends the process at once.
-    """
-    received = []
-
-    def receive(signum, frame):
-        del frame
-        if received:
-            os._exit(128 + signum)
-        received.append(signum)
-        logging.info("stopping after this step; once more to stop at once")
-
-    old = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
-
-
-def train(
-    data_dir: str,
-    model_dir: str,
-    *,
-    precision: str = "auto",
-    scale_lr: bool = False,
-    profile_steps: tuple[int, int] | None = None,
-    overwrite: bool = False,
-    export: bool = True,
-    **given,
-) -> bool:
-    """Trains a run to its end, evaluates it and exports it.
-
-    Args:
-        data_dir: Directory of the data set.
-        model_dir: Directory of the run; one that was interrupted goes on.
-        precision: "float32", "mixed_bfloat16" or "auto".
-        scale_lr: Whether to multiply the learning rate by global batch size / 128.
-        profile_steps: The first and the last step to profile.
-        overwrite: Whether to remove an earlier run in `model_dir`.
-        export: Whether to export a SavedModel.
-        **given: Fields of `Config` that are not to take the recipe's value.
-
-    Returns:
-        Whether training came to its end; False if a signal stopped it.
-
-    Raises:
-        UserError: If something that was asked for is not there, or does not fit.
-    """
-    # First of all: several workers must meet before TensorFlow does anything else.
-    strategy = make_training_strategy(
-        given.get("num_gpus"), given.get("simulate_gpus", 0)
-    )
-    data_set = open_data_set(data_dir)
-    _check_splits(data_set)
-    found = {
-        "precision": choose_precision(strategy),
-        "num_gpus": len(tf.config.get_visible_devices("GPU")),
-    }
-    if precision != "auto":
-        given["precision"] = precision
-    config, origins = resolve(given, data_set, found, scale_lr)
-    check_batch_size(config.global_batch_size, strategy)
-    run = Run(model_dir)
-    run.start(config, origins, overwrite, write=is_chief(strategy))
-    _log_configuration(config, origins, strategy)
-    if config.deterministic:
-        keras.utils.set_random_seed(config.seed)
-        tf.config.experimental.enable_op_determinism()
-    if not _run_loop(config, data_set, strategy, run, profile_steps):
-        logging.info("checkpoint saved; the same command goes on from there")
-        return False
-    if is_chief(strategy):
-        _finish(run, config, export)
-    return True
-
-
-def _run_loop(config, data_set, strategy, run, profile_steps) -> bool:
-    try:
-        return Loop(Trainer(config, data_set, strategy), run, profile_steps).run()
-    except (tf.errors.UnavailableError, tf.errors.AbortedError):
-        raise UserError(
-            "another worker was lost: start the same command again on all workers; it "
-            "goes on from the last checkpoint"
-        ) from None
-    finally:
-        gc.collect()  # the weights and their velocities, before they are loaded again
-
-
-def _check_splits(data_set: DataSet) -> None:
-    for split in ("train", "validation"):
-        if not data_set.splits.get(split) or not data_set.splits[split].num_examples:
-            raise UserError(
-                f"no {split} images in {data_set.data_dir}: it has the splits "
-                + (", ".join(data_set.splits) or "none")
-            )
-
-
-def _log_configuration(
-    config: Config, origins: dict[str, str], strategy: tf.distribute.Strategy
-) -> None:
-    logging.info(
-        "recipe %s for %s training images of %d classes, on %s",
-        config.recipe,
-        f"{config.num_train_examples:,}",
-        len(config.class_names),
-        describe(strategy, config.simulate_gpus),
-    )
-    for name, value in dataclasses.asdict(config).items():
-        if name not in ("class_names", "recipe", "num_train_examples"):
-            logging.info("  %-18s %s  (%s)", name, value, origins[name])
-
-
-def _finish(run: Run, config: Config, export: bool) -> None:
-    """Evaluates and exports a run that has ended, and says what to do next."""
-    result = evaluate_run(run.model_dir, global_batch_size=config.global_batch_size)
-    lines = [
-        "",
-        f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "
-        f"images (always answering the largest class: {result.largest_class:.1%}).",
-        f"The run is in {run.model_dir}",
-    ]
-    if export:
-        export_run(run.model_dir)
-        lines.append(f"The SavedModel is in {run.saved_model_dir}")
-    programs = os.path.relpath(os.path.dirname(sys.executable)) + os.sep
-    if programs.startswith(".."):  # not this project's .venv
-        programs = ""
-    lines += [
-        "Next:",
-        f"  {programs}tensorboard --logdir={run.model_dir}",
-        f"  {programs}python eval.py --model_dir={run.model_dir} --views=10",
-        f"  {programs}python train.py --data_dir=DIR    ({programs}python -m "
-        "data.prepare makes DIR of your own pictures)",
-    ]
-    print("\n".join(lines))

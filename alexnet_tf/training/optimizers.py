@@ -31,12 +31,17 @@ class MomentumSGD(keras.optimizers.SGD):
     Takes gradients that are already summed over the replicas (`sum_over_replicas`),
     so that what is looked at (their norm) is what is applied.
 
+    `rate_factors`, float32 `(variables,)`, multiply the rate of each variable; the
+    training loop assigns them before every step.
+
     Args:
         learning_rate: The rate.
         momentum: 0..1.
         weight_decay: The paper's 5e-4.
-        bias_learning_rate_factor: Multiplies the rate of biases.
         decay_biases: Whether the decay holds for biases (variables of one dimension).
+        can_stop: Layers whose variables stay exactly as they are, their velocities
+            too, where their rate is 0: as in the source of 2012, which leaves the
+            whole update out then.
     """
 
     def __init__(
@@ -44,22 +49,23 @@ class MomentumSGD(keras.optimizers.SGD):
         learning_rate: float = 0.01,
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
-        bias_learning_rate_factor: float = 1.0,
         decay_biases: bool = True,
+        can_stop: tuple[str, ...] = (),
         **kwargs,
     ):
         super().__init__(learning_rate, momentum, **kwargs)
         # Not Keras' `weight_decay`, which is decoupled from the momentum.
         self.l2 = weight_decay
-        self.bias_learning_rate_factor = bias_learning_rate_factor
         self.decay_biases = decay_biases
+        self.can_stop = tuple(can_stop)
 
     def build(self, variables):
         """Makes a velocity for every variable, also where the momentum is 0."""
         keras.optimizers.Optimizer.build(self, variables)
         self.momentums = self.add_optimizer_variables(variables, "velocity")
-        # Not of the rule: recipe `original` sets it to 0 to freeze conv1.
-        self.conv1_rate_factor = keras.Variable(1.0, trainable=False, name="conv1_rate")
+        self.rate_factors = keras.Variable(
+            tf.ones(len(variables)), trainable=False, name="rate_factors"
+        )
 
     def decays(self, variable) -> bool:
         """Whether weight decay holds for `variable`."""
@@ -68,18 +74,24 @@ class MomentumSGD(keras.optimizers.SGD):
     def update_step(self, gradient, variable, learning_rate):
         """Moves one variable, on one device."""
         index = self._get_variable_index(variable)
-        if self._trainable_variables[index].path == "conv1/kernel":
-            learning_rate *= self.conv1_rate_factor
-        if len(variable.shape) == 1:
-            learning_rate *= self.bias_learning_rate_factor
-        _update(
-            variable.handle,
-            self.momentums[index].value.handle,
-            gradient,
-            learning_rate * self.trust_ratio(gradient, variable),
-            tf.constant(self.momentum, tf.float32),
-            tf.constant(self.l2 if self.decays(variable) else 0.0, tf.float32),
-        )
+        rate = learning_rate * self.rate_factors[index]
+        rate *= self.trust_ratio(gradient, variable)
+
+        def update():
+            _update(
+                variable.handle,
+                self.momentums[index].value.handle,
+                gradient,
+                rate,
+                tf.constant(self.momentum, tf.float32),
+                tf.constant(self.l2 if self.decays(variable) else 0.0, tf.float32),
+            )
+
+        layer = self._trainable_variables[index].path.split("/")[0]
+        if layer in self.can_stop:
+            tf.cond(rate > 0, update, lambda: None)
+        else:
+            update()
 
     def trust_ratio(self, gradient, variable) -> tf.Tensor | float:
         """Another factor of the rate; 1 here."""
@@ -93,8 +105,8 @@ class MomentumSGD(keras.optimizers.SGD):
         """Returns what `from_config` needs to make the same optimizer."""
         return super().get_config() | {
             "weight_decay": self.l2,
-            "bias_learning_rate_factor": self.bias_learning_rate_factor,
             "decay_biases": self.decay_biases,
+            "can_stop": self.can_stop,
         }
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from alexnet_tf.recipes import Recipe
+
 # From the epoch, a float32 scalar (a fraction counts), to the factor.
 Schedule = Callable[[tf.Tensor], tf.Tensor]
 
@@ -52,6 +54,41 @@ def make_schedule(
         return factor(epoch) * tf.minimum(1.0, epoch / warmup_epochs)
 
     return with_warmup if warmup_epochs else factor
+
+
+def rate_factors(
+    recipe: Recipe, paths: Sequence[str], epoch: tf.Tensor, factor: tf.Tensor
+) -> tf.Tensor:
+    """What multiplies the initial rate of each variable.
+
+    Args:
+        recipe: Says how the rates of biases, of conv1 and of fc8 differ.
+        paths: Of the variables: "conv1/kernel", "conv1/bias", …
+        epoch: Epochs done, a float32 scalar.
+        factor: Of the schedule, a float32 scalar.
+
+    Returns:
+        float32 `(variables,)`.
+    """
+    never = math.inf
+    drop, stop = recipe.conv1_drop_epoch, recipe.conv1_stop_epoch
+    conv1_drop = tf.where(epoch >= (never if drop is None else drop), 0.1, 1.0)
+    conv1_stop = tf.where(epoch >= (never if stop is None else stop), 0.0, 1.0)
+    factors = []
+    for path in paths:
+        layer, kind = path.split("/")
+        follows = kind != "bias" or recipe.biases_follow_schedule
+        value = factor if follows else tf.ones_like(factor)
+        if kind == "bias":
+            value *= recipe.bias_learning_rate_factor
+        elif layer == "conv1":
+            value *= conv1_drop
+        if layer == "conv1":
+            value *= conv1_stop
+        if layer == "fc8":
+            value *= recipe.head_learning_rate_factor
+        factors.append(value)
+    return tf.stack(factors)
 
 
 def plateau(errors: Sequence[float]) -> tuple[int, bool]:

@@ -4,16 +4,18 @@ import functools
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import imagenet_class_names
-from data.source import Item, Source
-from data.sources.folder import list_folders, list_pictures
+from data.pictures import LeftOut
+from data.source import Item, Source, find_splits, hold_out, our_splits
+from data.sources.folder import count_pictures, list_items
 
 TRAIN_ARCHIVE, VALIDATION_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 NUM_PICTURES = 1_281_167 + 50_000
+_OWN_NAME = re.compile(r"(n\d{8}|ILSVRC2012_val)_\d+\.JPEG")
 
 
 class _Archive(NamedTuple):
@@ -23,35 +25,56 @@ class _Archive(NamedTuple):
     offset: int
     size: int
     label: int | None  # None where the picture's number says it
+    split: str
 
 
 def open_source(input: str, **_) -> Source:
     """Returns the pictures in a directory with both archives, or `train/`, `val/`."""
-    root = os.path.abspath(os.path.expanduser(input))
-    train, validation = (
-        os.path.join(root, name) for name in (TRAIN_ARCHIVE, VALIDATION_ARCHIVE)
-    )
-    if os.path.exists(train) and os.path.exists(validation):
-        whole = _Archive(train, 0, os.path.getsize(train), None)
-        parts = [
-            _Archive(train, m.offset_data, m.size, _label(os.path.splitext(m.name)[0]))
-            for m in _members(whole)
-        ]
-        num_items = NUM_PICTURES if len(parts) == len(synset_ids()) else None
-        parts.append(_Archive(validation, 0, os.path.getsize(validation), None))
-        items = _archive_items
+    root, left_out = os.path.abspath(os.path.expanduser(input)), LeftOut()
+    archives = {
+        name: os.path.join(root, name)
+        for name in (TRAIN_ARCHIVE, VALIDATION_ARCHIVE)
+        if os.path.exists(os.path.join(root, name))
+    }
+    if archives:
+        parts, items = _archive_parts(archives), _archive_items
+        num_items = NUM_PICTURES if len(parts) == len(synset_ids()) + 1 else None
     else:
-        parts = _tree_parts(root)
-        num_items = sum(1 for part in parts for _ in list_pictures(part))
-        items = _tree_items
+        counts = count_pictures(root, left_out)
+        parts, items = _tree_parts(root, counts, left_out), _tree_items
+        num_items = sum(counts[folder] for _, folder, _, _ in parts)
     return Source(
         "imagenet2012",
         imagenet_class_names(),
         parts,
         items,
+        splits=our_splits({part: part[-1] for part in parts}),
+        holds_out=any(part[-1] == "" for part in parts),
         num_items=num_items,
         metadata={"synsets": synset_ids()},
+        notes=left_out.lines(),
     )
+
+
+def _archive_parts(archives: dict[str, str]) -> list[_Archive]:
+    """Returns the archives of the classes, and that of the validation pictures."""
+    parts = []
+    if train := archives.get(TRAIN_ARCHIVE):
+        split = "train" if VALIDATION_ARCHIVE in archives else ""
+        whole = _Archive(train, 0, os.path.getsize(train), None, split)
+        parts = [
+            _Archive(
+                train,
+                member.offset_data,
+                member.size,
+                _label(os.path.splitext(member.name)[0]),
+                split,
+            )
+            for member in _members(whole)
+        ]
+    if path := archives.get(VALIDATION_ARCHIVE):
+        parts.append(_Archive(path, 0, os.path.getsize(path), None, "validation"))
+    return parts
 
 
 @functools.cache
@@ -91,49 +114,72 @@ def _validation_label(name: str) -> int:
 
 def _members(archive: _Archive) -> Iterator[tarfile.TarInfo]:
     """Reads an archive's headers; nothing is unpacked."""
+    end, number = archive.offset + archive.size, 0
     with open(archive.path, "rb") as file:
         file.seek(archive.offset)
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    if member.offset >= archive.offset + archive.size:
-                        return
+                    if member.offset_data + member.size > end:
+                        raise tarfile.ReadError("it ends inside a file")
                     if member.isfile():
+                        number += 1
                         yield member
                     tar.members.clear()  # it would keep them all
+                # A damaged header ends the loop too, and would drop what follows it.
+                file.seek(tar.offset)
+                if tar.offset >= end or any(file.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"a bad header after {number} files")
+            if not number:
+                raise tarfile.ReadError("there is no file in it")
         except tarfile.TarError as error:
+            label = archive.label
+            inner = "" if label is None else f", in it {synset_ids()[label]}.tar,"
             raise UserError(
-                f"{archive.path} is damaged or cut short ({error}); download it again"
+                f"{archive.path}{inner} is damaged or cut short ({error}); download it "
+                "again"
             ) from None
 
 
 def _archive_items(archive: _Archive) -> Iterator[Item]:
     for member in _members(archive):
-        label, split = archive.label, "train"
+        label = archive.label
         if label is None:
-            label, split = _validation_label(member.name), "validation"
-        location = (archive.path, split, member.offset_data, member.size)
+            label = _validation_label(member.name)
+        location = (archive.path, archive.split, member.offset_data, member.size)
         yield Item(os.path.basename(member.name), label, *location)
 
 
-def _tree_parts(root: str) -> list[tuple[str, str, int | None, str]]:
+def _tree_parts(
+    root: str, counts: Mapping[str, int], left_out: LeftOut
+) -> list[tuple[str, str, int | None, str]]:
+    """Returns the folders of pictures: (root, folder, label, split)."""
+    top = sorted({folder.split("/")[0] for folder in counts} - {""})
+    splits = hold_out(find_splits(top, root))
+    if not splits:
+        raise UserError(
+            f"expected {TRAIN_ARCHIVE} and {VALIDATION_ARCHIVE}, or folders train "
+            f"and val, in {root}; found folders {top}"
+        )
     parts = []
-    folders = list_folders(root)
-    held_out = "val" if "val" in folders else "validation"
-    for folder, split in (("train", "train"), (held_out, "validation")):
-        if folder not in folders:
-            raise UserError(
-                f"expected {TRAIN_ARCHIVE} and {VALIDATION_ARCHIVE}, or folders train "
-                f"and val, in {root}; found folders {folders}"
-            )
-        synsets = list_folders(os.path.join(root, folder))
-        parts += [(root, os.path.join(folder, s), _label(s), split) for s in synsets]
-        if not synsets:
-            parts.append((root, folder, None, split))
+    for folder, number in counts.items():
+        first, *below = folder.split("/")
+        if first not in splits:
+            left_out.add("pictures beside the splits", folder or root, number)
+        elif below:
+            parts.append((root, folder, _label(below[0]), splits[first]))
+        elif splits[first] == "validation":
+            parts.append((root, folder, None, splits[first]))
+        else:
+            left_out.add("pictures without a class", folder, number)
     return parts
 
 
 def _tree_items(part: tuple[str, str, int | None, str]) -> Iterator[Item]:
-    for item in list_pictures(part):
-        label = _validation_label(item.name) if item.label is None else item.label
-        yield item._replace(name=os.path.basename(item.name), label=label)
+    folder = part[1]
+    for item in list_items(part):
+        # ImageNet's own names are unique, and those in its archives.
+        name = os.path.basename(item.name)
+        is_own = folder.count("/") <= 1 and _OWN_NAME.fullmatch(name)
+        label = _validation_label(name) if item.label is None else item.label
+        yield item._replace(name=name if is_own else item.name, label=label)

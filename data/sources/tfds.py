@@ -1,6 +1,7 @@
 """Any data set that TensorFlow Datasets loads; CIFAR-100 also from its own archive."""
 
 import functools
+import itertools
 import os
 import pickle
 import tarfile
@@ -9,7 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from data.source import Item, Source, map_splits, our_splits
+from alexnet_tf.pipeline.data_set import picture_and_label
+from data.source import Item, Source, find_splits, hold_out, our_splits
+
+_FIRST = 100  # pictures; where none of them has a label, the split has none
 
 
 def open_source(input: str | None, name: str | None, **_) -> Source:
@@ -32,36 +36,59 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
     except Exception as error:  # of the network, of the disk, of each data set's code
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"TFDS cannot load {name!r}: {reason}") from error
-    features = dict(builder.info.features.items())
-    image_key, label_key = builder.info.supervised_keys or ("image", "label")
-    image, label = features.get(image_key), features.get(label_key)
-    if not isinstance(image, tfds.features.Image) or not hasattr(label, "names"):
-        raise UserError(
-            f"{name} has no image with a class label; it has {', '.join(features)}"
-        )
-    splits = map_splits(list(builder.info.splits))
-    if not splits:
-        raise UserError(f"{name} has no train split, but {list(builder.info.splits)}")
+    image_key, label_key = picture_and_label(builder.info, name)
+    items = functools.partial(_items, builder, image_key, label_key)
+    splits, notes = _find_splits(builder, name, items)
     return Source(
         name=builder.name,
-        class_names=label.names,
+        class_names=builder.info.features[label_key].names,
         parts=list(splits.items()),
-        items=functools.partial(_items, builder, image_key, label_key),
+        items=items,
         splits=our_splits(splits),
+        holds_out="" in splits.values(),
         num_items=sum(builder.info.splits[split].num_examples for split in splits),
         metadata={"tfds": builder.info.full_name},
+        notes=notes,
     )
+
+
+def _find_splits(builder, name: str, items) -> tuple[dict[str, str], list[str]]:
+    """Returns {their split: ours}, and a line for each split that is left out."""
+    splits, notes = {}, []
+    found = find_splits(builder.info.splits, name)
+    for split in builder.info.splits:
+        first = itertools.islice(items((split, "")), _FIRST)
+        if split not in found:
+            notes.append(f"left out: the split {split}, which is none of ours")
+        elif all(item.label < 0 for item in first):
+            notes.append(f"left out: the split {split}, which has no labels")
+        else:
+            splits[split] = found[split]
+    if not splits:
+        raise UserError(
+            f"{name} has no split to train on or to evaluate, but "
+            + (", ".join(builder.info.splits) or "none")
+        )
+    return hold_out(splits), notes
 
 
 def _items(builder, image_key: str, label_key: str, part) -> Iterator[Item]:
     import tensorflow_datasets as tfds
 
     their_split, split = part
-    undecoded = {image_key: tfds.decode.SkipDecoding()}
+    is_encoded = isinstance(builder.info.features[image_key], tfds.features.Image)
+    undecoded = {image_key: tfds.decode.SkipDecoding()} if is_encoded else None
     examples = builder.as_dataset(split=their_split, decoders=undecoded)
     for index, example in enumerate(examples.as_numpy_iterator()):
-        name = f"{their_split}/{index:08d}"
-        yield Item(name, int(example[label_key]), example[image_key], split)
+        name, image = f"{their_split}/{index:08d}", example[image_key]
+        content = image if isinstance(image, bytes) else _as_file(image)
+        yield Item(name, int(example[label_key]), content, split)
+
+
+def _as_file(pixels: np.ndarray) -> bytes:
+    """Makes a picture file, in the portable pixmap format, of uint8 RGB pixels."""
+    height, width, _ = pixels.shape
+    return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -92,8 +119,10 @@ def _cifar_100(archive: str) -> Source:
     return Source(
         name="cifar100",
         class_names=meta["fine_label_names"],
-        parts=[("train", "train", train), ("test", "validation", test)],
+        parts=[("train", "", train), ("test", "test", test)],
         items=_cifar_items,
+        splits=("train", "validation", "test"),
+        holds_out=True,
         num_items=len(train["data"]) + len(test["data"]),
     )
 
@@ -102,6 +131,5 @@ def _cifar_items(part) -> Iterator[Item]:
     their_split, split, content = part
     pictures = content["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     for index, label in enumerate(content["fine_labels"]):
-        # A header makes bare pixels a picture file, in the portable pixmap format.
-        pixels = b"P6 32 32 255\n" + np.ascontiguousarray(pictures[index]).tobytes()
-        yield Item(f"{their_split}/{index:05d}", label, pixels, split)
+        name = f"{their_split}/{index:05d}"
+        yield Item(name, label, _as_file(pictures[index]), split)

@@ -1,0 +1,230 @@
+"""What a run is: everything that it depends on, and how that is found out."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+
+from alexnet_tf.errors import UserError
+from alexnet_tf.recipes import LARS_SETTINGS, RECIPES, Recipe, choose_recipe, setting
+
+if typing.TYPE_CHECKING:  # flags are made from `Config` before TensorFlow is imported
+    from alexnet_tf.pipeline.data_set import DataSet
+
+
+def _expert(default, help, **limits):
+    return setting(default, help, expert=True, **limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on; `config.json` holds it.
+
+    Attributes:
+        recipe: The whole recipe, with what the user changed of it.
+        data_dir: Directory of the data set.
+        class_names: Its classes; the index is the label.
+        num_train_examples: Images in its training split.
+        fit: How its pictures were made square: "crop", "pad" or "warp".
+        stored_size: Height and width of its pictures, pixels; None where they vary.
+        given: Names of the settings that came from the user.
+    """
+
+    recipe: Recipe
+    data_dir: str
+    class_names: tuple[str, ...]
+    num_train_examples: int
+    fit: str = "crop"
+    stored_size: int | None = None
+    given: tuple[str, ...] = ()
+
+    width: float = setting(
+        1.0, "Multiplies the channels of every layer.", fixed=True, lower_bound=1e-3
+    )
+    precision: str = setting(
+        "auto",
+        "auto is mixed_bfloat16 where the hardware is fast at it, else float32.",
+        fixed=True,
+        choices=("auto", "float32", "mixed_bfloat16"),
+    )
+    num_gpus: int | None = setting(
+        None,
+        "GPUs to train on; by default all there are, 0 for the CPU.",
+        lower_bound=0,
+    )
+    simulate_gpus: int = setting(
+        0, "Replicas on the CPU instead, to try them.", lower_bound=0
+    )
+    train_steps: int | None = setting(
+        None, "Steps to train, instead of --num_epochs.", lower_bound=1
+    )
+    steps_per_loop: int | None = _expert(
+        None,
+        "Steps between two returns to Python; by default those of half a second.",
+        lower_bound=1,
+    )
+    checkpoint_every: int | None = setting(
+        None, "Steps between checkpoints; by default an epoch.", lower_bound=1
+    )
+    keep_checkpoints: int = setting(
+        5, "How many of the latest checkpoints to keep.", lower_bound=1
+    )
+    cache: bool = setting(False, "Keep the training images in memory, decoded.")
+    cache_validation: bool = _expert(False, "Keep the validation images, too.")
+    data_service: str | None = _expert(
+        None, "tf.data service that reads and augments: grpc://host:port."
+    )
+    histograms_every: int | None = _expert(
+        None,
+        "Steps between histograms; by default an epoch, 0 for never.",
+        lower_bound=0,
+    )
+    profiler_port: int | None = _expert(
+        None, "Port at which TensorBoard's profiler can ask.", lower_bound=1
+    )
+    max_bad_records: int = _expert(
+        100, "Records that may be impossible to use; more stop the run.", lower_bound=0
+    )
+    reduce_in_bfloat16: bool = _expert(False, "Halve what travels between replicas.")
+    deterministic: bool = _expert(
+        False, "Bit-identical reruns on GPUs too; slower there."
+    )
+    seed: int = setting(0, "Of everything drawn at random.", lower_bound=0)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the network's input, pixels."""
+        return self.recipe.image_size
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after `step` steps."""
+        return step * self.recipe.global_batch_size / self.num_train_examples
+
+    @property
+    def last_step(self) -> int:
+        """The step at which training ends."""
+        if self.train_steps is not None:
+            return self.train_steps
+        return self.first_step_of(self.recipe.num_epochs)
+
+    def first_step_of(self, epoch: float) -> int:
+        """The first step that begins when `epoch` epochs are done."""
+        images = epoch * self.num_train_examples
+        return -int(-images // self.recipe.global_batch_size)
+
+
+def resolve(
+    data_set: "DataSet",
+    recipe: str = "auto",
+    given: Mapping[str, object] = types.MappingProxyType({}),
+    previous: Config | None = None,
+) -> Config:
+    """Completes what the user gave by the recipe and the data.
+
+    Args:
+        data_set: The data.
+        recipe: A name in `RECIPES`, or "auto".
+        given: Values by the names of fields of `Recipe` and `Config`.
+        previous: Of the run that is to go on; what is not given stays as it was.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: A name is unknown.
+    """
+    unknown = set(given) - set(_names(Recipe)) - set(_names(Config))
+    if unknown:
+        raise UserError(f"there is no setting {min(unknown)!r}")
+    num_train_examples = data_set.splits["train"].num_examples
+    if previous and recipe in ("auto", previous.recipe.name):
+        chosen = previous.recipe
+    elif recipe == "auto":
+        chosen = choose_recipe(num_train_examples)
+    else:
+        chosen = RECIPES[recipe]
+    if given.get("optimizer") == "lars":
+        chosen = dataclasses.replace(chosen, **LARS_SETTINGS)
+    settings = {
+        name: getattr(previous, name)
+        for name in _names(Config)
+        if previous and name not in ("num_gpus", "simulate_gpus")
+    }
+    settings |= {name: given[name] for name in _names(Config) if name in given}
+    changes = {name: given[name] for name in _names(Recipe) if name in given}
+    _check_lengths(changes)
+    return Config(
+        recipe=dataclasses.replace(chosen, **changes),
+        data_dir=data_set.data_dir,
+        class_names=data_set.class_names,
+        num_train_examples=num_train_examples,
+        fit=data_set.fit,
+        stored_size=data_set.image_shape and data_set.image_shape[0],
+        given=tuple(given),
+        **settings,
+    )
+
+
+def _check_lengths(changes: Mapping[str, object]) -> None:
+    for field in dataclasses.fields(Recipe):
+        value, length = changes.get(field.name), field.metadata.get("length")
+        if length and value is not None and len(value) != length:
+            raise UserError(
+                f"--{field.name} takes {length} numbers, received {len(value)}: "
+                + ",".join(map(str, value))
+            )
+
+
+def _names(kind: type) -> list[str]:
+    """The settings of a dataclass."""
+    return [f.name for f in dataclasses.fields(kind) if "help" in f.metadata]
+
+
+def fixed_settings(config: Config) -> dict[str, object]:
+    """What a run cannot go on without: the meaning of its weights."""
+    owners = ((Config, config), (Recipe, config.recipe))
+    fixed = {
+        field.name: getattr(owner, field.name)
+        for kind, owner in owners
+        for field in dataclasses.fields(kind)
+        if field.metadata.get("fixed")
+    }
+    return {"recipe": config.recipe.name, **fixed, "class_names": config.class_names}
+
+
+def flat(config: Config) -> dict[str, object]:
+    """All settings by name, those of the recipe too."""
+    own = dataclasses.asdict(config)
+    recipe = own.pop("recipe")
+    return {"recipe": recipe.pop("name"), **recipe, **own}
+
+
+def from_json(kind: type, values: object):
+    """Makes a dataclass of what `json` read of it, field by field.
+
+    Raises:
+        ValueError: A field is missing, unknown, or has a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object, found {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if set(values) != set(fields):
+        odd = min(set(values) ^ set(fields))
+        raise ValueError(f"{odd} is {'unknown' if odd in values else 'missing'}")
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _convert(name, hints[name], values[name]) for name in fields})
+
+
+def _convert(name: str, hint, value):
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            (item, _) = typing.get_args(option)
+            return tuple(_convert(name, item, x) for x in value)
+        if option is float and type(value) in (int, float):
+            return float(value)
+        if type(value) is option:
+            return value
+    raise ValueError(f"{name} is {value!r}")

@@ -1,0 +1,94 @@
+"""What is measured of logits and labels: cross-entropy, ranks, errors, intervals."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The cross-entropy of each example; its mean is what training minimises.
+
+    Args:
+        logits: float32 `(batch, num_classes)`; log-probabilities are logits too.
+        labels: int32 `(batch,)`, 0..num_classes-1; where it is below 0 the result has
+            no meaning.
+
+    Returns:
+        float32 `(batch,)`, nats.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), logits)
+
+
+def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """How many classes stand before the label.
+
+    Equal logits rank by class index, as `tf.math.top_k` has it, so that a network that
+    answers the same everywhere is not right everywhere; NaN is never right.
+
+    Args:
+        logits: float32 `(batch, num_classes)`.
+        labels: int32 `(batch,)`, 0..num_classes-1; where it is below 0 the result has
+            no meaning.
+
+    Returns:
+        int32 `(batch,)`, 0..num_classes; the label is in the top k where it is below k.
+    """
+    num_classes = tf.shape(logits)[1]
+    labels = tf.maximum(labels, 0)
+    target = tf.gather(logits, labels, axis=1, batch_dims=1)[:, tf.newaxis]
+    earlier = tf.range(num_classes)[tf.newaxis] < labels[:, tf.newaxis]
+    ahead = (logits > target) | ((logits == target) & earlier)
+    bad = tf.reduce_any(tf.math.is_nan(logits) | (logits == np.inf), axis=1)
+    return tf.where(bad, num_classes, tf.math.count_nonzero(ahead, 1, dtype=tf.int32))
+
+
+def count(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Counts a batch, without the rows that hold no example.
+
+    Args:
+        logits: float32 `(batch, num_classes)`.
+        labels: int32 `(batch,)`; -1 where there is no example.
+
+    Returns:
+        float32 `(4,)`: number of examples, sum of their cross-entropies (nats), number
+        wrong at top 1, number wrong at top 5. The second is the one to differentiate.
+    """
+    losses, ranks = cross_entropy(logits, labels), rank(logits, labels)
+    columns = [
+        tf.ones_like(losses),
+        losses,
+        *(tf.cast(ranks >= k, tf.float32) for k in (1, 5)),
+    ]
+    return tf.stack(
+        [tf.reduce_sum(tf.where(labels >= 0, column, 0.0)) for column in columns]
+    )
+
+
+def wilson_interval(fraction: float, num_examples: int) -> tuple[float, float]:
+    """The 95 % interval of a fraction of `num_examples` independent examples."""
+    if not num_examples:
+        return 0.0, 1.0
+    z = 1.959964
+    center = fraction + z**2 / (2 * num_examples)
+    spread = fraction * (1 - fraction) / num_examples + (z / (2 * num_examples)) ** 2
+    scale = 1 + z**2 / num_examples
+    half = z * math.sqrt(spread)
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
+
+
+def precision_recall_f1(confusion: np.ndarray) -> np.ndarray:
+    """Precision, recall and F1 of each class.
+
+    Args:
+        confusion: int `(num_classes, num_classes)`, label × answer, counts.
+
+    Returns:
+        float64 `(num_classes, 3)`, fractions; NaN where nothing was counted: a class
+        that was never answered has no precision, one without examples no recall.
+    """
+    right = np.diag(confusion).astype(np.float64)
+    answered, examples = confusion.sum(axis=0), confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        columns = right / answered, right / examples, 2 * right / (answered + examples)
+    return np.stack(columns, axis=1)

@@ -1,0 +1,579 @@
+"""Paths, outputs, locks, disks: nothing of a person's is lost.
+
+The rules, for every program:
+
+- A path is never a pattern. `expand` takes what a person gave; what TensorFlow would
+  take for a pattern goes through `for_tensorflow`.
+- What a program did not write it does not remove (`replacing`, `remove_written`), and
+  no input lies in what it replaces (`check_output`).
+- What is new is complete before the old goes, by a move (`replacing`).
+- One process writes a directory (`lock`); fresh names are made exclusively
+  (`make_fresh_directory`).
+- What the file system refuses is one line that says what to do (`explain`).
+
+Local paths need no TensorFlow, which takes seconds to import; remote ones
+(`gs://…`, in tests `ram://…`) go to its `tf.io.gfile`.
+"""
+
+import atexit
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import functools
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+
+from absl import logging
+
+from alexnet_tf.errors import UserError
+
+LOCK_FILE = ".lock"
+_UNFINISHED = ".incomplete"
+_ROOM = 2**20  # bytes that an output must be able to take
+_PATTERN = re.compile(r"[]\\[*?]")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_ADVICE = {
+    **dict.fromkeys(_FULL, "free some space and run the same command again"),
+    **dict.fromkeys(_DENIED, "give another place, or mend its permissions"),
+    errno.ENOENT: "give a path that exists",
+    errno.ENOTDIR: "give a path without a file in its middle",
+    errno.EISDIR: "give the path of a file",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EBUSY: "end what uses it, or give another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EIO: "see to the disk",
+}
+
+
+def expand(path: str) -> str:
+    """The path that a person means: `~` is expanded, `file://` is local.
+
+    Raises:
+        UserError: If no file of that name can be used.
+    """
+    if not path or "\0" in path:
+        raise UserError(f"{path!r} is no path: give the name of a file or a directory")
+    if is_remote(path):
+        if _PATTERN.search(path):
+            raise UserError(f"{path}: give a remote path without any of [ ] * ? \\")
+        return path
+    if path.lower().startswith("file://"):
+        path = path[len("file://") :]
+        if not path.startswith("/"):
+            raise UserError(f"file://{path}: give three slashes, as in file:///data")
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: there is no such user; for a name with ~ give ./~")
+    if any("\ud800" <= character <= "\udfff" for character in expanded):
+        shown = ascii(expanded)
+        raise UserError(f"{shown}: TensorFlow takes only names in UTF-8: rename it")
+    return expanded
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is for TensorFlow's file systems (`gs://…`), not for this one."""
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path)
+    return bool(scheme) and scheme[0].lower() != "file://"
+
+
+def local_only(path: str, what: str) -> str:
+    """Returns a path that must be local.
+
+    Args:
+        path: Of a file or directory.
+        what: What must be local, such as "--cache".
+
+    Raises:
+        UserError: If it is remote.
+    """
+    if is_remote(path):
+        raise UserError(f"{what} cannot be remote ({path}): give a local path")
+    return path
+
+
+def list_names(directory: str) -> list[str]:
+    """The names in a directory, sorted, without a lock; [] where there is none."""
+    if not is_remote(directory):
+        names = os.listdir(directory) if os.path.isdir(directory) else []
+    else:
+        gfile = _gfile()
+        names = gfile.listdir(directory) if gfile.isdir(directory) else []
+    return sorted(name.rstrip("/") for name in names if name != LOCK_FILE)
+
+
+def make_fresh_directory(path: str) -> str:
+    """Makes a directory that nobody has, exclusively.
+
+    Args:
+        path: Where; taken names get a number: `path-2`, `path-3` …
+
+    Returns:
+        The path made. Of two processes each gets its own.
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    number, fresh = 1, path
+    while True:
+        try:
+            os.mkdir(fresh)
+            return fresh
+        except FileExistsError:
+            number += 1
+            fresh = f"{path}-{number}"
+
+
+# Outputs.
+
+
+def check_output(
+    path: str,
+    inputs: Sequence[str] = (),
+    *,
+    what: str = "the output",
+    kind: str = "directory",
+    replaced: bool = True,
+) -> None:
+    """Checks, before the work begins, that an output can be written.
+
+    Args:
+        path: The output.
+        inputs: Files and directories that are read.
+        what: How messages call it, such as "--output".
+        kind: "file" or "directory".
+        replaced: Whether a directory is replaced as a whole (by `replacing`), so that
+            no input may be equal to it, inside or above; else files are written into
+            it, and it may only not be equal to an input.
+
+    Raises:
+        UserError: If it is of the wrong kind, an input, or cannot be written.
+    """
+    if is_remote(path):
+        _check_remote_output(path, what)
+    target = os.path.realpath(path) if not is_remote(path) else path.rstrip("/")
+    for given in inputs:
+        source = os.path.realpath(given) if not is_remote(given) else given.rstrip("/")
+        whole = replaced and kind == "directory"
+        if _is_same(target, source) or (
+            whole and (_is_inside(target, source) or _is_inside(source, target))
+        ):
+            raise UserError(
+                f"{what}={path} would overwrite the input {given}: give another"
+            )
+    if is_remote(path):
+        return
+    if kind == "file" and os.path.isdir(target):
+        raise UserError(f"{what}={path} is a directory: give the name of a file")
+    if kind == "directory" and os.path.exists(target) and not os.path.isdir(target):
+        raise UserError(f"{what}={path} is a file: give the name of a directory")
+    if replaced and os.path.ismount(target):
+        raise UserError(
+            f"{what}={path} is a mount point, which cannot be replaced: give a "
+            "directory in it"
+        )
+    is_moved = replaced or kind == "file"
+    with disk_errors(f"{what}={path}"):
+        _try_to_write(os.path.dirname(target) if is_moved else target)
+
+
+def _try_to_write(directory: str) -> None:
+    """Writes into a directory, or where it will be made."""
+    while not os.path.exists(directory):
+        directory = os.path.dirname(directory)
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(_ROOM))
+
+
+def _check_remote_output(path: str, what: str) -> None:
+    # An unknown kind of file system is said only when something is made.
+    with disk_errors(f"{what}={path}"):
+        _gfile().makedirs(os.path.dirname(path.rstrip("/")))
+
+
+def _is_same(path: str, other: str) -> bool:
+    local = os.path.exists(path) and os.path.exists(other)
+    return path == other or (local and os.path.samefile(path, other))
+
+
+def _is_inside(path: str, directory: str) -> bool:
+    return path.startswith(directory.rstrip("/") + "/")
+
+
+@contextlib.contextmanager
+def replacing(path: str, names: Sequence[str] = ()) -> Iterator[str]:
+    """Has a new file or directory take the place of an old one when it is complete.
+
+    Until then the old one stays as it is; after an exception nothing is left behind;
+    what a killed process left is removed by the next. A link is followed. Two processes
+    may do it at once: the last one stays, whole (`lock` keeps the other out).
+
+        with replacing("runs/demo/eval.json") as temporary, open(temporary, "w") as f:
+            json.dump(result, f)
+
+    Args:
+        path: Of the file or directory.
+        names: What the program writes in such a directory, as `remove_written` takes
+            it. Everything else in an old directory is carried over into the new one.
+
+    Yields:
+        The path to write to; its last part is that of `path`.
+
+    Raises:
+        UserError: If a file would take the place of a directory, or the reverse.
+    """
+    if is_remote(path):
+        with _replacing_remote(path.rstrip("/"), names) as temporary:
+            yield temporary
+        return
+    target = os.path.realpath(path)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    _remove_killed(target)
+    with _holder(target) as holder:
+        new = os.path.join(holder, os.path.basename(target))
+        try:
+            yield new
+            _check_same_kind(new, target)
+            if os.path.isdir(target):
+                _carry_over(target, new, names)
+                os.rename(target, new + ".old")
+            os.replace(new, target)
+        finally:
+            _put_back(holder, target)
+
+
+def _check_same_kind(new: str, target: str) -> None:
+    os.stat(new)  # it was written
+    if os.path.exists(target) and os.path.isdir(new) != os.path.isdir(target):
+        raise UserError(
+            f"{target} is a {'directory' if os.path.isdir(target) else 'file'}, what "
+            "would replace it is not: give another name"
+        )
+
+
+@contextlib.contextmanager
+def _holder(target: str) -> Iterator[str]:
+    """A directory beside `target`, locked so that others see whether we live."""
+    parent, name = os.path.split(target)
+    made = tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=parent)
+    holder = made.removesuffix(".new") + _UNFINISHED
+    descriptor = _try_lock(os.path.join(made, LOCK_FILE))
+    try:
+        os.rename(made, holder)  # only now others look at it
+        yield holder
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _put_back(holder: str, target: str) -> None:
+    """Where a replacement was stopped between its two moves: undoes the first one."""
+    old = os.path.join(holder, os.path.basename(target)) + ".old"
+    if os.path.lexists(old) and not os.path.lexists(target):
+        os.rename(old, target)
+
+
+def _remove_killed(target: str) -> None:
+    """Removes what processes that were killed left beside `target`."""
+    parent, name = os.path.split(target)
+    for entry in os.listdir(parent):
+        if entry.startswith(f".{name}.") and entry.endswith(_UNFINISHED):
+            holder = os.path.join(parent, entry)
+            with contextlib.suppress(FileNotFoundError):  # its process has ended
+                descriptor = _try_lock(os.path.join(holder, LOCK_FILE))
+                if descriptor is not None:
+                    _put_back(holder, target)
+                    shutil.rmtree(holder, ignore_errors=True)
+                    os.close(descriptor)
+
+
+def _carry_over(old: str, new: str, names: Sequence[str]) -> None:
+    """Gives `new` what `old` has beside what the program wrote, as hard links."""
+    for directory, folders, files in os.walk(old):
+        inside = os.path.relpath(directory, old)
+        links = [f for f in folders if os.path.islink(os.path.join(directory, f))]
+        for file in files + links:
+            relative = os.path.normpath(os.path.join(inside, file))
+            copy = os.path.join(new, relative)
+            if file == LOCK_FILE or _is_written(relative, names):
+                continue
+            if not os.path.lexists(copy):
+                os.makedirs(os.path.dirname(copy), exist_ok=True)
+                _link(os.path.join(old, relative), copy)
+        if not folders and not files:
+            os.makedirs(os.path.join(new, inside), exist_ok=True)
+
+
+def _link(path: str, copy: str) -> None:
+    try:
+        os.link(path, copy, follow_symlinks=False)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, copy, follow_symlinks=False)
+
+
+def _is_written(relative: str, names: Sequence[str]) -> bool:
+    parts = relative.split("/")
+    return any(
+        len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
+        for patterns in (name.split("/") for name in names)
+    )
+
+
+@contextlib.contextmanager
+def _replacing_remote(path: str, names: Sequence[str]) -> Iterator[str]:
+    """An object store has no directories: a move there is one of each file."""
+    gfile = _gfile()
+    folder, name = os.path.split(path)
+    new = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}"
+    gfile.makedirs(folder)
+    try:
+        yield new
+        if not gfile.isdir(new):
+            gfile.rename(new, path, overwrite=True)
+            return
+        remove_written(path, names)
+        for directory, _, files in list(gfile.walk(new)):
+            moved = path + directory.rstrip("/").removeprefix(new)
+            gfile.makedirs(moved)
+            for file in files:
+                old = f"{directory.rstrip('/')}/{file}"
+                gfile.rename(old, f"{moved}/{file}", overwrite=True)
+    finally:
+        if gfile.exists(new):
+            gfile.rmtree(new)
+
+
+def remove_written(directory: str, names: Sequence[str]) -> None:
+    """Removes what a program wrote in a directory; everything else stays.
+
+    Args:
+        directory: May be missing; stays. Links in it are not followed.
+        names: Of its files, relative to it; `*` and `?` stand for parts of a name,
+            never for a `/`: "config.json", "checkpoints/ckpt-*", "train/events.*".
+            Directories that are empty afterwards go, too.
+    """
+    walk, remove, remove_directory = os.walk, os.remove, os.rmdir
+    if is_remote(directory):
+        gfile = _gfile()
+        walk, remove, remove_directory = gfile.walk, gfile.remove, gfile.rmtree
+    root = directory.rstrip("/")
+    parts = [name.split("/") for name in names]
+    folders = {"/".join(path[:end]) for path in parts for end in range(1, len(path))}
+    for folder, _, files in list(walk(root))[::-1]:
+        inside = folder.rstrip("/").removeprefix(root).strip("/")
+        written = [f for f in files if _is_written(f"{inside}/{f}".lstrip("/"), names)]
+        for file in written:
+            remove(f"{folder.rstrip('/')}/{file}")
+        if _is_written(inside, folders) and not list_names(folder):
+            remove_directory(folder)
+
+
+# Two at once.
+
+
+@contextlib.contextmanager
+def lock(directory: str, what: str) -> Iterator[None]:
+    """Keeps other processes from writing a directory until the end, or the kill.
+
+    The operating system lets the lock go when its process ends, in whatever way. Its
+    file, `LOCK_FILE`, says who has it. Where there can be no lock (a remote directory),
+    a line says so.
+
+    Args:
+        directory: Made if there is none; one that was made here and is still empty at
+            the end is removed.
+        what: What is in it, for messages: "the run", "the data set".
+
+    Raises:
+        UserError: If another process has the lock; names it.
+    """
+    if is_remote(directory):
+        logging.warning("no lock on %s: let no other program write there", directory)
+        yield
+        return
+    was_missing = not os.path.isdir(directory)
+    os.makedirs(directory, exist_ok=True)
+    path = os.path.join(directory, LOCK_FILE)
+    descriptor = _try_lock(path)
+    if descriptor is None:
+        with contextlib.suppress(OSError), open(path, errors="replace") as file:
+            owner = " ".join(file.read().split())
+            raise UserError(
+                f"{what} in {directory} is being written by {owner or 'another'}: wait "
+                "for its end, or give another directory"
+            )
+        raise UserError(f"{what} in {directory} is being written: start again")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if _is_file_of(descriptor, path):
+                os.remove(path)
+        os.close(descriptor)
+        if was_missing:
+            with contextlib.suppress(OSError):  # not empty
+                os.rmdir(directory)
+
+
+def _try_lock(path: str) -> int | None:
+    """Locks a file and writes its owner; None if another process has it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError as error:  # a file system without locks
+            logging.warning("no lock on %s (%s): let no other write", path, error)
+        if _is_file_of(descriptor, path):  # else its last owner has just removed it
+            break
+        os.close(descriptor)
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])[:200]
+    owner = f"process {os.getpid()} on {socket.gethostname()} ({command})\n"
+    os.truncate(descriptor, 0)
+    with contextlib.suppress(OSError):  # on a full disk it stays without a name
+        os.write(descriptor, owner.encode(errors="replace"))
+    return descriptor
+
+
+def _is_file_of(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+# Checkpoints.
+
+
+def for_tensorflow(path: str) -> str:
+    r"""A path by which TensorFlow finds a file whose real path it takes for a pattern.
+
+    `CheckpointManager`, `Checkpoint.save`, `Checkpoint.restore`, `latest_checkpoint`,
+    `list_variables`, `saved_model.load` and the SavedModel loader look for their files
+    by patterns: in `runs/lr[0.01]` they find nothing, in `runs/x[ab]` they remove the
+    files of `runs/xa`, and there is no way to escape. Give them `for_tensorflow(path)`
+    and nothing else; keep `path` itself for messages and for files:
+
+        manager = tf.train.CheckpointManager(state, for_tensorflow(directory), keep)
+        saved = os.path.join(directory, os.path.basename(manager.save(step)))
+        checkpoint.restore(for_tensorflow(saved))
+        tf.saved_model.load(for_tensorflow(directory))
+
+    Other functions (`tf.io.gfile` but `glob`, records, summaries, `saved_model.save`)
+    take every path as it is.
+
+    Args:
+        path: Of a directory, or of a checkpoint without its `.index`. The part up to
+            the last `[ ] * ? \` must be a directory that exists.
+
+    Returns:
+        `path` if it is plain; else one through a symbolic link in a temporary
+        directory, which goes when the process ends.
+
+    Raises:
+        UserError: If a file's own name has such a character.
+    """
+    if is_remote(path) or not _PATTERN.search(path):
+        return path
+    parts = os.path.abspath(path).split("/")
+    end = max(i for i, part in enumerate(parts) if _PATTERN.search(part)) + 1
+    special = "/".join(parts[:end])
+    if not os.path.isdir(special):
+        raise UserError(
+            f"{special} is no directory, and TensorFlow would take its name for a "
+            "pattern: give a name without any of [ ] * ? \\"
+        )
+    return "/".join([_plain_link(special), *parts[end:]])
+
+
+@functools.cache
+def _plain_link(directory: str) -> str:
+    folder = tempfile.mkdtemp(prefix="alexnet-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = os.path.join(folder, "link")
+    os.symlink(directory, link)
+    return link
+
+
+def checkpoint_files(path: str) -> list[str]:
+    """The files of a checkpoint, sorted: `path.data-…` and `path.index`."""
+    directory, name = os.path.split(path)
+    return [
+        os.path.join(directory, file)
+        for file in list_names(directory or ".")
+        if re.fullmatch(re.escape(name) + r"\.(index|data-\d+-of-\d+)", file)
+    ]
+
+
+# What a file system refuses.
+
+
+@contextlib.contextmanager
+def disk_errors(what: str = "") -> Iterator[None]:
+    """Turns what the file system refuses, TensorFlow's errors too, into one line.
+
+    Args:
+        what: Put before the message, such as "--output=/data".
+
+    Raises:
+        UserError: For an error that `explain` knows; others pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = None if isinstance(error, UserError) else explain(error)
+        if line is None:
+            raise
+        raise UserError(f"{what}: {line}" if what else line) from error
+
+
+def explain(error: BaseException) -> str | None:
+    """What the file system refused and what to do, in one line.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        None if it is no error of the file system.
+    """
+    if type(error).__name__ == "OperationalError" and "full" in str(error):
+        return _describe(errno.ENOSPC, "a temporary file")  # SQLite
+    if isinstance(error, OSError) and error.errno:
+        name = os.fsdecode(error.filename) if error.filename else ""
+        return _describe(error.errno, name)
+    tf = sys.modules.get("tensorflow")
+    if not isinstance(error, getattr(tf and tf.errors, "OpError", ())):
+        return None
+    if isinstance(error, tf.errors.UnimplementedError) and "scheme" in error.message:
+        return error.message.splitlines()[0] + ": give a local path"
+    # TensorFlow writes "path; message of the operating system".
+    text = error.message.rsplit("}} ", 1)[-1]
+    for code in _ADVICE:
+        name, found, _ = text.partition(f"; {os.strerror(code)}")
+        if found:
+            return _describe(code, name.splitlines()[-1].split(" ")[-1])
+    return None
+
+
+def _describe(code: int, name: str) -> str:
+    advice = _ADVICE.get(code, "see to it and run the same command again")
+    if code in (*_FULL, *_DENIED) and name:
+        name = f"cannot write {name}" if code in _FULL else f"cannot use {name}"
+    return ": ".join(filter(None, (name, f"{os.strerror(code)}; {advice}")))
+
+
+def _gfile():
+    """TensorFlow's file systems, imported only where a path is remote."""
+    from tensorflow.io import gfile
+
+    return gfile

@@ -1,0 +1,206 @@
+"""SIGINT, SIGTERM, SIGHUP: the first ends a program in order, the second at once.
+
+A program handles them from its first line to its end (`handle`). Before and after its
+work the first one, too, ends it at once. While it works (`working`), the first one
+raises `Interrupted` in the main thread, so that what is half done is tidied up. A
+training loop (`stop_requests`) asks instead, and ends between two steps.
+
+A second one must end a process that is deep in TensorFlow, too, where no handler of
+Python's runs. So a thread reads the numbers that the interpreter writes to a pipe for
+each signal.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_RAISE_AGAIN = 0.05  # seconds after an exception that was lost
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asks the program to end."""
+
+
+def exit_code(signum: int) -> int:
+    """130 after SIGINT, 143 after SIGTERM, which a closed terminal's SIGHUP means."""
+    return 128 + (signal.SIGTERM if signum == signal.SIGHUP else signum)
+
+
+class _Signals:
+    """What signals do in this process, and which came.
+
+    Attributes:
+        received: The numbers of those that came, oldest first.
+        mode: What the first one does: "end", "raise" or "ask".
+        end: Called by the first one in the mode "end", with its number.
+        was_raised: Whether `Interrupted` was raised.
+    """
+
+    def __init__(self):
+        self.received: list[int] = []
+        self.mode = "end"
+        self.end: Callable[[int], None] = lambda signum: None
+        self.was_raised = False
+        self._is_installed = self._is_taken = False
+
+    def install(self) -> Callable[[], None]:
+        """Takes the signals over; returns what gives them back."""
+        if self._is_installed or (
+            threading.current_thread() is not threading.main_thread()
+        ):
+            return lambda: None
+        readable, writable = os.pipe()
+        os.set_blocking(writable, False)
+        old_pipe = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+        old = {signum: signal.signal(signum, self._handle) for signum in _STOPS}
+        old[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._raise)
+        old_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+        threading.Thread(target=self._watch, args=(readable,), daemon=True).start()
+        self._is_installed = True
+
+        def restore() -> None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for signum, handler in old.items():
+                signal.signal(signum, handler)
+            signal.set_wakeup_fd(old_pipe)
+            sys.unraisablehook = old_hook
+            os.close(writable)  # ends the thread
+            self.received, self.was_raised = [], False
+            self._is_installed = self._is_taken = False
+
+        return restore
+
+    def forget(self) -> None:
+        """In a forked child: signals do again what they do by default."""
+        if self._is_installed:
+            signal.set_wakeup_fd(-1)
+            for signum in _STOPS:
+                signal.signal(signum, signal.SIG_DFL)
+
+    def _watch(self, readable: int) -> None:
+        """Ends the process at the second signal, whatever the main thread does."""
+        count = 0
+        while byte := os.read(readable, 1):
+            signum = byte[0]
+            if signum not in _STOPS:
+                continue
+            count += 1
+            if count > 1:
+                os._exit(exit_code(signum))
+            if self.mode == "end" and not self._is_taken:
+                self.end(signum)
+            elif self.mode == "ask":
+                say("stopping after this step; once more to stop at once")
+        os.close(readable)
+
+    def _handle(self, signum, frame) -> None:
+        del frame
+        self.received.append(signum)
+        self._is_taken = self.mode != "end"
+        self._raise()
+
+    def _raise(self, *_) -> None:
+        if self.mode == "raise":
+            self.was_raised = True
+            raise Interrupted
+
+    def _unraisable(self, unraisable) -> None:
+        """Where an exception is lost (in a weak reference's callback): once more."""
+        if isinstance(unraisable.exc_value, Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, _RAISE_AGAIN)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+
+_signals = _Signals()
+os.register_at_fork(after_in_child=_signals.forget)
+
+
+def say(text: str) -> None:
+    """Writes a line to the standard error; safe in a handler, below a progress bar."""
+    start = "\n" if os.isatty(2) else ""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{start}{text}\n".encode(errors="replace"))
+
+
+def handle(end: Callable[[int], None]) -> None:
+    """Takes the signals over until the process ends.
+
+    Args:
+        end: Ends the process when a signal comes before or after its work. Gets the
+            signal's number, in another thread than the main one.
+    """
+    _signals.install()
+    _signals.end = end
+
+
+@contextlib.contextmanager
+def working() -> Iterator[None]:
+    """Inside, the first signal raises `Interrupted` in the main thread."""
+    _signals.mode = "raise"
+    try:
+        yield
+    finally:
+        _signals.mode = "end"
+
+
+def was_raised() -> bool:
+    """Whether a signal interrupted the work, even if the exception became another."""
+    return _signals.was_raised
+
+
+def received() -> int | None:
+    """The number of the first signal that came; None if none did."""
+    return _signals.received[0] if _signals.received else None
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Inside, the first signal raises nothing: the work asks, and ends by itself.
+
+    A second one ends the process at once. It works with and without `handle`.
+
+        with stop_requests() as is_stop_requested:
+            while not is_stop_requested():
+                train_step()
+
+    Yields:
+        Whether a signal has come. Where it was not asked after one came, the signal is
+        raised at the end.
+    """
+    restore, old_mode = _signals.install(), _signals.mode
+    _signals.mode = "ask"
+    was_answered = False
+
+    def is_stop_requested() -> bool:
+        nonlocal was_answered
+        was_answered |= bool(_signals.received)
+        return was_answered
+
+    try:
+        yield is_stop_requested
+    finally:
+        is_late = bool(_signals.received) and not was_answered
+        _signals.mode = old_mode
+        restore()
+    if is_late:
+        raise Interrupted
+
+
+@contextlib.contextmanager
+def starting_processes() -> Iterator[None]:
+    """Inside, new processes are started that leave a terminal's signals to this one.
+
+    Ctrl-C and a closed terminal go to every process of a program. Those started here do
+    not take them; their parent ends them.
+    """
+    blocked = {signal.SIGINT, signal.SIGHUP}
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)

@@ -1,0 +1,158 @@
+"""What train.py does: trains a run to its end, evaluates it and exports it."""
+
+import contextlib
+import dataclasses
+import gc
+import os
+import sys
+import types
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from alexnet_tf.config import Config, flat, resolve
+from alexnet_tf.devices import (
+    check_batch_size,
+    choose_precision,
+    describe,
+    is_chief,
+    make_training_strategy,
+)
+from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.export import export_run
+from alexnet_tf.files import lock
+from alexnet_tf.pipeline.data_set import DataSet, open_data_set
+from alexnet_tf.run import Run
+from alexnet_tf.training.loop import Loop
+from alexnet_tf.training.step import Trainer
+
+
+def train(
+    data_dir: str,
+    model_dir: str,
+    recipe: str = "auto",
+    given: Mapping[str, object] = types.MappingProxyType({}),
+    *,
+    overwrite: bool = False,
+    export: bool = True,
+) -> bool:
+    """Trains a run to its end, evaluates it and exports it.
+
+    Args:
+        data_dir: Directory of the data set.
+        model_dir: Directory of the run; one that was interrupted goes on.
+        recipe: A name in `RECIPES`, or "auto".
+        given: Values by the names of fields of `Recipe` and `Config`. Others are the
+            recipe's or the default; of a run that goes on, what they were.
+        overwrite: Whether to remove an earlier run in `model_dir`.
+        export: Whether to export a SavedModel.
+
+    Returns:
+        Whether training came to its end; False if a signal stopped it.
+
+    Raises:
+        UserError: If something that was asked for is not there, or does not fit.
+    """
+    # First of all: several workers must meet before TensorFlow does anything else.
+    strategy = make_training_strategy(
+        given.get("num_gpus"), given.get("simulate_gpus", 0)
+    )
+    data_set = open_data_set(data_dir)
+    _check_splits(data_set)
+    run = Run(model_dir)
+    with contextlib.ExitStack() as stack:
+        if is_chief(strategy):
+            stack.enter_context(lock(model_dir, "the run"))
+        return _train_run(run, data_set, strategy, recipe, given, overwrite, export)
+
+
+def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> bool:
+    previous = run.read_config() if run.exists() and not overwrite else None
+    config = _complete(resolve(data_set, recipe, given, previous), strategy)
+    check_batch_size(config.recipe.global_batch_size, strategy)
+    run.start(config, overwrite, write=is_chief(strategy))
+    _log_configuration(config, strategy)
+    if config.deterministic:
+        keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+    if config.profiler_port:
+        tf.profiler.experimental.server.start(config.profiler_port)
+    if not _train(config, data_set, strategy, run):
+        logging.info("checkpoint saved; the same command goes on from there")
+        return False
+    if is_chief(strategy):
+        _finish(run, config, export)
+    return True
+
+
+def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
+    """Puts in what the machine decides."""
+    precision = config.precision
+    if precision == "auto":
+        precision = choose_precision(strategy)
+    num_gpus = len(tf.config.get_visible_devices("GPU"))
+    return dataclasses.replace(config, precision=precision, num_gpus=num_gpus)
+
+
+def _train(config, data_set, strategy, run) -> bool:
+    try:
+        return Loop(Trainer(config, data_set, strategy), run).run()
+    except (tf.errors.UnavailableError, tf.errors.AbortedError):
+        raise UserError(
+            "another worker was lost: start the same command again on all workers; it "
+            "goes on from the last checkpoint"
+        ) from None
+    finally:
+        gc.collect()  # the weights and their velocities, before they are loaded again
+
+
+def _check_splits(data_set: DataSet) -> None:
+    for split in ("train", "validation"):
+        if not data_set.splits.get(split) or not data_set.splits[split].num_examples:
+            raise UserError(
+                f"no {split} images in {data_set.data_dir}: it has the splits "
+                + (", ".join(data_set.splits) or "none")
+            )
+
+
+def _log_configuration(config: Config, strategy: tf.distribute.Strategy) -> None:
+    logging.info(
+        "recipe %s for %s training images of %d classes, on %s, %s",
+        config.recipe.name,
+        f"{config.num_train_examples:,}",
+        len(config.class_names),
+        describe(strategy, config.simulate_gpus),
+        config.precision,
+    )
+    values = flat(config)
+    for name in config.given:
+        logging.info("  %s %s (given)", name, values[name])
+
+
+def _finish(run: Run, config: Config, export: bool) -> None:
+    """Evaluates and exports a run that has ended, and says what to do next."""
+    batch_size = config.recipe.global_batch_size
+    result = evaluate_run(run.model_dir, global_batch_size=batch_size)
+    lines = [
+        "",
+        f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "
+        f"images (always answering the largest class: {result.largest_class:.1%}).",
+        f"The run is in {run.model_dir}",
+    ]
+    if export:
+        export_run(run.model_dir)
+        lines.append(f"The SavedModel is in {run.saved_model_dir}")
+    programs = os.path.relpath(os.path.dirname(sys.executable)) + os.sep
+    if programs.startswith(".."):  # not this project's .venv
+        programs = ""
+    lines += [
+        "Next:",
+        f"  {programs}tensorboard --logdir={run.model_dir}",
+        f"  {programs}python eval.py --model_dir={run.model_dir} --views=10",
+        f"  {programs}python train.py --data_dir=DIR    ({programs}python -m "
+        "data.prepare makes DIR of your own pictures)",
+    ]
+    print("\n".join(lines))

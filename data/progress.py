@@ -1,0 +1,113 @@
+"""What prepare and check both tell: progress, counts by class, exact duplicates."""
+
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import tqdm
+
+# The copies of a picture, by the hash of its content.
+_COPIES = """
+    FROM pictures WHERE digest IN
+    (SELECT digest FROM pictures GROUP BY digest HAVING COUNT(*) > 1)
+"""
+
+
+def progress_bar(items: Iterable | None, total: int | None, unit: str) -> tqdm.tqdm:
+    """Shows the number, the rate and the time left; seldom where it fills a log."""
+    seconds = 0.2 if sys.stderr.isatty() else 30
+    return tqdm.tqdm(items, total=total, unit=f" {unit}", mininterval=seconds)
+
+
+def describe_counts(class_names: Sequence[str], counts: Sequence[int]) -> str:
+    """Returns the pictures by class in words, the range only of many classes."""
+    if len(counts) <= 20:
+        pairs = zip(class_names, counts, strict=True)
+        return ", ".join(f"{name} {n:,}" for name, n in pairs)
+    empty = f", {counts.count(0)} of them empty" if 0 in counts else ""
+    return f"{len(counts)} classes of {min(counts):,} to {max(counts):,}{empty}"
+
+
+def find_gaps(
+    class_names: Sequence[str], counts: Mapping[str, Sequence[int]]
+) -> list[str]:
+    """Returns what stands in the way of training on a data set, a line each.
+
+    Args:
+        class_names: All of them.
+        counts: Pictures of each class, by split.
+    """
+    if not any(counts.get("train", ())):
+        return []  # for evaluation alone
+    gaps = []
+    if not any(counts.get("validation", ())):
+        gaps.append("there is no picture for validation, and training needs some")
+    if sum(map(bool, counts["train"])) == 1:
+        gaps.append("train has pictures of one class only: there is nothing to learn")
+    for split in ("train", "validation"):
+        missing = [
+            name
+            for name, number in zip(class_names, counts.get(split, ()), strict=False)
+            if not number
+        ]
+        if 0 < len(missing) < len(class_names):
+            more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+            names = ", ".join(missing[:3])
+            gaps.append(f"{split} has no picture of {names}{more}")
+    return gaps
+
+
+class Duplicates:
+    """Finds pictures with equal content; its memory does not grow with their number."""
+
+    def __init__(self):
+        self._pictures = sqlite3.connect("")  # a temporary file, gone with the process
+        self._pictures.execute("PRAGMA journal_mode = OFF")
+        self._pictures.execute("CREATE TABLE pictures (digest, split, label, name)")
+
+    def add(self, digest: bytes | int, split: str, label: int, name: str) -> None:
+        """Adds a picture.
+
+        Args:
+            digest: Equal for equal pictures only.
+            split: Its split.
+            label: Its label.
+            name: Of the picture.
+        """
+        row = (digest, split, label, name)
+        self._pictures.execute("INSERT INTO pictures VALUES (?, ?, ?, ?)", row)
+
+    def rows(self) -> Iterator[tuple[str, str, int, str]]:
+        """Yields (digest, split, label, name) of all pictures that are not unique."""
+        return self._pictures.execute(
+            f"SELECT lower(hex(digest)), split, label, name {_COPIES} "
+            "ORDER BY digest, split, name"
+        )
+
+    def shared(self) -> list[tuple[str, str, int]]:
+        """Returns (split, other split, number of pictures that are in both)."""
+        return self._pictures.execute(
+            "SELECT a.split, b.split, COUNT(DISTINCT a.digest) FROM pictures AS a "
+            "JOIN pictures AS b ON a.digest = b.digest AND a.split < b.split "
+            "GROUP BY a.split, b.split"
+        ).fetchall()
+
+    def repeated_name(self) -> str | None:
+        """Returns a name that two pictures of one split have, if any."""
+        row = self._pictures.execute(
+            "SELECT name FROM pictures GROUP BY split, name HAVING COUNT(*) > 1 LIMIT 1"
+        ).fetchone()
+        return row and row[0]
+
+    def describe(self) -> str:
+        """Returns one line on the duplicates; "" where there are none."""
+        copies, pictures, across = self._pictures.execute(
+            "SELECT SUM(n), COUNT(*), SUM(splits > 1) FROM (SELECT COUNT(*) AS n, "
+            f"COUNT(DISTINCT split) AS splits {_COPIES} GROUP BY digest)"
+        ).fetchone()
+        if not pictures:
+            return ""
+        return (
+            f"exact duplicates: {copies - pictures:,} more copies of {pictures:,} "
+            f"pictures, {across:,} of them in several splits"
+        )

@@ -1,0 +1,35 @@
+"""What tests share."""
+
+import dataclasses
+
+import numpy as np
+
+from alexnet_tf.config import Config, resolve
+from alexnet_tf.devices import make_strategy
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.training.step import Trainer
+
+SMALL = {"width": 0.1, "global_batch_size": 32, "precision": "float32"}
+
+
+def make_config(data_set, recipe="auto", **given) -> Config:
+    """The configuration of a small network on a data set, or on its directory."""
+    if isinstance(data_set, str):
+        data_set = open_data_set(data_set)
+    return resolve(data_set, recipe, SMALL | given)
+
+
+def make_trainer(data_dir, replicas=1, recipe="auto", **given) -> Trainer:
+    """A small network in training, on simulated replicas."""
+    config = make_config(data_dir, recipe, **given)
+    config = dataclasses.replace(config, simulate_gpus=replicas)
+    strategy = make_strategy(simulate_gpus=replicas)
+    return Trainer(config, open_data_set(data_dir), strategy)
+
+
+def largest_difference(first, second) -> float:
+    """Between the values of two lists of arrays."""
+    return max(
+        np.abs(np.asarray(a) - np.asarray(b)).max()
+        for a, b in zip(first, second, strict=True)
+    )

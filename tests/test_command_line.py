@@ -1,0 +1,548 @@
+"""What the scripts share: flags, one line for every end, signals."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from alexnet_tf import command_line, signals
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+START = """
+'''Tries things.'''
+import dataclasses, gc, os, sys, time, weakref
+from alexnet_tf import command_line, signals
+from alexnet_tf.command_line import flags
+from alexnet_tf.errors import UserError
+
+@dataclasses.dataclass
+class Recipe:
+    name: str = "paper"
+    momentum: float = dataclasses.field(
+        default=0.9, metadata={"help": "Of the rule.", "upper_bound": 1}
+    )
+    groups: int | None = dataclasses.field(
+        default=2, metadata={"help": "Towers.", "choices": (1, 2)}
+    )
+    lrn_bias: float = dataclasses.field(
+        default=2.0, metadata={"help": "k.", "expert": True}
+    )
+
+def define_flags():
+    command_line.define_path("data_dir", None, "Data.", exists=True)
+    command_line.define_path("model_dir", "runs/x", "Run.")
+    flags.DEFINE_integer("num_epochs", 3, "Epochs.", lower_bound=1)
+    flags.DEFINE_integer("global_batch_size", 128, "Pictures.")
+    flags.DEFINE_float("learning_rate", 0.1, "Rate.")
+    flags.DEFINE_enum("color", "pca", ["pca", "none"], "Colour.")
+    command_line.define_flags_from(Recipe)
+
+def ready():
+    print("ready", flush=True)
+
+"""
+END = "\ncommand_line.run(main, define_flags, tensorflow=False)\n"
+FAST = "def main(values):\n    print('did it')\n"
+
+
+class Program:
+    """A script in a file, to be run as people run ours."""
+
+    def __init__(self, tmp_path):
+        self.path = tmp_path / "program.py"
+        self._environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(tmp_path),
+            "COLUMNS": "80",
+        }
+
+    def start(self, code, *arguments, end=END, **environment):
+        """Starts it, to end with `end`."""
+        self.path.write_text(START.lstrip() + code + end)
+        return subprocess.Popen(
+            [sys.executable, str(self.path), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="surrogateescape",
+            cwd=self.path.parent,
+            env=self._environment | environment,
+        )
+
+    def run(self, code, *arguments, **options):
+        """Returns its exit code, output and errors."""
+        process = self.start(code, *arguments, **options)
+        output, errors = process.communicate(timeout=60)
+        return process.returncode, output, errors
+
+
+@pytest.fixture
+def program(tmp_path):
+    return Program(tmp_path)
+
+
+# Flags of dataclasses.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A field of every kind that can be a flag."""
+
+    class_names: tuple[str, ...] = ()  # no help: no flag
+    epochs: float = dataclasses.field(
+        default=90, metadata={"help": "Epochs.", "lower_bound": 0, "upper_bound": 1000}
+    )
+    groups: int = dataclasses.field(
+        default=2, metadata={"help": "Towers.", "choices": (1, 2)}
+    )
+    color: str = dataclasses.field(
+        default="pca", metadata={"help": "Colour.", "choices": ("pca", "none")}
+    )
+    lrn: bool = dataclasses.field(default=True, metadata={"help": "Normalise."})
+    drops: tuple[float, ...] = dataclasses.field(
+        default=(25, 51), metadata={"help": "Epochs.", "lower_bound": 1}
+    )
+    steps: int | None = dataclasses.field(
+        default=None, metadata={"help": "Steps.", "lower_bound": 1, "expert": True}
+    )
+    until: float | None = dataclasses.field(default=67, metadata={"help": "Epoch."})
+
+
+def parse(*arguments, dataclass=Settings, monkeypatch=None):
+    """What the flags of a dataclass give for some arguments."""
+    values = flags.FlagValues()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "DEFINE", in_values(flags.DEFINE, values))
+        patch.setattr(flags, "DEFINE_boolean", in_values(flags.DEFINE_boolean, values))
+        command_line.define_flags_from(dataclass)
+    values(["program", *arguments])
+    return command_line.given_flags(values, dataclass)
+
+
+def in_values(define, values):
+    return lambda *args, **kwargs: define(*args, **kwargs, flag_values=values)
+
+
+def test_only_what_was_given_counts():
+    assert parse() == {}
+    given = parse("--epochs=2.5", "--groups=1", "--nolrn", "--drops=20, 40")
+    assert given == {"epochs": 2.5, "groups": 1, "lrn": False, "drops": (20.0, 40.0)}
+    assert isinstance(given["groups"], int)
+    assert dataclasses.replace(Settings(), **given).drops == (20, 40)
+    # What is given as the default is given, too.
+    assert parse("--epochs=90", "--lrn", "--color=none") == {
+        "epochs": 90.0,
+        "lrn": True,
+        "color": "none",
+    }
+
+
+def test_none_is_a_value_where_it_may_be():
+    assert parse("--steps=none", "--until=None") == {"steps": None, "until": None}
+    assert parse("--steps=7") == {"steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--epochs=x", "--epochs=x: must be a number from 0 to 1000"),
+        ("--epochs=-1", "must be a number from 0 to 1000"),
+        ("--epochs=1001", "must be a number from 0 to 1000"),
+        ("--epochs=nan", "must be a number from 0 to 1000"),
+        ("--until=inf", "must be a number, or none"),
+        ("--epochs=none", "must be a number from 0 to 1000"),
+        ("--groups=3", "must be 1 or 2"),
+        ("--groups=1.5", "must be 1 or 2"),
+        ("--color=red", "must be pca or none"),
+        ("--steps=0", "must be a whole number of at least 1, or none"),
+        ("--steps=1.5", "must be a whole number of at least 1, or none"),
+        ("--drops=20,0.5", "must be a number or several with commas of at least 1"),
+        ("--drops=20,", "must be a number or several with commas"),
+        ("--lrn=perhaps", "boolean"),
+        ("--class_names=a", "class_names"),
+    ],
+)
+def test_bad_values(argument, message):
+    with pytest.raises(flags.Error, match=re.escape(message)):
+        parse(argument)
+
+
+def test_help_shows_what_people_use(program):
+    code, output, errors = program.run(FAST, "--help", "--no_such_flag")
+    assert (code, errors) == (0, "")
+    assert output.startswith("Tries things.\n")
+    assert output.index("--data_dir=PATH") < output.index("--num_epochs=N")
+    assert "Of the rule. Default: 0.9. (a number of at most 1)" in output
+    assert "Epochs. (a positive integer) Default: 3." in " ".join(output.split())
+    assert "--color=pca|none\n      Colour. Default: pca.\n" in output
+    assert "--groups=1|2\n      Towers. Default: 2.\n" in output
+    assert "--lrn_bias" not in output
+    assert "and 1 more for experts: --helpfull" in output
+    assert max(map(len, output.splitlines())) < 80
+    _, output, _ = program.run(FAST, "--helpfull")
+    assert "--lrn_bias=X\n      k. Default: 2. (a number)" in output
+    assert "experts" not in output
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ("--epochs=3", "there is no flag --epochs: did you mean --num_epochs?"),
+        ("--lr=3", "there is no flag --lr: did you mean --learning_rate?"),
+        ("--batch_size=3", "did you mean --global_batch_size?"),
+        ("--learning_rat=3", "did you mean --learning_rate?"),
+        ("--saved_model=x", "did you mean --model_dir?"),
+        ("--xyzzy", "there is no flag --xyzzy\n"),
+        ("--num_epochs=0", "--num_epochs"),
+        ("--momentum=2", "flag --momentum=2: must be a number of at most 1"),
+        ("picture.jpg", "unexpected argument 'picture.jpg'"),
+    ],
+)
+def test_mistyped_flags(program, argument, hint):
+    code, output, errors = program.run(FAST, argument)
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: ")
+    assert hint in errors
+    assert len(errors.splitlines()) == 2
+    assert errors.splitlines()[1].endswith("program.py --help")
+
+
+# Paths.
+
+
+def test_paths_are_expanded_everywhere(program, tmp_path):
+    (tmp_path / "home" / "my data[1]").mkdir(parents=True)
+    code = """
+def main(values):
+    print(values.data_dir, values.model_dir)
+"""
+    home = {"HOME": str(tmp_path / "home")}
+    arguments = "--data_dir=~/my data[1]", "--model_dir", "file:///x/y"
+    _, output, _ = program.run(code, *arguments, **home)
+    assert output == f"{tmp_path}/home/my data[1] /x/y\n"
+    _, output, _ = program.run(code, "--model_dir=~", **home)
+    assert output == f"None {tmp_path}/home\n"
+    _, output, _ = program.run(code, "--model_dir=gs://bucket/run", **home)
+    assert output == "None gs://bucket/run\n"
+    mistakes = {
+        "--data_dir=~/my data1": "there is no .*; did you mean .*/home/my data\\[1\\]?",
+        "--data_dir=": "is no path",
+        "--model_dir=~nobody_at_all/x": "there is no such user",
+        "--model_dir=gs://b/x*": "give a remote path without",
+        "--model_dir=" + os.fsdecode(b"\xff"): "only names in UTF-8",
+    }
+    for argument, message in mistakes.items():
+        code_, _, errors = program.run(code, argument, **home)
+        assert code_ == 2
+        assert re.search(message, errors)
+        assert len(errors.splitlines()) == 2
+
+
+def test_printed_commands_can_be_pasted(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = ["python", "predict.py", "--saved_model=a b[1];'$x", "~/x y.jpg"]
+    assert shlex.split(command_line.command(*words)) == words
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    line = command_line.command("python", "train.py", "--data_dir=x")
+    assert line == ".venv/bin/python train.py --data_dir=x"
+
+
+# One line for every end.
+
+
+def test_user_errors_and_disks(program):
+    for raised, line in {
+        "UserError('give another')": "error: give another\n",
+        "OSError(28, 'x', '/d/y')": "error: cannot write /d/y: No space left on device;"
+        " free some space and run the same command again\n",
+        "flags.Error('needs --x')": "error: needs --x\nsee: ",
+    }.items():
+        code, _, errors = program.run(f"def main(values):\n    raise {raised}\n")
+        assert code == (2 if "flags" in raised else 1)
+        assert errors.startswith(line)
+        assert "Traceback" not in errors
+    user_error = "def main(values):\n    raise UserError('x')\n"
+    assert "Traceback" in program.run(user_error, "--verbosity=1")[2]
+
+
+def test_unforeseen_error_is_one_line_and_a_file(program, tmp_path):
+    failing = "def main(values):\n    {}['lost\\nkey']\n"
+    code, _, errors = program.run(failing, "--num_epochs=7")
+    assert code == 1
+    assert len(errors.splitlines()) == 1
+    path = re.search(r"\(its traceback is in (.*)\)$", errors.strip())[1]
+    assert errors.startswith("error: KeyError: ")
+    text = pathlib.Path(path).read_text()
+    assert "in main" in text
+    assert "--num_epochs=7" in text
+    assert pathlib.Path(path).parent == tmp_path
+    code, _, errors = program.run(failing, "--verbosity=1")
+    assert code == 1
+    assert "Traceback" in errors
+
+
+def test_closed_pipe_is_quiet(program):
+    process = program.start(
+        "def main(values):\n    ready()\n    time.sleep(.1)\n    print('x' * 10**6)\n"
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""
+
+
+def test_without_the_packages():
+    """As with the system's Python: one line that says what to install."""
+    scripts = "train.py", "eval.py", "predict.py", "export.py", "data/prepare.py"
+    for script in scripts:
+        ended = subprocess.run(
+            [sys.executable, "-S", script],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert ended.returncode == 1
+        assert len(ended.stderr.splitlines()) == 1
+        assert "pip install -r requirements.txt" in ended.stderr
+
+
+def test_environment_of_keras(program, tmp_path):
+    """What would make another network, or none, of ours."""
+    (tmp_path / "keras.json").write_text(
+        '{"floatx": "float16", "image_data_format": "channels_first", '
+        '"epsilon": 0.5, "backend": "torch"}'
+    )
+    code = """
+def main(values):
+    import keras, tensorflow as tf
+    c = keras.config
+    print(c.backend(), c.floatx(), c.image_data_format(), c.epsilon())
+    print(tf.keras is not None, os.environ.get("TF_CONFIG"))
+    print(keras.layers.Conv2D(3, 3)(tf.zeros((1, 9, 8, 2))).shape)
+"""
+    code, output, errors = program.run(
+        code,
+        end=END.replace(", tensorflow=False", ""),
+        KERAS_BACKEND="jax",
+        KERAS_HOME=str(tmp_path),
+        TF_USE_LEGACY_KERAS="1",
+        TF_CONFIG="",
+    )
+    assert code == 0, errors
+    assert output.splitlines() == [
+        "tensorflow float32 channels_last 1e-07",
+        "True None",
+        "(1, 7, 6, 3)",
+    ]
+    lines = errors.splitlines()
+    assert lines[0].startswith("KERAS_BACKEND=jax is not used")
+    assert lines[1] == "starting TensorFlow"
+    assert len(lines) == 2
+
+
+# Signals.
+
+STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+WORKING = """
+from alexnet_tf import files
+def main(values):
+    with files.replacing("out") as temporary:
+        os.mkdir(temporary)
+        ready()
+        while True:
+            time.sleep(60)
+"""
+STUCK = """
+def main(values):
+    try:
+        ready()
+        time.sleep(60)
+    finally:
+        print("tidying", flush=True)
+        time.sleep(60)
+"""
+# Deep in a library that holds the interpreter's attention: no handler of Python's runs.
+DEEP = """
+import ctypes
+def main(values):
+    sleep = ctypes.CDLL(None).sleep
+    ready()
+    while True:
+        sleep(2)
+        break
+    time.sleep(60)
+"""
+STARTING = """
+def main(values):
+    pass
+class Slow:
+    def __init__(self, *_):
+        try:
+            ready()
+            time.sleep(60)
+        except BaseException:  # as the import of a library may do
+            time.sleep(60)
+"""
+ASKING = """
+def main(values):
+    with signals.stop_requests() as is_stop_requested:
+        ready()
+        steps = 0
+        while not is_stop_requested():
+            time.sleep(0.01)
+            steps += 1
+        print("saved", flush=True)
+    return 75
+"""
+LATE = """
+def main(values):
+    with signals.stop_requests():
+        ready()
+        time.sleep(0.3)  # the last step; a signal comes, and nobody asks any more
+    print("evaluating", flush=True)
+    time.sleep(60)
+"""
+LOST = """
+class Thing:
+    pass
+def main(values):
+    def callback(_):
+        ready()
+        deadline = time.time() + 60
+        while time.time() < deadline:
+            pass
+    thing = Thing()
+    reference = weakref.ref(thing, callback)
+    del thing  # an exception in the callback is printed and ignored
+    print("went on", flush=True)
+    time.sleep(60)
+"""
+
+
+def stop(process, *signums):
+    assert process.stdout.readline() == "ready\n"
+    for signum in signums:
+        process.send_signal(signum)
+        if len(signums) > 1:
+            assert process.stdout.readline() == "tidying\n" or signum == signums[-1]
+    output, errors = process.communicate(timeout=30)
+    assert "Traceback" not in errors
+    return process.returncode, output, errors
+
+
+@pytest.mark.parametrize(("signum", "code"), STOPS)
+def test_one_signal_ends_a_program(program, tmp_path, signum, code):
+    ended = stop(program.start(WORKING), signum)
+    assert ended == (code, "", "interrupted\n")
+    assert os.listdir(tmp_path) == ["program.py"]
+
+
+def test_documented_code_of_a_training(program):
+    said = "interrupted; run the same command again to go on\n"
+    end = "\ncommand_line.run(main, define_flags, interrupted=75, tensorflow=False)\n"
+    for signum, _ in STOPS:
+        assert stop(program.start(WORKING, end=end), signum) == (75, "", said)
+
+
+def test_signal_while_a_program_starts(program):
+    """A library that swallows exceptions while it is imported does not swallow it."""
+    end = "\ncommand_line.run(main, define_flags, Slow, tensorflow=False)\n"
+    for signum, code in STOPS[:2]:
+        assert stop(program.start(STARTING, end=end), signum) == (
+            code,
+            "",
+            "interrupted\n",
+        )
+
+
+@pytest.mark.parametrize(("signum", "code"), STOPS)
+def test_second_signal_ends_it_at_once(program, signum, code):
+    assert stop(program.start(STUCK), signal.SIGINT, signum) == (code, "", "")
+
+
+def test_two_signals_in_a_library(program):
+    process = program.start(DEEP.replace("sleep(2)", "sleep(60)"))
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) in (130, 143)
+
+
+def test_exception_that_is_lost_is_raised_again(program):
+    ended = stop(program.start(LOST), signal.SIGINT)
+    assert ended in [(130, text, "interrupted\n") for text in ("went on\n", "")]
+
+
+def test_training_asks(program):
+    for signum, _ in STOPS:
+        code, output, errors = stop(program.start(ASKING), signum)
+        assert (code, output) == (75, "saved\n")
+        assert errors == "stopping after this step; once more to stop at once\n"
+
+
+def test_signal_that_nobody_asked_about_is_not_lost(program):
+    code, output, errors = stop(program.start(LATE), signal.SIGTERM)
+    assert (code, output) == (143, "")
+    assert errors.endswith("interrupted\n")
+
+
+def test_stop_requests_without_a_program():
+    """As a notebook or a test uses them: handlers are as before afterwards."""
+    before = [signal.getsignal(signum) for signum, _ in STOPS]
+    for signum, _ in STOPS:
+        with signals.stop_requests() as is_stop_requested:
+            assert not is_stop_requested()
+            signal.raise_signal(signum)
+            assert is_stop_requested()
+    with pytest.raises(KeyboardInterrupt), signals.stop_requests():
+        signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(signum) for signum, _ in STOPS] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_forked_children_have_their_own_signals(program):
+    """A pool that ends its forked workers is not told to end itself."""
+    code = """
+def main(values):
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    time.sleep(0.1)
+    os.kill(child, 15)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    ready()
+    time.sleep(60)
+"""
+    process = program.start(code)
+    assert process.stdout.readline() == "-15\n"
+    assert stop(process, signal.SIGINT) == (130, "", "interrupted\n")
+
+
+def test_workers_leave_ctrl_c_to_their_parent(program):
+    """Ctrl-C goes to every process of a terminal; only the parent says something."""
+    code = """
+import subprocess
+def main(values):
+    with signals.starting_processes():
+        worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(worker.pid, flush=True)
+    ready()
+    try:
+        worker.wait()
+    finally:
+        print(worker.poll(), flush=True)
+        worker.kill()
+"""
+    process = program.start(code)
+    worker = int(process.stdout.readline())
+    os.kill(worker, signal.SIGINT)
+    os.kill(worker, signal.SIGHUP)
+    assert stop(process, signal.SIGINT) == (130, "None\n", "interrupted\n")

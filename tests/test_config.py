@@ -1,0 +1,171 @@
+"""What a run is, and that it stays so when recipes change."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import SMALL, largest_difference, make_config
+
+from alexnet_tf.config import Config, from_json, resolve
+from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.export import export_run
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.recipes import RECIPES, Recipe
+from alexnet_tf.run import Run
+from alexnet_tf.training.command import train
+
+
+def test_what_is_given_wins_over_the_recipe(data_dir):
+    config = resolve(open_data_set(data_dir), given={"momentum": 0.8, "width": 0.5})
+    assert config.recipe == dataclasses.replace(RECIPES["small"], momentum=0.8)
+    assert config.width == 0.5
+    assert config.given == ("momentum", "width")
+    with pytest.raises(UserError, match="no setting 'momentun'"):
+        resolve(open_data_set(data_dir), given={"momentun": 0.8})
+
+
+def test_large_data_sets_and_large_batches(data_dir):
+    data_set = open_data_set(data_dir)
+    given = {"optimizer": "lars", "global_batch_size": 1024, "scale_lr": True}
+    config = resolve(data_set, "paper", given)
+    assert config.recipe.initial_rate == pytest.approx(0.08)
+    assert (config.recipe.lr_schedule, config.recipe.warmup_epochs) == ("poly", 5.0)
+    large = dataclasses.replace(data_set.splits["train"], shard_lengths=(100_000,))
+    many = dataclasses.replace(data_set, splits=data_set.splits | {"train": large})
+    assert resolve(many).recipe.name == "paper"
+
+
+def test_epochs_and_steps(data_dir):
+    config = make_config(data_dir, num_epochs=2.5)  # 150 images, 32 a step
+    assert config.last_step == 12
+    assert config.epoch(12) == 12 * 32 / 150
+    assert config.first_step_of(1) == 5
+    assert make_config(data_dir, train_steps=7).last_step == 7
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_configuration_comes_back_from_json(data_dir, recipe):
+    config = make_config(data_dir, recipe, lr_drop_epochs=(1.0, 2.5))
+    read = from_json(Config, json.loads(json.dumps(dataclasses.asdict(config))))
+    assert read == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("width"), "width is missing"),
+        (lambda c: c.update(depth=3), "depth is unknown"),
+        (lambda c: c.update(width="wide"), "width is 'wide'"),
+        (lambda c: c["recipe"].update(lrn=1), "lrn is 1"),
+        (lambda c: c.update(recipe="small"), "expected an object, found 'small'"),
+        (lambda c: c.update(class_names=["a", 2]), "class_names is 2"),
+        (lambda c: c.update(seed=True), "seed is True"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line(data_dir, tmp_path, change, message):
+    run = Run(str(tmp_path))
+    run.write_config(make_config(data_dir))
+    values = json.loads((tmp_path / "config.json").read_text())
+    change(values)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"not a configuration of this .*{message}"):
+        run.read_config()
+    for text in ("[]", "{", "\x00"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="not a configuration of this version"):
+            run.read_config()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"width": 0.2}, "width 0.1, now 0.2"),
+        ({"recipe": "original"}, "recipe small, now original"),
+        ({"groups": 1}, "groups 2, now 1"),
+        ({"dropout": "inverted"}, "dropout mask, now inverted"),
+        ({"lrn_bias": 1.0}, "lrn_bias 2.0, now 1.0"),
+        ({"precision": "mixed_bfloat16"}, "precision float32, now mixed_bfloat16"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_network(data_dir, tmp_path, given, message):
+    run = Run(str(tmp_path / "run"))
+    run.start(make_config(data_dir))
+    with pytest.raises(UserError, match=message):
+        run.start(make_config(data_dir, **given))
+    run.start(make_config(data_dir, **given), overwrite=True)
+
+
+def test_a_run_does_not_go_on_with_other_classes(data_dir, tmp_path):
+    data_set = open_data_set(data_dir)
+    run = Run(str(tmp_path / "run"))
+    run.start(make_config(data_set))
+    other = dataclasses.replace(data_set, class_names=("cat", "dog", "bee", "ant"))
+    message = r"class_names 3 \(blue, green, red\), now 4 \(cat, dog, bee, …\)"
+    with pytest.raises(UserError, match=message):
+        run.start(make_config(other))
+
+
+def test_what_may_change_is_taken_and_logged(data_dir, tmp_path, caplog):
+    run = Run(str(tmp_path / "run"))
+    run.start(make_config(data_dir))
+    with caplog.at_level("INFO", logger="absl"):
+        run.start(make_config(data_dir, learning_rate=0.5, num_epochs=3.0))
+    assert "learning_rate 0.005 → 0.5" in caplog.text
+    assert run.read_config().recipe.learning_rate == 0.5
+
+
+def test_a_run_is_what_its_config_says_when_recipes_change(
+    data_dir, tmp_path, monkeypatch
+):
+    """Evaluation, export and resume do not look up the recipe by its name."""
+    given = SMALL | {"lr_schedule": "constant", "train_steps": 8}
+    whole, half = str(tmp_path / "whole"), str(tmp_path / "half")
+    assert train(data_dir, whole, given=given, export=False)
+    expected = evaluate_run(whole).cross_entropy
+    assert train(data_dir, half, given=given | {"train_steps": 6}, export=False)
+    changed = dataclasses.replace(
+        RECIPES["small"],
+        lrn_bias=1.0,
+        lrn_alpha=0.1,
+        image_size=227,
+        conv1_padding=(0, 0),
+        dropout="inverted",
+        momentum=0.5,
+    )
+    monkeypatch.setitem(RECIPES, "small", changed)
+    assert evaluate_run(whole).cross_entropy == expected
+    exported = export_run(whole)
+    answer = tf.saved_model.load(exported).signatures["images"]
+    model, config, _ = Run(whole).load_model()
+    assert config.recipe.lrn_bias == model.get_layer("lrn1").bias == 2.0
+    images = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    probabilities = tf.nn.softmax(model(images[:, 16:240, 16:240]))
+    np.testing.assert_allclose(
+        np.sort(answer(images=tf.constant(images))["probabilities"]),
+        np.sort(probabilities),
+        atol=1e-5,
+    )
+    assert train(data_dir, half, given={"train_steps": 8}, export=False)
+    resumed, _, _ = Run(half).load_model()
+    assert largest_difference(resumed.weights, model.weights) == 0
+
+
+def test_every_number_of_a_recipe_is_a_setting():
+    for field in dataclasses.fields(Recipe):
+        assert field.name == "name" or field.metadata["help"]
+
+
+def test_another_networks_checkpoint_is_refused(data_dir, tmp_path):
+    run = Run(str(tmp_path))
+    run.write_config(make_config(data_dir))
+    path = tf.train.Checkpoint(step=tf.Variable(1)).write(
+        str(tmp_path / "checkpoints" / "ckpt-1")
+    )
+    with pytest.raises(UserError, match="cannot be read as a checkpoint of the net"):
+        run.load_model()
+    with pytest.raises(UserError, match="no checkpoint 'nowhere'"):
+        run.load_model("nowhere")
+    assert path
