@@ -5,8 +5,8 @@ import dataclasses
 import importlib
 import json
 import os
-import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -14,17 +14,17 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from alexnet_tf import files
 from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.layers import LocalResponseNormalization
-from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.pipeline.pictures import (
     Fitting,
     decode_pictures,
     fit_images,
     map_each,
 )
-from alexnet_tf.run import Run, checkpoint_sha256, library_versions
+from alexnet_tf.run import EXPORT_FILES, Run, checkpoint_sha256, library_versions
 
 MAX_BATCH_SIZE = 64  # pictures in a request
 WARM_UP_BATCH_SIZES = (1, 8, 32)
@@ -61,40 +61,32 @@ def export_run(
     """
     run = Run(model_dir)
     output = (output or os.path.join(model_dir, format)).rstrip("/")
-    if os.path.exists(output) and not _is_export(output):
+    files.check_output(output, [run.checkpoint_dir], what="--output")
+    if files.list_names(output) and not _is_export(output):
         raise UserError(f"--output={output} exists and is no export: give a new one")
-    if format == "onnx":
-        _import("tf2onnx"), _import("onnxruntime")  # before the work begins
+    if format != "saved_model":
+        files.local_only(output, f"the output of --format={format}")
+    if format == "onnx":  # before the work begins
+        _import("tf2onnx")
+        _import("onnxruntime")
     model, config, path = run.load_model(checkpoint)
-    fitting = Fitting(
-        config.fit,
-        config.stored_size or RESIZED,
-        model.input_shape[1],
-    )
-    unfinished = output + ".incomplete"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    fitting = Fitting(config.fit, config.stored_size, model.input_shape[1])
+    card = _model_card(run, config, path, fitting)
+    with files.replacing(output, EXPORT_FILES) as unfinished:
         if format == "saved_model":
             export_model(model, config.class_names, unfinished, fitting, top_k)
             check_export(model, unfinished, fitting)
         else:
             export_network(model, config.class_names, unfinished, format)
             check_network(model, unfinished, format)
-        card = _model_card(run, config, path, fitting)
-        with open(os.path.join(unfinished, CARD_FILE), "w") as file:
+        with tf.io.gfile.GFile(os.path.join(unfinished, CARD_FILE), "w") as file:
             json.dump(card, file, indent=1)
-        shutil.rmtree(output, ignore_errors=True)
-        os.replace(unfinished, output)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return output
 
 
 def _is_export(directory: str) -> bool:
-    return tf.saved_model.contains_saved_model(directory) or any(
-        os.path.exists(os.path.join(directory, name))
-        for name in (LITERT_FILE, ONNX_FILE)
-    )
+    kept = {"saved_model.pb", LITERT_FILE, ONNX_FILE}
+    return bool(kept & set(files.list_names(directory)))
 
 
 def export_model(
@@ -247,7 +239,7 @@ def _write_warm_up_requests(
         "images": (128, (size, size, 3)),
     }
     directory = os.path.join(output, "assets.extra")
-    os.makedirs(directory)
+    tf.io.gfile.makedirs(directory)
     path = os.path.join(directory, "tf_serving_warmup_requests")
     with tf.io.TFRecordWriter(path) as writer:
         for signature, function in signatures.items():
@@ -274,7 +266,7 @@ def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None
     fitted = tf.concat([fit_images(p[np.newaxis], fitting) for p in pictures], 0)
     expected = tf.nn.softmax(model(fitted, training=False)).numpy()
     fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
-    serve = tf.saved_model.load(saved_model).signatures
+    serve = tf.saved_model.load(files.for_tensorflow(saved_model)).signatures
     encoded = tf.stack([tf.io.encode_png(picture) for picture in pictures])
     answer = serve["serving_default"](image_bytes=encoded)
     ids = np.maximum(answer["class_ids"].numpy(), 0)  # -1 has probability 0
@@ -345,7 +337,9 @@ def check_network(model: keras.Model, output: str, format: str) -> None:
 
 
 def _load_litert(directory: str) -> Callable:
-    interpreter = tf.lite.Interpreter(os.path.join(directory, LITERT_FILE))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it will move to another package
+        interpreter = tf.lite.Interpreter(os.path.join(directory, LITERT_FILE))
     return lambda images: next(
         iter(interpreter.get_signature_runner()(images=images).values())
     )

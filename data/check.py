@@ -3,6 +3,11 @@
 python -m data.check --data_dir=DIR
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 import array
 import os
 from collections.abc import Iterator
@@ -142,9 +147,8 @@ def _check_order(labels) -> list[str]:
 
 def define_flags() -> None:
     """Defines the flags of this script."""
-    flags.DEFINE_string("data_dir", None, "Data set to read.")
+    command_line.define_path("data_dir", None, "Data set to read.", required=True)
     flags.DEFINE_bool("fast", False, "Leave the pictures undecoded.")
-    flags.mark_flag_as_required("data_dir")
 
 
 def main(values: flags.FlagValues) -> int:

@@ -82,7 +82,7 @@ def make_model():
     model = alexnet(len(NAMES), "original", width=0.05, seed=1)
     rng = np.random.default_rng(0)
     for layer in model.layers:
-        if layer.weights:
+        if hasattr(layer, "kernel"):
             shape = layer.kernel.shape
             stddev = 1.5 / np.sqrt(np.prod(shape[:-1]))
             layer.kernel.assign(rng.normal(0, stddev, shape))
@@ -459,20 +459,20 @@ def test_an_export_that_answers_otherwise_replaces_nothing(run, model, monkeypat
             export.export_run(run[0].model_dir)
     after = pathlib.Path(run[0].saved_model_dir, "saved_model.pb").read_bytes()
     assert before == after
-    assert sorted(os.listdir(run[0].model_dir)).count("saved_model.incomplete") == 0
+    assert not [name for name in os.listdir(run[0].model_dir) if "incomplete" in name]
 
 
 def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):
     def save(**objects):
         checkpoint = tf.train.Checkpoint(**objects)
-        return checkpoint.save(str(tmp_path / "other"))
+        return checkpoint.write(str(tmp_path / "-".join(objects)))
 
     other = alexnet(len(NAMES) + 1, "original", width=0.05)
     small = keras.Model(other.inputs, other.get_layer("fc7").output)
     for path, message in (
         (save(x=tf.Variable(1.0)), "no weights for conv"),
-        (save(model=small), "no weights for fc8/bias"),
-        (save(model=other), "of another network"),
+        (save(model=small, fc7=small), "no weights for fc8/bias"),
+        (save(model=other, more=other), "of another network"),
     ):
         with pytest.raises(UserError, match=message):
             run[0].load_model(path)
