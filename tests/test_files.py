@@ -130,6 +130,24 @@ def test_file_is_replaced_only_when_it_is_complete(tmp_path):
     assert tree(tmp_path) == {"page.html": "new"}
 
 
+def test_writing_text_and_bytes(tmp_path):
+    path = tmp_path / "made" / "eval.json"
+    with files.writing(str(path)) as file:
+        file.write('{"class": "é\n\udcff"}')
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == '{"class": "é\n?"}'.encode()
+    with files.writing(str(path), "wb") as file:
+        file.write(b"\xff")
+    assert path.read_bytes() == b"\xff"
+    with pytest.raises(ZeroDivisionError), files.writing(str(path)) as file:
+        file.write(str(1 / 0))
+    assert path.read_bytes() == b"\xff"
+    with files.writing("ram://test_writing/eval.json") as file:
+        json.dump({"a": 1}, file)
+    assert remote_tree("ram://test_writing") == {"eval.json": '{"a": 1}'}
+
+
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_left_behind_when_it_fails(tmp_path, stop):
     def write_and_stop(path, name):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from alexnet_tf.evaluation import figures
 from alexnet_tf.evaluation.results import Evaluation, Predictions
+from alexnet_tf.files import writing
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
 
@@ -112,7 +113,7 @@ class _Page:
             png = file.getvalue()
         else:
             png = figures.to_png(figure)
-        with open(os.path.join(self._directory, name + ".png"), "wb") as file:
+        with writing(os.path.join(self._directory, name + ".png"), "wb") as file:
             file.write(png)
         source = "data:image/png;base64," + base64.b64encode(png).decode()
         alt = html.escape(caption or name.replace("_", " "))
@@ -128,7 +129,7 @@ class _Page:
             title=html.escape(title), body="\n".join(self._parts)
         )
         path = os.path.join(self._directory, "index.html")
-        with open(path, "w", encoding="utf-8") as file:
+        with writing(path) as file:
             file.write(page)
 
 
