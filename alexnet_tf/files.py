@@ -242,11 +242,12 @@ def replacing(path: str, names: Sequence[str] = ()) -> Iterator[str]:
         new = os.path.join(holder, os.path.basename(target))
         try:
             yield new
-            _check_same_kind(new, target)
-            if os.path.isdir(target):
-                _carry_over(target, new, names)
-                os.rename(target, new + ".old")
-            os.replace(new, target)
+            with _one_at_a_time(os.path.dirname(target)):
+                _check_same_kind(new, target)
+                if os.path.isdir(target):
+                    _carry_over(target, new, names)
+                    os.rename(target, new + ".old")
+                os.replace(new, target)
         finally:
             _put_back(holder, target)
 
@@ -293,6 +294,18 @@ def _holder(target: str) -> Iterator[str]:
         shutil.rmtree(made, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: str) -> Iterator[None]:
+    """Waits for other processes that put something in place in a directory."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _put_back(holder: str, target: str) -> None:

@@ -288,6 +288,22 @@ for i in range(100):
     assert os.listdir(tmp_path) == ["eval.json"]
 
 
+def test_two_processes_replace_one_directory_at_once(tmp_path):
+    """Neither fails, and what a person put there is still there at the end."""
+    code = """
+for i in range(100):
+    with files.replacing(sys.argv[1], ["shard*"]) as temporary:
+        os.mkdir(temporary)
+        open(f"{temporary}/shard-{i}-{sys.argv[2]}", "w").close()
+"""
+    write_tree(tmp_path / "out", {"notes.txt": "mine"})
+    processes = [python(code, tmp_path / "out", letter) for letter in "ab"]
+    assert [process.communicate()[1] for process in processes] == ["", ""]
+    assert os.listdir(tmp_path) == ["out"]
+    left = tree(tmp_path / "out")
+    assert left in [{"notes.txt": "mine", f"shard-99-{x}": ""} for x in "ab"]
+
+
 def test_full_disk_leaves_the_old(tmp_path):
     path = tmp_path / "eval.json"
     path.write_text("old")
