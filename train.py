@@ -13,7 +13,6 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 
 import dataclasses
 import os
-import time
 
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
@@ -30,7 +29,10 @@ def define_flags() -> None:
         "data_dir", None, "Data set made by data.prepare; none for the demo."
     )
     command_line.define_path(
-        "model_dir", None, "Where to write; by default runs/<date-time>-<recipe>."
+        "model_dir",
+        None,
+        "Where to write; by default the newest unfinished run of the same settings in "
+        "runs/, else runs/<date-time>-<recipe>.",
     )
     flags.DEFINE_enum(
         "recipe", "auto", ["auto", *RECIPES], "auto: by the number of images."
@@ -63,9 +65,6 @@ def main(values: flags.FlagValues) -> int:
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
         if not os.path.exists(data_dir):
             prepare(source="elpv", output=data_dir)
-    if model_dir is None:
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{values.recipe}"
-        model_dir = os.path.join("runs", name)
     finished = train(
         data_dir,
         model_dir,

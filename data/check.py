@@ -147,9 +147,8 @@ def _check_order(labels) -> list[str]:
 
 def define_flags() -> None:
     """Defines the flags of this script."""
-    flags.DEFINE_string("data_dir", None, "Data set to read.")
+    command_line.define_path("data_dir", None, "Data set to read.", required=True)
     flags.DEFINE_bool("fast", False, "Leave the pictures undecoded.")
-    flags.mark_flag_as_required("data_dir")
 
 
 def main(values: flags.FlagValues) -> int:

@@ -6,11 +6,6 @@ python -m data.prepare --source=tfds --name=cifar100 --output=DIR
 python -m data.prepare --source=elpv --output=DIR
 """
 
-from alexnet_tf import signals
-
-if __name__ == "__main__":  # from here on a signal ends it in one line
-    signals.handle()
-
 import collections
 import concurrent.futures
 import contextlib
@@ -19,11 +14,10 @@ import importlib
 import itertools
 import multiprocessing
 import os
-import shlex
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from alexnet_tf import command_line, files
+from alexnet_tf import command_line, files, signals
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from data.held_out import find_thresholds
@@ -231,8 +225,8 @@ def define_flags() -> None:
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
     default = Options()
     flags.DEFINE_enum("source", None, SOURCES, "Where the pictures are from.")
-    text("input", None, "Directory or archive that the source reads.")
-    text("output", None, "Directory to make.")
+    command_line.define_path("input", None, "Directory or archive to read.")
+    command_line.define_path("output", None, "Directory to make.", required=True)
     text("name", None, "Data set of --source=tfds, as TFDS calls it.")
     flags.DEFINE_float(
         "validation_fraction",
@@ -258,7 +252,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
     flags.DEFINE_enum("runner", "local", ["local", "beam"], "beam: on a cluster.")
     flags.DEFINE_multi_string("beam_option", [], "Option of Beam: --runner=…")
-    flags.mark_flags_as_required(["source", "output"])
+    flags.mark_flag_as_required("source")
 
 
 def main(values: flags.FlagValues) -> None:
@@ -285,13 +279,14 @@ def _next_steps(output: str) -> str:
     from alexnet_tf.pipeline.data_set import open_data_set
 
     splits = open_data_set(output).splits
-    data_dir = shlex.quote(f"--data_dir={output}")
     if "train" in splits and "validation" in splits:
-        return f"next: python train.py {data_dir}"
-    if "train" in splits:
-        return "next: prepare it again with pictures for validation"
-    (split, *_) = splits
-    return f"next: python eval.py --model_dir=RUN {data_dir} --split={split}"
+        words = ("train.py", f"--data_dir={output}")
+    elif "train" in splits:
+        return "next: prepare it again, with pictures for validation"
+    else:
+        split = f"--split={min(splits)}"
+        words = ("eval.py", "--model_dir=RUN", f"--data_dir={output}", split)
+    return f"next: {command_line.command('python', *words)}"
 
 
 if __name__ == "__main__":

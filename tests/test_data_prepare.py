@@ -245,9 +245,9 @@ def test_a_flipped_bit_in_a_header_drops_no_class(miniature_imagenet, tmp_path):
     with pytest.raises(UserError, match="a bad header after 1 files"):
         prepare_imagenet(tmp_path / "1", tmp_path / "out", TRAIN_ARCHIVE=content)
     content[second.offset + 136] ^= 1
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        with tarfile.open(fileobj=tar.extractfile(second)) as inner:
-            picture_header = second.offset_data + inner.getmembers()[2].offset
+    first = content[second.offset_data : second.offset_data + second.size]
+    with tarfile.open(fileobj=io.BytesIO(first)) as inner:
+        picture_header = second.offset_data + inner.getmembers()[2].offset
     content[picture_header + 136] ^= 1
     with pytest.raises(UserError, match=r"in it n01443537.tar, is .*after 2 files"):
         prepare_imagenet(tmp_path / "2", tmp_path / "out", TRAIN_ARCHIVE=content)
