@@ -19,7 +19,7 @@ from alexnet_tf.evaluation.results import (
     printable,
     read_records,
 )
-from alexnet_tf.files import replacing
+from alexnet_tf.files import writing
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.run import Run, build_model
@@ -110,7 +110,7 @@ class _Page:
     def figure(self, name: str, figure, caption: str = "") -> None:
         """Adds a matplotlib figure, or uint8 pixels; `name` is the PNG's."""
         png = figures.to_png(figure)
-        with open(os.path.join(self._directory, name + ".png"), "wb") as file:
+        with writing(os.path.join(self._directory, name + ".png"), "wb") as file:
             file.write(png)
         width = int.from_bytes(png[16:20])
         if not isinstance(figure, np.ndarray):
@@ -130,10 +130,7 @@ class _Page:
             title=html.escape(printable(title)), body="\n".join(self._parts)
         )
         path = os.path.join(self._directory, "index.html")
-        with (
-            replacing(path) as temporary,
-            open(temporary, "w", encoding="utf-8", errors="replace") as file,
-        ):
+        with writing(path) as file:
             file.write(page)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.evaluation.metrics import precision_recall_f1, wilson_interval
-from alexnet_tf.files import replacing
+from alexnet_tf.files import writing
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.pipeline.reading import find_record, read_all
 from alexnet_tf.run import Run, checkpoint_sha256, library_versions
@@ -226,11 +226,7 @@ def write_results(
         data_set: What was evaluated.
         predictions: Whether to write a row for each image too.
     """
-    os.makedirs(directory, exist_ok=True)
-    with (
-        replacing(Run(directory).eval_file) as path,
-        open(path, "w", encoding="utf-8") as file,
-    ):
+    with writing(Run(directory).eval_file) as file:
         json.dump(facts, file, indent=1)
     write_per_class(evaluation, data_set, directory)
     if predictions:
@@ -283,10 +279,7 @@ def write_predictions(
 
 
 def _write_csv(path: str, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="replace") as file,
-    ):
+    with writing(path) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)
