@@ -2,6 +2,7 @@
 
 import io
 import sys
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -10,6 +11,8 @@ from PIL import Image
 _NATIVE_SWAPPED = "16B" if sys.byteorder == "little" else "16L"
 _SWAPPED = {"16B": "16L", "16L": "16B", "16N": _NATIVE_SWAPPED}
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
+# Depth and kind in a PNG's header: 16 bits of grey and alpha, read as four of 8 bits.
+_PNG_GREY_ALPHA, _PNG_RGBA = b"\x10\x04", b"\x08\x06"
 _DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 
 
@@ -34,21 +37,29 @@ def to_8_bits(
         samples, depth = _read_colors(image, content), 16
         if samples is None:
             return image
-    color = samples[..., :3] if samples.ndim == 3 else samples
+    has_alpha = samples.ndim == 3 and samples.shape[2] in (2, 4)
+    color = samples[..., :-1] if has_alpha else samples
     bits = _bits(color, image)
     conversions.append(f"{depth}-bit" if bits == depth else f"{bits} of {depth} bits")
     scaled = _scale(color, bits)
-    if samples.ndim == 3 and samples.shape[2] == 4:
-        alpha = samples[..., 3:]
+    if has_alpha:
+        alpha = samples[..., -1:]
         scaled = np.concatenate([scaled, _scale(alpha, _fewest_bits(alpha))], axis=2)
     return Image.fromarray(scaled)
 
 
 def _read_colors(image: Image.Image, content: bytes) -> np.ndarray | None:
-    """Returns colours of 16 bits `(height, width, 3 or 4)`; None where there are none.
+    """Returns colours of 16 bits `(height, width, 2..4)`; None where there are none.
 
     Pillow has no such mode: it is asked for the high bytes and for the low ones.
     """
+    if content[24:26] == _PNG_GREY_ALPHA and content.startswith(b"\x89PNG"):
+        header = content[12:24] + _PNG_RGBA + content[26:29]
+        checksum = zlib.crc32(header).to_bytes(4, "big")
+        content = content[:12] + header + checksum + content[33:]
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as four_bytes:
+            samples = np.asarray(four_bytes).astype(np.int64)
+        return samples[..., ::2] << 8 | samples[..., 1::2]
     with Image.open(io.BytesIO(content), formats=[image.format]) as low:
         low.tile = tiles = [_swapped(tile) for tile in low.tile]
         if not tiles or None in tiles or low.mode not in ("RGB", "RGBA"):

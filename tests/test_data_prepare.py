@@ -653,10 +653,8 @@ def test_sixteen_bits_are_scaled_by_what_they_hold(largest, shift, said, file_fo
 def test_colors_of_sixteen_bits(largest, shift, channels, file_format):
     values = np.stack([RAMP, RAMP[::-1], RAMP.T, RAMP * 0 + 4095], -1)[..., :channels]
     values = (values * largest // 4095).astype(np.uint16)
-    if file_format == "PNG":
-        content = tf.io.encode_png(values).numpy()
-    else:
-        content = tiff(values)
+    is_png = file_format == "PNG"
+    content = tf.io.encode_png(values).numpy() if is_png else tiff(values)
     image, conversions = load(content, "a")
     np.testing.assert_array_equal(image, values[..., :3] >> shift)
     bits = shift + 8
@@ -664,7 +662,17 @@ def test_colors_of_sixteen_bits(largest, shift, channels, file_format):
     assert conversions == said + ["alpha"] * (channels == 4)
 
 
-def tiff(values, **tags):
+def test_grey_and_alpha_of_sixteen_bits():
+    values = np.stack([RAMP, 4095 - RAMP], -1)
+    content = tf.io.encode_png(values.astype(np.uint16)).numpy()
+    image, conversions = load(content)
+    opacity = (values[..., 1] >> 4) / 255
+    expected = (values[..., 0] >> 4) * opacity + 255 * (1 - opacity)
+    np.testing.assert_allclose(image[..., 0], expected, atol=1)
+    assert conversions == ["12 of 16 bits", "grey", "alpha"]
+
+
+def tiff(values, tags=()):
     """Writes an uncompressed little-endian TIFF, one strip, by the format's rules."""
     height, width, channels = values.shape
     strip = values.astype(values.dtype.newbyteorder("<")).tobytes()
@@ -680,7 +688,7 @@ def tiff(values, **tags):
         278: height,
         279: len(strip),
         **({338: 2} if channels == 4 else {}),
-        **tags.get("tags", {}),
+        **dict(tags),
     }
     more = 8 + len(strip)
     directory = struct.pack("<H", len(entries))
