@@ -719,6 +719,16 @@ def test_range_that_a_file_declares():
     image, conversions = load(content, "a.tif")
     np.testing.assert_array_equal(image[..., 0], dark >> 4)
     assert conversions == ["12 of 16 bits", "grey"]
+    packed = "".join(f"{sample:03x}" for sample in dark.ravel())  # of 12 bits
+    content = tiff(np.frombuffer(bytes.fromhex(packed), np.uint8).reshape(64, 96, 1))
+    for tag, old, new in ((256, 96, 64), (258, 8, 12)):
+        entry = struct.pack("<HHI", tag, 4, 1)
+        old, new = (entry + struct.pack("<I", value) for value in (old, new))
+        assert content.count(old) == 1
+        content = content.replace(old, new)
+    image, conversions = load(content, "a.tif")
+    np.testing.assert_array_equal(image[..., 0], dark >> 4)
+    assert conversions == ["12 of 16 bits", "grey"]
     samples = dark.astype(">u2").tobytes()
     image, conversions = load(b"P5 64 64 4095\n" + samples, "a.pgm")
     np.testing.assert_allclose(image[..., 0], dark * 255 / 4095, atol=1)
@@ -885,3 +895,16 @@ def test_beam_makes_the_same_records(miniature_imagenet, tmp_path):
     # Beam cuts the shards elsewhere in the same order.
     for split, expected in read(local).items():
         assert list(read(beam)[split].items()) == list(expected.items())
+
+
+def test_beam_holds_out_the_same_pictures(tmp_path):
+    pytest.importorskip("apache_beam", reason="requirements-beam.txt is not installed")
+    write_folders(tmp_path / "in", 8)
+    (tmp_path / "in" / "cat" / "bad.jpg").write_bytes(b"no picture")
+    for name, beam_options in (("local", None), ("beam", [])):
+        prepare_folder(tmp_path / "in", tmp_path / name, beam_options=beam_options)
+    assert read(tmp_path / "local") == read(tmp_path / "beam")
+    names = sorted(os.listdir(tmp_path / "local"))
+    assert sorted(os.listdir(tmp_path / "beam")) == names
+    rejected = [(tmp_path / n / "rejected.tsv").read_text() for n in ("local", "beam")]
+    assert rejected[0] == rejected[1]
