@@ -5,6 +5,11 @@ python eval.py --model_dir=runs/demo --views=10 --report_dir=runs/demo/report
 python eval.py --checkpoint=runs/a --checkpoint=runs/b --report_dir=both
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 

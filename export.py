@@ -1,7 +1,12 @@
-"""Exports a training run as a SavedModel for serving.
+"""Exports a training run: a SavedModel for serving, or a LiteRT or ONNX file.
 
 python export.py --model_dir=runs/demo --output=/tmp/alexnet
 """
+
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
 
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
@@ -10,9 +15,19 @@ from alexnet_tf.command_line import flags
 def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("model_dir", None, "Directory of the run.", required=True)
-    flags.DEFINE_string("output", None, "Default: saved_model in the model_dir.")
+    flags.DEFINE_string(
+        "output", None, "Directory. Default: one in the model_dir, named as the format."
+    )
+    flags.DEFINE_enum(
+        "format",
+        "saved_model",
+        ["saved_model", "litert", "onnx"],
+        "What to write: pictures to classes for a server, or the network alone.",
+    )
     flags.DEFINE_string("checkpoint", "latest", "latest, best, or a path.")
-    flags.DEFINE_integer("top_k", 5, "How many classes to answer.", lower_bound=1)
+    flags.DEFINE_integer(
+        "top_k", 5, "How many classes a SavedModel answers.", lower_bound=1
+    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -24,6 +39,7 @@ def main(values: flags.FlagValues) -> None:
         values.output,
         checkpoint=values.checkpoint,
         top_k=values.top_k,
+        format=values.format,
     )
     print(f"exported to {output}")
 

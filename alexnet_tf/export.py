@@ -1,25 +1,36 @@
-"""Export of a run as a SavedModel for serving."""
+"""Export of a run: a SavedModel for serving, LiteRT and ONNX files of the network."""
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from alexnet_tf import files
+from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.layers import LocalResponseNormalization
-from alexnet_tf.pipeline.decoding import central_crop, decode_central_crop
-from alexnet_tf.run import Config, Run, checkpoint_sha256, library_versions
+from alexnet_tf.pipeline.pictures import (
+    Fitting,
+    decode_pictures,
+    fit_images,
+    map_each,
+)
+from alexnet_tf.run import EXPORT_FILES, Run, checkpoint_sha256, library_versions
 
-MAX_PIXELS = 2**26  # of a picture; 8192 × 8192
+MAX_BATCH_SIZE = 64  # pictures in a request
 WARM_UP_BATCH_SIZES = (1, 8, 32)
+LITERT_FILE, ONNX_FILE, CARD_FILE = "alexnet.tflite", "alexnet.onnx", "model_card.json"
+LABELS_FILE = "labels.txt"
+_TOLERANCE = 1e-3  # of a probability, and of the largest feature
 
 
 def export_run(
@@ -28,100 +39,121 @@ def export_run(
     *,
     checkpoint: str = "latest",
     top_k: int = 5,
+    format: str = "saved_model",
 ) -> str:
-    """Exports a checkpoint of a run.
+    """Exports a checkpoint of a run; what was written is loaded and compared first.
 
     Args:
         model_dir: Directory of the run.
-        output: Directory to write; None for `saved_model` in `model_dir`.
+        output: Directory to write; None for one called as the format in `model_dir`.
         checkpoint: "latest", "best" or a path.
-        top_k: How many classes the model answers.
+        top_k: How many classes a SavedModel answers.
+        format: "saved_model" (see `export_model`), "litert" or "onnx" (see
+            `export_network`).
 
     Returns:
         The directory written; an earlier export there is replaced.
 
     Raises:
-        UserError: If there is no such run or checkpoint, or `output` holds something
-            else than a SavedModel.
+        UserError: If there is no such run or checkpoint, `output` holds something else
+            than an export, a library is missing, or the export does not answer as the
+            checkpoint does.
     """
     run = Run(model_dir)
-    output = (output or run.saved_model_dir).rstrip("/")
-    if os.path.exists(output) and not tf.saved_model.contains_saved_model(output):
-        raise UserError(
-            f"--output={output} exists and is no SavedModel: give a new directory"
-        )
+    output = (output or os.path.join(model_dir, format)).rstrip("/")
+    files.check_output(output, [run.checkpoint_dir], what="--output")
+    if files.list_names(output) and not _is_export(output):
+        raise UserError(f"--output={output} exists and is no export: give a new one")
+    if format != "saved_model":
+        files.local_only(output, f"the output of --format={format}")
+    if format == "onnx":  # before the work begins
+        _import("tf2onnx")
+        _import("onnxruntime")
     model, config, path = run.load_model(checkpoint)
-    unfinished = output + ".incomplete"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    export_model(model, config.class_names, unfinished, top_k)
-    card = _model_card(run, config, path)
-    with open(os.path.join(unfinished, "model_card.json"), "w") as file:
-        json.dump(card, file, indent=1)
-    shutil.rmtree(output, ignore_errors=True)
-    os.replace(unfinished, output)
+    fitting = Fitting(config.fit, config.stored_size, model.input_shape[1])
+    card = _model_card(run, config, path, fitting)
+    with files.replacing(output, EXPORT_FILES) as unfinished:
+        if format == "saved_model":
+            export_model(model, config.class_names, unfinished, fitting, top_k)
+            check_export(model, unfinished, fitting)
+        else:
+            export_network(model, config.class_names, unfinished, format)
+            check_network(model, unfinished, format)
+        with tf.io.gfile.GFile(os.path.join(unfinished, CARD_FILE), "w") as file:
+            json.dump(card, file, indent=1)
     return output
 
 
+def _is_export(directory: str) -> bool:
+    kept = {"saved_model.pb", LITERT_FILE, ONNX_FILE}
+    return bool(kept & set(files.list_names(directory)))
+
+
 def export_model(
-    model: keras.Model, class_names: Sequence[str], output: str, top_k: int = 5
+    model: keras.Model,
+    class_names: Sequence[str],
+    output: str,
+    fitting: Fitting | None = None,
+    top_k: int = 5,
 ) -> None:
     """Writes a network as a SavedModel of plain TensorFlow operations.
 
     Its signatures differ in what they take:
 
     - `serving_default`: `image_bytes`, string `(batch,)`: encoded pictures of any size,
-      JPEG, PNG, GIF and WebP (the first frame) or BMP;
+      of the kinds that `alexnet_tf.pipeline.pictures` takes;
     - `tf_example`: `examples`, string `(batch,)`: serialised `tf.train.Example`s with
       such a picture as `image` or `image/encoded`;
     - `images`: `images`, uint8 RGB `(batch, height, width, 3)`, any size;
     - `features`: as `serving_default`.
 
-    The pictures are scaled and cropped as evaluation does it. The first three answer
+    The pictures are fitted as preparation and evaluation do it. The first three answer
     `classes` (string), `class_ids` (int32) and `probabilities` (float32), each
     `(batch, top_k)`, the most probable class first; `features` answers `features`,
     float32 `(batch, 4096)`, what fc7 puts out.
 
-    What is no picture by its first bytes, or has more than `MAX_PIXELS` by its header,
-    is not decoded: its classes are "", its ids -1, its probabilities and features 0. Of
-    a JPEG that is cut short, what is missing is grey. What only a decoder finds out
-    fails the batch with the decoder's message.
+    What is no picture, is damaged, has too many pixels or is of a kind that is not
+    taken costs no other picture of its batch: its classes are "", its ids -1, its
+    probabilities and features 0. More than `MAX_BATCH_SIZE` pictures are refused.
 
     Args:
         model: From images to logits; it is left without functions compiled by XLA.
         class_names: The index is the class.
         output: Directory to write.
+        fitting: How pictures become the network's; None for the usual one.
         top_k: How many classes to answer; all where there are fewer.
     """
-    for layer in model.layers:
-        if isinstance(layer, LocalResponseNormalization):
-            layer.jit_compile = False  # not every server has XLA
+    fitting = fitting or Fitting(image_size=model.input_shape[1])
+    _leave_xla(model)
     module = tf.Module()
     module.variables_of_model = [variable.value for variable in model.variables]
     with tempfile.TemporaryDirectory() as directory:
-        labels = os.path.join(directory, "labels.txt")
-        with open(labels, "w", encoding="utf-8") as file:
-            file.writelines(name + "\n" for name in class_names)
-        module.class_names = tf.lookup.StaticHashTable(
-            tf.lookup.TextFileInitializer(
-                labels,
-                tf.int64,
-                tf.lookup.TextFileIndex.LINE_NUMBER,
-                tf.string,
-                tf.lookup.TextFileIndex.WHOLE_LINE,
-            ),
-            default_value="",
-        )
+        module.labels = tf.saved_model.Asset(_write_labels(class_names, directory))
         top_k = min(top_k, len(class_names))
-        signatures = _make_signatures(model, module.class_names, top_k)
+        signatures = _make_signatures(model, class_names, fitting, top_k)
         tf.saved_model.save(module, output, signatures)
     _write_warm_up_requests(output, signatures, model.input_shape[1])
 
 
+def _leave_xla(model: keras.Model) -> None:
+    for layer in model.layers:
+        if isinstance(layer, LocalResponseNormalization):
+            layer.jit_compile = False  # not every server has XLA
+
+
+def _write_labels(class_names: Sequence[str], directory: str) -> str:
+    """Writes a line for each class, whatever is in its name."""
+    path = os.path.join(directory, LABELS_FILE)
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(" ".join(name.splitlines()) + "\n" for name in class_names)
+    return path
+
+
 def _make_signatures(
-    model: keras.Model, class_names: tf.lookup.StaticHashTable, top_k: int
+    model: keras.Model, class_names: Sequence[str], fitting: Fitting, top_k: int
 ) -> dict[str, tf.types.experimental.ConcreteFunction]:
-    size = model.input_shape[1]
     fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
+    names = ["", *class_names]
 
     def answer(images, is_picture):
         probabilities = tf.nn.softmax(model(images, training=False))
@@ -129,33 +161,29 @@ def _make_signatures(
         is_picture = is_picture[:, tf.newaxis]
         class_ids = tf.where(is_picture, class_ids, -1)
         return {
-            "classes": class_names.lookup(tf.cast(class_ids, tf.int64)),
+            "classes": tf.gather(names, class_ids + 1),
             "class_ids": class_ids,
             "probabilities": tf.where(is_picture, probabilities, 0.0),
         }
 
     def serving_default(image_bytes):
-        return answer(*decode_pictures(image_bytes, size))
+        return answer(*decode_pictures(image_bytes, fitting))
 
     def tf_example(examples):
-        keys = ("image", "image/encoded")  # as data.prepare and ImageNet have it
-        absent = tf.io.FixedLenFeature((), tf.string, default_value="")
-        parsed = tf.io.parse_example(examples, dict.fromkeys(keys, absent))
-        return serving_default(tf.strings.join([parsed[key] for key in keys]))
+        return serving_default(_find_pictures(examples))
 
     def images(images):
-        is_picture = tf.fill(tf.shape(images)[:1], True)
-        return answer(central_crop(images, size), is_picture)
+        return answer(fit_images(images, fitting), tf.fill(tf.shape(images)[:1], True))
 
     def features(image_bytes):
-        images, is_picture = decode_pictures(image_bytes, size)
+        images, is_picture = decode_pictures(image_bytes, fitting)
         numbers = tf.cast(fc7(images, training=False), tf.float32)
         return {"features": tf.where(is_picture[:, tf.newaxis], numbers, 0.0)}
 
     strings, pixels = ((None,), tf.string), ((None, None, None, 3), tf.uint8)
     return {
         function.__name__: tf.function(
-            function,
+            _bounded(function),
             input_signature=[tf.TensorSpec(*spec, name=name)],
             autograph=False,
         ).get_concrete_function()
@@ -168,80 +196,32 @@ def _make_signatures(
     }
 
 
-def decode_pictures(image_bytes: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes a batch in parallel, as evaluation does.
+def _bounded(function: Callable) -> Callable:
+    """The same, but an error for a batch that would take a server seconds."""
 
-    Args:
-        image_bytes: string `(batch,)`.
-        size: Height and width of the crops, pixels.
+    def call(batch):
+        message = f"at most {MAX_BATCH_SIZE} pictures in a request"
+        is_bounded = tf.shape(batch)[0] <= MAX_BATCH_SIZE
+        with tf.control_dependencies([tf.debugging.Assert(is_bounded, [message])]):
+            return function(tf.identity(batch))
 
-    Returns:
-        uint8 RGB `(batch, size, size, 3)`, zeros where there is no picture, and bool
-        `(batch,)`, whether there is one.
-    """
-
-    def decode_one(arguments):
-        one, is_jpeg, num_pixels = arguments
-        num_pixels = tf.cond(
-            is_jpeg,
-            lambda: tf.reduce_prod(
-                tf.cast(tf.io.extract_jpeg_shape(one)[:2], tf.int64)
-            ),
-            lambda: num_pixels,
-        )
-        is_picture = (num_pixels > 0) & (num_pixels <= MAX_PIXELS)
-        image = tf.cond(
-            is_picture,
-            lambda: decode_central_crop(one, size),
-            lambda: tf.zeros((size, size, 3), tf.uint8),
-        )
-        return image, is_picture
-
-    return tf.map_fn(
-        decode_one,
-        (image_bytes, *_read_headers(image_bytes)),
-        fn_output_signature=(
-            tf.TensorSpec((size, size, 3), tf.uint8),
-            tf.TensorSpec((), tf.bool),
-        ),
-        parallel_iterations=32,
-    )
+    return call
 
 
-def _read_headers(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which of a batch begin as JPEG, and how many pixels the others declare.
+def _find_pictures(examples: tf.Tensor) -> tf.Tensor:
+    """The bytes of the pictures of serialised Examples, "" where there are none."""
+    keys = ("image", "image/encoded")  # as data.prepare and ImageNet have it
+    absent = tf.io.FixedLenFeature((), tf.string, default_value="")
 
-    The number, int64, is 0 for what begins as no picture, and for JPEG, whose header
-    has no fixed place for it.
-    """
-    head = tf.strings.substr(image_bytes, 0, 30)
-    head = tf.cast(tf.io.decode_raw(head, tf.uint8, fixed_length=30), tf.int64)
+    def find(example):
+        parsed = tf.io.parse_single_example(example, dict.fromkeys(keys, absent))
+        return tf.strings.join([parsed[key] for key in keys])
 
-    def has(text, at=0):
-        return tf.reduce_all(head[:, at : at + len(text)] == list(text), axis=1)
-
-    def number(at, length, byteorder="little"):
-        places = [256**place for place in range(length)]
-        places = places if byteorder == "little" else places[::-1]
-        return tf.reduce_sum(head[:, at : at + length] * places, axis=1)
-
-    is_webp = has(b"RIFF") & has(b"WEBP", 8)
-    sizes = number(21, 4)  # of lossless WebP: two of 14 bits
-    declared = (
-        (has(b"\x89PNG\r\n\x1a\n"), number(16, 4, "big") * number(20, 4, "big")),
-        (has(b"GIF8"), number(6, 2) * number(8, 2)),
-        (has(b"BM"), tf.ones_like(sizes)),  # not compressed: no larger than the file
-        (is_webp & has(b"VP8 ", 12), number(26, 2) % 2**14 * (number(28, 2) % 2**14)),
-        (
-            is_webp & has(b"VP8L", 12),
-            (1 + sizes % 2**14) * (1 + sizes // 2**14 % 2**14),
-        ),
-        (is_webp & has(b"VP8X", 12), (1 + number(24, 3)) * (1 + number(27, 3))),
-    )
-    num_pixels = tf.zeros_like(sizes)
-    for is_format, declared_pixels in declared:
-        num_pixels = tf.where(is_format, declared_pixels, num_pixels)
-    return has(b"\xff\xd8\xff"), num_pixels
+    everyone = tf.ones_like(examples, tf.bool)
+    scalar = tf.TensorSpec((), tf.string)
+    indices, found = map_each(find, examples, everyone, scalar)
+    empty = tf.fill(tf.shape(examples), "")
+    return tf.tensor_scatter_nd_update(empty, indices[:, tf.newaxis], found)
 
 
 def _write_warm_up_requests(
@@ -259,7 +239,7 @@ def _write_warm_up_requests(
         "images": (128, (size, size, 3)),
     }
     directory = os.path.join(output, "assets.extra")
-    os.makedirs(directory)
+    tf.io.gfile.makedirs(directory)
     path = os.path.join(directory, "tf_serving_warmup_requests")
     with tf.io.TFRecordWriter(path) as writer:
         for signature, function in signatures.items():
@@ -275,7 +255,112 @@ def _write_warm_up_requests(
                 writer.write(log.SerializeToString())
 
 
-def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
+def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None:
+    """Compares a SavedModel, loaded anew, with the network it is from.
+
+    Raises:
+        UserError: If it does not answer as the network does.
+    """
+    sizes = [(256, 256), (200, 300), (500, 400)]
+    pictures = [_draw(*size, seed) for seed, size in enumerate(sizes)]
+    fitted = tf.concat([fit_images(p[np.newaxis], fitting) for p in pictures], 0)
+    expected = tf.nn.softmax(model(fitted, training=False)).numpy()
+    fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
+    serve = tf.saved_model.load(files.for_tensorflow(saved_model)).signatures
+    encoded = tf.stack([tf.io.encode_png(picture) for picture in pictures])
+    answer = serve["serving_default"](image_bytes=encoded)
+    ids = np.maximum(answer["class_ids"].numpy(), 0)  # -1 has probability 0
+    expected = np.take_along_axis(expected, ids, 1)
+    _compare(answer["probabilities"].numpy(), expected, 1.0)
+    features = serve["features"](image_bytes=encoded)["features"].numpy()
+    expected = fc7(fitted, training=False).numpy()
+    _compare(features, expected, np.abs(expected).max())
+
+
+def _draw(height: int, width: int, seed: int) -> np.ndarray:
+    """Draws a picture: uint8 RGB, coarse noise."""
+    cells = np.random.default_rng(seed).uniform(0, 255, (6, 6, 3))
+    return (
+        tf.image.resize(cells, (height, width), "bicubic")
+        .numpy()
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
+
+
+def _compare(found: np.ndarray, expected: np.ndarray, scale: float) -> None:
+    difference = np.abs(found - expected).max()
+    if not difference <= _TOLERANCE * scale:  # also where it is no number
+        raise UserError(
+            f"the export answers otherwise than its checkpoint (difference "
+            f"{difference:.2g}): nothing was replaced; export anew"
+        )
+
+
+def export_network(
+    model: keras.Model, class_names: Sequence[str], output: str, format: str
+) -> None:
+    """Writes the network alone as a LiteRT or ONNX file, and the names of its classes.
+
+    The file takes `images`, float32 RGB 0..255 `(batch, size, size, 3)`, cropped, and
+    gives the probabilities, float32 `(batch, classes)`.
+
+    Args:
+        model: From images to logits; it is left without functions compiled by XLA.
+        class_names: The index is the class.
+        output: Directory to write.
+        format: "litert" or "onnx".
+    """
+    _leave_xla(model)
+    os.makedirs(output)
+    _write_labels(class_names, output)
+    probabilities = keras.layers.Softmax(name="probabilities")(model.output)
+    network = keras.Model(model.input, probabilities)
+    shape = (None, *model.input_shape[1:])
+    spec = keras.InputSpec("float32", shape, name="images")
+    name = LITERT_FILE if format == "litert" else ONNX_FILE
+    path = os.path.join(output, name)
+    network.export(path, format=format, input_signature=[spec], verbose=False)
+
+
+def check_network(model: keras.Model, output: str, format: str) -> None:
+    """Compares a LiteRT or ONNX file, loaded anew, with the network it is from.
+
+    Raises:
+        UserError: If it does not answer as the network does.
+    """
+    size = model.input_shape[1]
+    images = np.float32([_draw(size, size, seed) for seed in range(2)])
+    run = _load_litert if format == "litert" else _load_onnx
+    found = run(output)(images)
+    _compare(found, tf.nn.softmax(model(images, training=False)).numpy(), 1.0)
+
+
+def _load_litert(directory: str) -> Callable:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it will move to another package
+        interpreter = tf.lite.Interpreter(os.path.join(directory, LITERT_FILE))
+    return lambda images: next(
+        iter(interpreter.get_signature_runner()(images=images).values())
+    )
+
+
+def _load_onnx(directory: str) -> Callable:
+    onnxruntime = _import("onnxruntime")
+    session = onnxruntime.InferenceSession(os.path.join(directory, ONNX_FILE))
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def _import(name: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"--format=onnx needs {name}: pip install onnx tf2onnx onnxruntime"
+        ) from None
+
+
+def _model_card(run: Run, config: Config, checkpoint: str, fitting: Fitting) -> dict:
     """What one needs to know in order to trust and to repeat an export."""
     sha256 = checkpoint_sha256(checkpoint)
     evaluation = None
@@ -286,6 +371,7 @@ def _model_card(run: Run, config: Config, checkpoint: str) -> dict:
     return {
         "model": "AlexNet",
         "recipe": config.recipe.name,
+        "fitting": fitting._asdict(),
         "training": dataclasses.asdict(config),
         "evaluation": evaluation,
         "checkpoint": checkpoint,

@@ -29,8 +29,11 @@ EXPORT_FILES = (
     "saved_model.pb",
     "fingerprint.pb",
     "variables/variables.*",
-    "assets/labels.txt",
-    "assets.extra/tf_serving_warmup_requests",
+    "assets/*",
+    "assets.extra/*",
+    "alexnet.tflite",
+    "alexnet.onnx",
+    "labels.txt",
     "model_card.json",
 )
 FILES = (
@@ -49,7 +52,11 @@ FILES = (
     "checkpoints/ckpt-*",
     "checkpoints/best/checkpoint",
     "checkpoints/best/ckpt-*",
-    *(f"saved_model/{name}" for name in EXPORT_FILES),
+    *(
+        f"{export}/{name}"
+        for export in ("saved_model", "litert", "onnx")
+        for name in EXPORT_FILES
+    ),
 )
 
 
@@ -172,15 +179,27 @@ class Run:
         """
         config, path = self.read_config(), self.checkpoint_path(checkpoint)
         model = build_model(config, dtype)
-        try:
-            status = tf.train.Checkpoint(model=model).restore(for_tensorflow(path))
-            status.assert_existing_objects_matched().expect_partial()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
-            raise UserError(
-                f"{path} cannot be read as a checkpoint of the network of "
-                f"{self.model_dir}: {str(error).splitlines()[0]}"
-            ) from None
+        _restore(model, path)
         return model, config, path
+
+
+def _restore(model: keras.Model, checkpoint: str) -> None:
+    """Restores every variable of a network; a checkpoint may hold more."""
+    try:
+        status = tf.train.Checkpoint(model=model).restore(for_tensorflow(checkpoint))
+        status.assert_existing_objects_matched().expect_partial()
+    except AssertionError as error:
+        missing = min(re.findall(r"<Variable path=([^,]+),", str(error)), default="")
+        raise UserError(
+            f"checkpoint {checkpoint} has no weights for {missing}: it is of another "
+            "network; give one of this run"
+        ) from None
+    except (ValueError, IndexError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"checkpoint {checkpoint} is damaged or of another network ({reason}): "
+            "give another"
+        ) from None
 
 
 def list_checkpoints(directory: str) -> list[str]:

@@ -3,6 +3,11 @@
 python -m data.check --data_dir=DIR
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 import array
 import os
 from collections.abc import Iterator

@@ -447,7 +447,7 @@ def test_one_signal_ends_a_program(program, tmp_path, signum, code):
 
 def test_documented_code_of_a_training(program):
     said = "interrupted; run the same command again to go on\n"
-    end = "\ncommand_line.run(main, define_flags, interrupted=75, tensorflow=False)\n"
+    end = "\nsignals.handle(signals.EXIT_INTERRUPTED)" + END
     for signum, _ in STOPS:
         assert stop(program.start(WORKING, end=end), signum) == (75, "", said)
 
@@ -546,3 +546,25 @@ def main(values):
     os.kill(worker, signal.SIGINT)
     os.kill(worker, signal.SIGHUP)
     assert stop(process, signal.SIGINT) == (130, "None\n", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "script", ["train", "eval", "predict", "export", "data.prepare", "data.check"]
+)
+def test_signal_in_the_first_imports_of_the_scripts(tmp_path, script):
+    """While the first library is being imported, the handler is there."""
+    (tmp_path / "absl.py").write_text(
+        "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    code, output, errors = stop(process, signal.SIGINT)
+    assert (code, output) == (75 if script == "train" else 130, "")
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("interrupted")

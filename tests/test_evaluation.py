@@ -17,7 +17,7 @@ from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.metrics import count, precision_recall_f1, wilson_interval
 from alexnet_tf.pipeline.batches import read_pictures
-from alexnet_tf.pipeline.data_set import DataSet, Split, open_data_set
+from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.run import Run, build_model
 
 N, SIDE, CROP, CLASSES = 23, 12, 8, 7
@@ -254,15 +254,13 @@ def test_wilson_interval_against_published_values():
 
 def make_run(folder, data_dir, seed, **given):
     """A run with the checkpoint of a network whose answers differ between images."""
-    data_set = open_data_set(data_dir)
-    given = {"width": 0.05, "recipe": "small", "seed": seed} | given
-    config = make_config(data_set, **given)
+    given = {"width": 0.05, "seed": seed} | given
+    config = make_config(data_dir, "small", **given)
     run = Run(str(folder))
     run.start(config)
     model = build_model(config, "float32")
     for variable in model.trainable_variables:
         variable.assign(variable * 2)
-    tf.train.Checkpoint(model=model).save(run.checkpoint_dir + "/ckpt")
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(model=model), run.checkpoint_dir, 1
     )

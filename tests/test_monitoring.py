@@ -1,6 +1,7 @@
 """Tests of the room monitoring, what it writes read back by TensorBoard itself."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -207,6 +208,11 @@ def monitored(tmp_path_factory, data_dir):
         watch.write_histograms(step, samples)
         watch.validated(step, result)
     log.check()
+    (folder.parent / "second").mkdir()
+    recipe = dataclasses.replace(config.recipe, momentum=0.5)
+    other = dataclasses.replace(config, recipe=recipe)
+    second = open_log(folder.parent / "second", 0)
+    Monitor(second, model, data_set, other).write_start()
     return folder, model, result, config
 
 
@@ -341,9 +347,15 @@ def test_tensorboard_shows_settings_and_command(board, monitored):
         sliceSize=10,
         includeMetrics=True,
     )
-    (group,) = groups["sessionGroups"]
+    group, other = groups["sessionGroups"]
     assert group["hparams"]["learning_rate"] == config.recipe.learning_rate
     assert group["hparams"]["recipe"] == "small"
+    names = group["name"], other["name"]
+    assert names == ("first", "second")  # the runs' own, no numbers
+    experiment = board.post("hparams/experiment", experimentName="")
+    columns = [info["name"] for info in experiment["hparamInfos"]]
+    assert columns[0] == "momentum"  # in which the two differ
+    assert "activation" in columns[1:]
     values = [value["value"] for value in group["metricValues"]]
     assert 0.25 in values
 

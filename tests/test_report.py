@@ -25,7 +25,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 def written(tmp_path_factory, data_dir):
     """A page about a network that answers differently to different pictures."""
     root = tmp_path_factory.mktemp("report")
-    config = make_config(data_dir, "small", width=0.05)
+    config = make_config(data_dir, "small", width=0.05, learning_rate=0.02)
     run = Run(str(root / "run"))
     run.start(config)
     model = build_model(config, "float32")

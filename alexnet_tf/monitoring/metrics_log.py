@@ -14,6 +14,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import explain, replacing
 
 _SCALARS = (
     "cross_entropy",
@@ -118,10 +119,10 @@ class MetricsLog:
             write()
             self._failures.pop(path, None)
         except (tf.errors.OpError, OSError) as error:
-            reason = str(error).splitlines()[0].rsplit("}} ", 1)[-1][:300]
+            reason = explain(error) or str(error).splitlines()[0]
             if path not in self._failures:
                 logging.warning(
-                    "%s could not be written: %s; training goes on, and the next "
+                    "%s could not be written (%s); training goes on, and the next "
                     "record tries again",
                     path,
                     reason,
@@ -168,9 +169,8 @@ def _line(record: dict) -> str:
 
 def _replace(path: str, content: bytes) -> None:
     """Writes a file that is there whole or not at all."""
-    with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
+    with replacing(path) as temporary, tf.io.gfile.GFile(temporary, "wb") as file:
         file.write(content)
-    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
 
 
 def _event(step: int, **fields) -> event_pb2.Event:

@@ -60,16 +60,11 @@ def decode_pictures(
         uint8 RGB `(batch, image_size, image_size, 3)`, zeros where there is no
         picture, and bool `(batch,)`, whether there is one.
     """
+    shape = [fitting.image_size] * 2 + [3]
 
     def decode_with(decode, where):
-        def decode_and_fit(one):
-            image = tf.ensure_shape(decode(one), [None, None, 3])
-            return fit_images(image[tf.newaxis], fitting)[0]
-
-        shape = [fitting.image_size] * 2 + [3]
-        return map_each(
-            decode_and_fit, image_bytes, where, tf.TensorSpec(shape, tf.uint8)
-        )
+        spec = tf.TensorSpec(shape, tf.uint8)
+        return map_each(lambda one: decode(one, fitting), image_bytes, where, spec)
 
     size = tf.shape(image_bytes, tf.int64)
     # JPEG alone first: what is larger than its graph costs milliseconds a request.
@@ -80,9 +75,8 @@ def decode_pictures(
         found = (indices, images), decode_with(_decode_other, ~is_jpeg)
         places, pixels = (tf.concat(values, 0) for values in zip(*found, strict=True))
         places = places[:, tf.newaxis]
-        shape = tf.concat([size, tf.shape(pixels, tf.int64)[1:]], 0)
         is_picture = tf.scatter_nd(places, tf.ones_like(places[:, 0], tf.bool), size)
-        return tf.scatter_nd(places, pixels, shape), is_picture
+        return tf.scatter_nd(places, pixels, tf.concat([size, shape], 0)), is_picture
 
     return tf.cond(
         tf.shape(indices, tf.int64)[0] == size[0],
@@ -119,8 +113,8 @@ def map_each(
     return good.take(1).get_single_element()
 
 
-def _decode_other(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes what is no JPEG: uint8 RGB `(height, width, 3)`; else an error."""
+def _decode_other(image_bytes: tf.Tensor, fitting: Fitting) -> tf.Tensor:
+    """Decodes and fits what is no JPEG; an error where it is no picture."""
     kinds = (
         (0, b"\x89PNG\r\n\x1a\n", _decode_png),
         (0, b"GIF8", _decode_gif),
@@ -139,7 +133,8 @@ def _decode_other(image_bytes: tf.Tensor) -> tf.Tensor:
         with _require(False, "no picture"):
             return tf.zeros([1, 1, 3], tf.uint8)
 
-    return tf.case(branches, default=refuse)
+    image = tf.ensure_shape(tf.case(branches, default=refuse), [None, None, 3])
+    return fit_images(image[tf.newaxis], fitting)[0]
 
 
 def _require(condition, message: str):
@@ -167,22 +162,35 @@ def _head(image_bytes: tf.Tensor, length: int) -> tf.Tensor:
     return tf.io.decode_raw(head, tf.uint8, fixed_length=length)
 
 
-def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
+def _decode_jpeg(image_bytes: tf.Tensor, fitting: Fitting) -> tf.Tensor:
     # Without an end, libjpeg can wait for one for ever.
     image_bytes = tf.strings.join([image_bytes, _JPEG_END])
-    height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(image_bytes))
+    shape = tf.io.extract_jpeg_shape(image_bytes)[:2]
     data = tf.io.decode_raw(image_bytes, tf.uint8)
     num_scans = tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
+    options = {
+        "channels": 3,
+        "dct_method": "INTEGER_ACCURATE",
+        "try_recover_truncated": True,
+    }
+    _, stored_size, size = fitting
+
+    def decode_window():  # as evaluation: at its border it differs from a slice
+        window = [(stored_size - size) // 2] * 2 + [size, size]
+        return tf.io.decode_and_crop_jpeg(image_bytes, window, **options)
+
+    def decode_whole():
+        image = tf.io.decode_jpeg(image_bytes, **options)
+        return fit_images(image[tf.newaxis], fitting)[0]
+
     with (
-        _require_size(image_bytes, height, width),
+        _require_size(image_bytes, shape[0], shape[1]),
         _require(num_scans <= MAX_SCANS, "too many scans"),
     ):
-        return tf.io.decode_jpeg(
-            image_bytes,
-            channels=3,
-            dct_method="INTEGER_ACCURATE",
-            try_recover_truncated=True,
-        )
+        if not stored_size or stored_size < size:
+            return decode_whole()
+        is_stored = tf.reduce_all(shape == stored_size)
+        return tf.cond(is_stored, decode_window, decode_whole)
 
 
 def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -355,9 +363,9 @@ def _on_white(image: tf.Tensor) -> tf.Tensor:
     """Puts uint8 RGBA `(height, width, 4)` on white."""
 
     def blend(rows):
-        rows = tf.cast(rows, tf.uint16)
-        color, alpha = rows[:, :, :3], rows[:, :, 3:]
-        return tf.cast((color * alpha + (255 - alpha) * 255 + 127) // 255, tf.uint8)
+        rows = tf.cast(rows, tf.float32)
+        color, alpha = rows[:, :, :3], rows[:, :, 3:] / 255.0
+        return tf.cast(255.5 + (color - 255.0) * alpha, tf.uint8)
 
     height, blocks = tf.shape(image)[0], []
     for i in range(_ROW_BLOCKS):
