@@ -90,10 +90,10 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
         image_bytes, label = parse_record(serialized, data_set)
         if data_set.encoding == "raw":
             pixels = tf.io.decode_raw(image_bytes, tf.uint8)
-            label += 0 * tf.size(tf.reshape(pixels, data_set.image_shape))
+            label += 0 * tf.size(tf.reshape(pixels, data_set.image_shape), tf.int64)
         elif not fast:
             image = tf.io.decode_image(image_bytes, 3, expand_animations=False)
-            label += 0 * tf.size(image)  # else the decoding is left out
+            label += 0 * tf.size(image, tf.int64)  # else the decoding is left out
         return label, tf.strings.to_hash_bucket_fast(image_bytes, 2**63 - 1)
 
     records = tf.data.TFRecordDataset(filename)
