@@ -16,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.results import read_records
-from alexnet_tf.files import replacing
+from alexnet_tf.files import writing
 
 _SCALARS = (
     "cross_entropy",
@@ -49,7 +49,7 @@ class MetricsLog:
         self.model_dir, self._failures = model_dir, {}
         self._whole_files = {}  # content by path, until it is written
         self.records = read_records(metrics_file, step)
-        _replace(metrics_file, "".join(map(_line, self.records)).encode())
+        _write(metrics_file, "".join(map(_line, self.records)).encode())
         self._metrics = _GrowingFile(metrics_file)
         self._events = {}
         for split in ("train", "validation"):
@@ -117,7 +117,7 @@ class MetricsLog:
 
     def _write_whole_files(self) -> None:
         for path, content in list(self._whole_files.items()):
-            self._try(path, functools.partial(_replace, path, content))
+            self._try(path, functools.partial(_write, path, content))
             if path not in self._failures:
                 del self._whole_files[path]
 
@@ -170,9 +170,8 @@ def _line(record: dict) -> str:
     return json.dumps(record) + "\n"
 
 
-def _replace(path: str, content: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    with replacing(path) as temporary, tf.io.gfile.GFile(temporary, "wb") as file:
+def _write(path: str, content: bytes) -> None:
+    with writing(path, "wb") as file:
         file.write(content)
 
 
@@ -205,7 +204,7 @@ def _purge_events(directory: str, last_step: int) -> None:
                 content = file.read()
             end = _end_of_events(content, last_step)
             if end < len(content):
-                _replace(path, content[:end])
+                _write(path, content[:end])
 
 
 def _end_of_events(content: bytes, last_step: int) -> int:
