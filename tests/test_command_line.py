@@ -583,3 +583,22 @@ def test_signal_in_the_first_imports_of_the_scripts(tmp_path, script):
     assert (code, output) == (75 if script == "train" else 130, "")
     assert len(errors.splitlines()) == 1
     assert errors.startswith("interrupted")
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["train", "eval", "predict", "export", "data.prepare", "data.check"],
+)
+def test_help_of_every_script(script):
+    """Without TensorFlow, whatever else is missing, in columns that fit."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", script, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Flags:" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) < 88
+    assert "tensorflow" not in ended.stderr
+    assert len(re.findall("^  --", ended.stdout, flags=re.MULTILINE)) < 30
