@@ -612,16 +612,178 @@ def test_fit_pad_keeps_a_small_picture_and_shrinks_a_large_one():
     np.testing.assert_array_equal(wide[8:24], np.array(expected))
 
 
+def test_fit_warp_scales_both_sides():
+    image = picture(6, (80, 20))
+    expected = image.resize((32, 32), Image.Resampling.BICUBIC)
+    options = Options(image_size=32, fit="warp", encoding="raw")
+    (record,) = transcode([Item("a.bmp", 0, encoded(image, "BMP"))], options, {})
+    assert record.image == expected.tobytes()
+
+
 def load(content, name="a.png", size=256):
     image, conversions = load_rgb(content, name, size)
     return np.array(image), conversions
 
 
-def test_sixteen_bits():
-    values = np.arange(64 * 64).reshape(64, 64).astype(np.uint16) * 16
-    image, conversions = load(encoded(Image.fromarray(values), "PNG"))
-    np.testing.assert_array_equal(image[..., 0], values // 256)
+RAMP = np.arange(64 * 64).reshape(64, 64)  # 0..4095
+
+
+@pytest.mark.parametrize(
+    ("largest", "shift", "said"),
+    [
+        (65535, 8, "16-bit"),
+        (16383, 6, "14 of 16 bits"),
+        (4095, 4, "12 of 16 bits"),
+        (1023, 2, "10 of 16 bits"),
+        (255, 0, "8 of 16 bits"),
+    ],
+)
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_by_what_they_hold(largest, shift, said, file_format):
+    values = (RAMP * largest // 4095).astype(np.uint16)
+    content = encoded(Image.fromarray(values), file_format)
+    image, conversions = load(content, "a")
+    np.testing.assert_array_equal(image, np.stack([values >> shift] * 3, -1))
+    assert conversions == [said, "grey"]
+
+
+@pytest.mark.parametrize(("largest", "shift"), [(65535, 8), (4095, 4), (255, 0)])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_colors_of_sixteen_bits(largest, shift, channels, file_format):
+    values = np.stack([RAMP, RAMP[::-1], RAMP.T, RAMP * 0 + 4095], -1)[..., :channels]
+    values = (values * largest // 4095).astype(np.uint16)
+    is_png = file_format == "PNG"
+    content = tf.io.encode_png(values).numpy() if is_png else tiff(values)
+    image, conversions = load(content, "a")
+    np.testing.assert_array_equal(image, values[..., :3] >> shift)
+    bits = shift + 8
+    said = ["16-bit" if bits == 16 else f"{bits} of 16 bits"]
+    assert conversions == said + ["alpha"] * (channels == 4)
+
+
+def test_grey_and_alpha_of_sixteen_bits():
+    values = np.stack([RAMP, 4095 - RAMP], -1)
+    content = tf.io.encode_png(values.astype(np.uint16)).numpy()
+    image, conversions = load(content)
+    opacity = (values[..., 1] >> 4) / 255
+    expected = (values[..., 0] >> 4) * opacity + 255 * (1 - opacity)
+    np.testing.assert_allclose(image[..., 0], expected, atol=1)
+    assert conversions == ["12 of 16 bits", "grey", "alpha"]
+
+
+def tiff(values, tags=()):
+    """Writes an uncompressed little-endian TIFF, one strip, by the format's rules."""
+    height, width, channels = values.shape
+    strip = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    bits = 8 * values.dtype.itemsize
+    entries = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: 2 if channels >= 3 else 1,
+        273: 8,
+        277: channels,
+        278: height,
+        279: len(strip),
+        **({338: 2} if channels == 4 else {}),
+        **dict(tags),
+    }
+    more = 8 + len(strip)
+    directory = struct.pack("<H", len(entries))
+    for tag, value in sorted(entries.items()):
+        if tag == 258 and channels >= 3:
+            directory += struct.pack("<HHII", tag, 3, channels, more)
+        else:
+            directory += struct.pack("<HHII", tag, 4, 1, value)
+    extra = struct.pack(f"<{channels}H", *[bits] * channels) if channels >= 3 else b""
+    start = struct.pack("<2sHI", b"II", 42, more + len(extra))
+    return start + strip + extra + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("largest", "shift", "said"),
+    [(255, 0, "8 of 32 bits"), (4095, 4, "12 of 32 bits"), (2**31 - 1, 24, "32-bit")],
+)
+def test_thirty_two_bits(largest, shift, said):
+    values = (RAMP * largest // 4095).astype(np.int32)
+    image, conversions = load(encoded(Image.fromarray(values), "TIFF"), "a")
+    np.testing.assert_array_equal(image[..., 0], values >> shift)
+    assert conversions == [said, "grey"]
+
+
+def test_range_that_a_file_declares():
+    dark = RAMP // 4  # 0..1023, of a possible 4095
+    content = tiff(dark.astype(np.uint16)[..., None], tags={281: 4095})
+    image, conversions = load(content, "a.tif")
+    np.testing.assert_array_equal(image[..., 0], dark >> 4)
+    assert conversions == ["12 of 16 bits", "grey"]
+    packed = "".join(f"{sample:03x}" for sample in dark.ravel())  # of 12 bits
+    content = tiff(np.frombuffer(bytes.fromhex(packed), np.uint8).reshape(64, 96, 1))
+    for tag, old, new in ((256, 96, 64), (258, 8, 12)):
+        entry = struct.pack("<HHI", tag, 4, 1)
+        old, new = (entry + struct.pack("<I", value) for value in (old, new))
+        assert content.count(old) == 1
+        content = content.replace(old, new)
+    image, conversions = load(content, "a.tif")
+    np.testing.assert_array_equal(image[..., 0], dark >> 4)
+    assert conversions == ["12 of 16 bits", "grey"]
+    samples = dark.astype(">u2").tobytes()
+    image, conversions = load(b"P5 64 64 4095\n" + samples, "a.pgm")
+    np.testing.assert_allclose(image[..., 0], dark * 255 / 4095, atol=1)
     assert conversions == ["16-bit", "grey"]
+
+
+def png_chunk(kind, content):
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def test_metadata_never_costs_a_picture():
+    image = picture(4)
+    content = encoded(image, "PNG")
+    bomb = zlib.compress(bytes(80 << 20))
+    for chunk in (
+        png_chunk(b"zTXt", b"Comment\0\0" + bomb),
+        png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb),
+        png_chunk(b"iCCP", b"profile\0\0" + bomb),
+        png_chunk(b"iCCP", b"broken"),
+        png_chunk(b"tEXt", bytes(3 << 20)),
+        png_chunk(b"eXIf", b"no EXIF data"),
+        png_chunk(b"eXIf", b"II*\0" + b"\xff" * 40),
+        png_chunk(b"tIME", b"late")[:-1] + b"?",  # a wrong checksum
+    ):
+        loaded, conversions = load(content[:33] + chunk + content[33:])
+        np.testing.assert_array_equal(loaded, np.array(image))
+        assert conversions == []
+    for file_format in ("WEBP", "JPEG"):
+        for exif in (b"Exif\0\0no", b"Exif\0\0II*\0" + b"\xff" * 40):
+            content = encoded(image, file_format, quality=95, exif=exif)
+            loaded, conversions = load(content, "a")
+            assert np.abs(loaded.astype(int) - np.array(image)).mean() < 4
+            assert conversions == []
+
+
+@pytest.mark.parametrize("orientation", range(12))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(orientation, file_format):
+    image = picture(5)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded, conversions = load(encoded(image, file_format, quality=95, exif=exif), "a")
+    pixels = np.array(image, int)
+    turned = {  # as the EXIF standard says where the first row and column are
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).swapaxes(0, 1),
+        8: np.rot90(pixels),
+    }
+    assert np.abs(loaded - turned.get(orientation, pixels)).mean() < 4
+    assert conversions == ["EXIF-rotated"] * (orientation in turned)
 
 
 def test_alpha_on_white():
@@ -632,16 +794,6 @@ def test_alpha_on_white():
     loaded, conversions = load(encoded(image, "PNG"))
     np.testing.assert_allclose(loaded, expected, atol=1)
     assert conversions == ["alpha"]
-
-
-def test_exif_orientation():
-    image = picture(5)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90° clockwise
-    loaded, conversions = load(encoded(image, quality=95, exif=exif), "a.jpg")
-    expected = np.rot90(np.array(image, int), -1)
-    assert np.abs(loaded - expected).mean() < 3
-    assert conversions == ["EXIF-rotated"]
 
 
 def test_quality_is_the_quality_of_the_stored_jpeg():
@@ -743,3 +895,16 @@ def test_beam_makes_the_same_records(miniature_imagenet, tmp_path):
     # Beam cuts the shards elsewhere in the same order.
     for split, expected in read(local).items():
         assert list(read(beam)[split].items()) == list(expected.items())
+
+
+def test_beam_holds_out_the_same_pictures(tmp_path):
+    pytest.importorskip("apache_beam", reason="requirements-beam.txt is not installed")
+    write_folders(tmp_path / "in", 8)
+    (tmp_path / "in" / "cat" / "bad.jpg").write_bytes(b"no picture")
+    for name, beam_options in (("local", None), ("beam", [])):
+        prepare_folder(tmp_path / "in", tmp_path / name, beam_options=beam_options)
+    assert read(tmp_path / "local") == read(tmp_path / "beam")
+    names = sorted(os.listdir(tmp_path / "local"))
+    assert sorted(os.listdir(tmp_path / "beam")) == names
+    rejected = [(tmp_path / n / "rejected.tsv").read_text() for n in ("local", "beam")]
+    assert rejected[0] == rejected[1]

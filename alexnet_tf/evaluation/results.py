@@ -5,8 +5,10 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -130,8 +132,21 @@ def gather_facts(
         "data_dir": data_set.data_dir,
         "data_fingerprint": fingerprint(data_set.splits[evaluation.split]),
         "command": sys.argv,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
         "versions": library_versions(),
     }
+
+
+def read_records(metrics_file: str, last_step: float = math.inf) -> list[dict]:
+    """Reads the records of `metrics.jsonl` up to a step; none where there is no file.
+
+    A line without its end was being written when the run was killed: it is left out.
+    """
+    if not tf.io.gfile.exists(metrics_file):
+        return []
+    with tf.io.gfile.GFile(metrics_file) as file:
+        lines = [line for line in file if line.endswith("\n")]
+    return [record for record in map(json.loads, lines) if record["step"] <= last_step]
 
 
 def fingerprint(split: Split) -> str:
