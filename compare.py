@@ -4,6 +4,11 @@ python compare.py runs/*
 python compare.py runs/a runs/b --output=runs/curves.png
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 
