@@ -578,6 +578,29 @@ def test_control_characters_in_names_reach_no_table(tmp_path, capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_tfds_data_set_without_classes(tmp_path):
+    example = {"image": np.zeros((8, 8, 3), np.uint8), "label": 1}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="numbers",
+        version="1.0.0",
+        data_dir=tmp_path,
+        features=tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=(8, 8, 3)), "label": np.int64}
+        ),
+        split_datasets={"train": [("1", example)]},
+    )
+    message = "no picture with a class label; it has image, label"
+    with pytest.raises(UserError, match=f"numbers has {message}"):
+        prepare(
+            source="tfds",
+            name="numbers",
+            input=str(tmp_path),
+            output=f"{tmp_path}_out",
+        )
+    with pytest.raises(UserError, match=message):
+        open_data_set(str(tmp_path))
+
+
 def test_splits_and_labels_of_tfds(tmp_path, capsys):
     def examples(number, label):
         for i in range(number):
