@@ -1,10 +1,10 @@
 """Classifies pictures with an exported model.
 
-python predict.py --saved_model=runs/demo/saved_model PICTURE… FOLDER…
+python predict.py --saved_model=runs/demo PICTURE… FOLDER…
 
 Prints the most probable classes of every picture: of files, of those in folders and
-below, and, for "-", of a picture on the standard input. Goes on past what cannot be
-read; then the exit code is 1.
+below, and, for "-", of a picture on the standard input. They are turned as their EXIF
+data say. Goes on past what cannot be read; then the exit code is 1.
 """
 
 from alexnet_tf import signals
@@ -20,20 +20,26 @@ import html
 import io
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from alexnet_tf import command_line
+from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
+from data.pictures import FORMATS, MAX_BYTES, LeftOut, find_pictures, shown
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 _BAR_CELLS = 20
+_MAX_PIXELS = 2**25  # that are decoded here: half a gigabyte where there is alpha
+_SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
+_CELL = 32  # side, pixels, of what is explained as one
 _PAGE = """<!DOCTYPE html>
-<meta charset="utf-8"><title>Predictions</title>
+<html lang="en"><meta charset="utf-8"><title>Predictions</title>
+<meta name="viewport" content="width=device-width">
 <style>
 body { font: 14px sans-serif; display: flex; flex-wrap: wrap; gap: 16px }
 figure { margin: 0; width: 224px; overflow-wrap: anywhere }
+img { max-width: 100% }
 meter { width: 64px }
 </style>
 """
@@ -41,61 +47,95 @@ meter { width: 64px }
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("saved_model", None, "Directory of the export.", required=True)
+    command_line.define_path(
+        "saved_model",
+        None,
+        "Directory of the export, or of a run that has one.",
+        exists=True,
+        required=True,
+    )
     flags.DEFINE_enum("format", "text", ["text", "json", "csv"], "What to print.")
     flags.DEFINE_integer(
         "top_k", 5, "Classes to print, at most what the export has.", lower_bound=1
     )
-    flags.DEFINE_string("output_html", None, "Writes a page of pictures and classes.")
-    flags.DEFINE_integer("batch_size", 32, "Pictures at a time.", lower_bound=1)
-
-
-def find_pictures(values: flags.FlagValues, arguments: list[str]) -> list[str]:
-    """The pictures that the arguments name; "-" stands for the standard input."""
-    if not arguments:
-        raise flags.Error("name pictures or folders, or - for the standard input")
-    if not os.path.exists(os.path.join(values.saved_model, "saved_model.pb")):
-        raise UserError(
-            f"--saved_model={values.saved_model} is no SavedModel: give the directory "
-            "that export.py wrote"
-        )
-    if values.output_html:
-        folder = os.path.dirname(os.path.abspath(values.output_html))
-        if not os.path.isdir(folder):
-            raise UserError(f"--output_html: there is no folder {folder}")
-    found = []
-    for argument in arguments:
-        if not os.path.isdir(argument):
-            found.append(argument)
-            continue
-        inside = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(argument)
-            for name in names
-            if name.lower().endswith(PICTURE_SUFFIXES)
-        ]
-        if not inside:
-            raise UserError(
-                f"no pictures in {argument} (looked for {', '.join(PICTURE_SUFFIXES)})"
-            )
-        found += sorted(inside)
-    return found
+    command_line.define_path(
+        "output_html", None, "Writes a page of pictures and classes."
+    )
+    flags.DEFINE_bool(
+        "explain", False, "Show in the page where the network looks (slow)."
+    )
+    flags.DEFINE_integer(
+        "batch_size", 32, "Pictures at a time.", lower_bound=1, upper_bound=64
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Task:
+    """What is to be done: the directory of the SavedModel, the names of pictures."""
+
+    saved_model: str
+    names: list[str]
+
+
+def check(values: flags.FlagValues, arguments: list[str]) -> Task:
+    """Finds the model and the pictures; "-" stands for the standard input."""
+    if not arguments:
+        raise flags.Error("name pictures or folders, or - for the standard input")
+    if values.explain and not values.output_html:
+        raise flags.Error("--explain shows its pictures in a page: give --output_html")
+    saved_model = find_saved_model(values.saved_model)
+    names, left_out = [], LeftOut()
+    for argument in arguments:
+        if not os.path.isdir(argument):
+            names.append(argument)
+            continue
+        inside = list(find_pictures(argument, left_out))
+        if not inside:
+            raise UserError(
+                f"no pictures in {shown(argument)}: give pictures or folders of them"
+            )
+        names += inside
+    if values.output_html:
+        files.check_output(values.output_html, names, what="--output_html", kind="file")
+    print(
+        *left_out.lines(), sep="\n", end="\n" * bool(left_out.lines()), file=sys.stderr
+    )
+    return Task(saved_model, names)
+
+
+def find_saved_model(directory: str) -> str:
+    """The directory of the SavedModel in an export or a run."""
+    for candidate in (directory, os.path.join(directory, "saved_model")):
+        if "saved_model.pb" in files.list_names(candidate):
+            return candidate
+    raise UserError(
+        f"--saved_model={directory} is no SavedModel and no run that has one: give the "
+        "directory that export.py wrote"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
     """What a picture shows: (class, class id, probability), or why it is not known."""
 
     name: str
     image_bytes: bytes
-    predictions: list[tuple[str, int, float]]
+    classes: list[tuple[str, int, float]]
     error: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither is known."""
+        return not self.classes and not self.error
 
 
 def predict(
     classify: Callable, names: list[str], batch_size: int, top_k: int
-) -> Iterator[Result]:
+) -> Iterator[Prediction]:
     """Classifies pictures, some at a time.
+
+    What must be turned, and what the model does not take, is decoded as preparation
+    decodes it and sent as PNG.
 
     Args:
         classify: The signature `serving_default` of an export.
@@ -104,160 +144,287 @@ def predict(
         top_k: Classes of each, at most what the export has.
     """
     for start in range(0, len(names), batch_size):
-        results = [_read(name) for name in names[start : start + batch_size]]
-        readable = [result for result in results if not result.error]
-        try:
-            answers = _classify(classify, readable, top_k)
-        except ValueError:  # one fails all: find out which
-            answers = []
-            for result in readable:
-                try:
-                    answers += _classify(classify, [result], top_k)
-                except ValueError as error:
-                    answers.append(dataclasses.replace(result, error=str(error)))
-        answers = iter(answers)
-        for result in results:
-            yield result if result.error else next(answers)
+        batch = [_read(name) for name in names[start : start + batch_size]]
+        batch = _classify(classify, batch, top_k)
+        batch = [_decode_here(one) if one.is_open else one for one in batch]
+        for one in _classify(classify, batch, top_k):
+            if one.is_open:
+                one = dataclasses.replace(one, error="larger than the model takes")
+            yield one
 
 
-def _read(name: str) -> Result:
+def _read(name: str) -> Prediction:
+    """Reads a picture, upright; only of regular files, which end."""
     try:
         if name == "-":
-            return Result(name, sys.stdin.buffer.read(), [])
-        with open(name, "rb") as file:
-            return Result(name, file.read(), [])
+            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # pipes wait
+            with open(descriptor, "rb") as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return Prediction(name, b"", [], "not a regular file")
+                content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        return Result(name, b"", [], error.strerror)
+        return Prediction(name, b"", [], error.strerror)
+    if len(content) > MAX_BYTES:
+        return Prediction(name, b"", [], f"larger than {MAX_BYTES >> 20} MiB")
+    prediction = Prediction(name, content, [])
+    return _decode_here(prediction) if _is_turned(content) else prediction
 
 
-def _classify(classify: Callable, pictures: list[Result], top_k: int) -> list[Result]:
+def _is_turned(content: bytes) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return image.getexif().get(0x0112) in range(2, 9)
+    except Exception:  # whoever decodes it says what is wrong
+        return False
+
+
+def _load(content: bytes):
+    """Decodes a picture as preparation does: upright RGB of Pillow.
+
+    Raises:
+        ValueError: In words, why it cannot be used.
+    """
+    from PIL import Image
+
+    from data.transcode import load_rgb
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            image.draft(None, (512, 512))
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"too large: {image.width}×{image.height} pixels")
+        return load_rgb(content, "", 256)[0]
+    except Image.UnidentifiedImageError:
+        raise ValueError("not a picture in a known format") from None
+    except Exception as error:  # decoders raise all sorts of things on bad bytes
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _decode_here(prediction: Prediction) -> Prediction:
+    try:
+        image = _load(prediction.image_bytes)
+    except ValueError as error:
+        return dataclasses.replace(prediction, error=str(error))
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return dataclasses.replace(prediction, image_bytes=file.getvalue())
+
+
+def _classify(
+    classify: Callable, batch: list[Prediction], top_k: int
+) -> list[Prediction]:
+    """Fills in the classes where they are open; what is no picture stays so."""
     import tensorflow as tf
 
-    if not pictures:
-        return []
-    image_bytes = tf.constant([picture.image_bytes for picture in pictures])
-    try:
-        answer = classify(image_bytes=image_bytes)
-    except tf.errors.OpError as error:
-        lines = str(error).split("<stack traces unavailable>\n")[-1].splitlines()
-        raise ValueError(lines[0]) from None
+    waiting = [index for index, one in enumerate(batch) if one.is_open]
+    if not waiting:
+        return batch
+    sent = tf.constant([batch[index].image_bytes for index in waiting])
+    answer = classify(image_bytes=sent)
     keys = ("classes", "class_ids", "probabilities")
     columns = [answer[key].numpy()[:, :top_k].tolist() for key in keys]
-    results = []
-    for picture, names, ids, probabilities in zip(pictures, *columns, strict=True):
-        if ids[0] < 0:
-            error = "not a picture, or larger than the model takes"
-            results.append(dataclasses.replace(picture, error=error))
-            continue
-        names = [name.decode() for name in names]
-        predictions = list(zip(names, ids, probabilities, strict=True))
-        results.append(dataclasses.replace(picture, predictions=predictions))
-    return results
+    batch = list(batch)
+    for index, names, ids, probabilities in zip(waiting, *columns, strict=True):
+        if ids[0] >= 0:
+            names = [name.decode() for name in names]
+            classes = list(zip(names, ids, probabilities, strict=True))
+            batch[index] = dataclasses.replace(batch[index], classes=classes)
+    return batch
 
 
-def print_text(results: Iterable[Result]) -> None:
+# What is printed.
+
+
+def print_text(predictions: Iterable[Prediction]) -> None:
     """Prints names and bars."""
-    for result in results:
-        if result.error:
+    for prediction in predictions:
+        if prediction.error:
             continue
-        print(result.name)
-        width = max(len(name) for name, _, _ in result.predictions)
-        for name, _, probability in result.predictions:
+        print(shown(prediction.name))
+        names = [shown(name) for name, _, _ in prediction.classes]
+        width = max(map(len, names))
+        for name, (_, _, probability) in zip(names, prediction.classes, strict=True):
             eighths = round(probability * _BAR_CELLS * 8)
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]
             print(f"  {name:{width}}  {bar:{_BAR_CELLS + 1}} {probability:6.1%}")
 
 
-def print_json(results: Iterable[Result]) -> None:
+def print_json(predictions: Iterable[Prediction]) -> None:
     """Prints a list of objects, one a line."""
     separator = "["
-    for result in results:
-        if result.error:
-            said = {"error": result.error}
-        else:
-            keys = ("class", "class_id", "probability")
-            said = {
-                "predictions": [
-                    dict(zip(keys, row, strict=True)) for row in result.predictions
-                ]
-            }
-        print(f"{separator}\n{json.dumps({'picture': result.name} | said)}", end="")
+    for prediction in predictions:
+        keys = ("class", "class_id", "probability")
+        rows = [dict(zip(keys, row, strict=True)) for row in prediction.classes]
+        error = prediction.error
+        answer = {"error": error} if error else {"predictions": rows}
+        line = json.dumps({"picture": prediction.name} | answer)
+        print(f"{separator}\n{line}", end="")
         separator = ","
     print("\n]")
 
 
-def print_csv(results: Iterable[Result]) -> None:
+def print_csv(predictions: Iterable[Prediction]) -> None:
     """Prints a row for each picture and class."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["picture", "rank", "class", "class_id", "probability"])
-    for result in results:
-        for rank, row in enumerate(result.predictions, 1):
-            writer.writerow([result.name, rank, *row])
+    for prediction in predictions:
+        for rank, (name, *numbers) in enumerate(prediction.classes, 1):
+            writer.writerow([_cell(prediction.name), rank, _cell(name), *numbers])
 
 
-def format_figure(result: Result) -> str:
-    """A picture and its classes in HTML."""
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula, nor a terminal for an order."""
+    return shown("'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text)
+
+
+# What is shown.
+
+
+def explain(classify: Callable, image, class_id: int, batch_size: int):
+    """Measures where a picture shows a class: how much hiding a part of it costs.
+
+    Squares of the picture's mean color hide it at one place after another (Zeiler and
+    Fergus 2014, section 4.2).
+
+    Args:
+        classify: The signature `images` of an export.
+        image: Picture of Pillow, RGB.
+        class_id: The class.
+        batch_size: Pictures at a time.
+
+    Returns:
+        float64 `(rows, columns)`, a cell of 32×32 pixels each: by how much the
+        probability falls, in the mean of the four squares of 64×64 that hide the cell.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    pixels = np.asarray(image)
+    mean = pixels.mean((0, 1)).round()
+    rows, columns = (-(-side // _CELL) for side in pixels.shape[:2])
+    places = [(i, j) for i in range(rows + 1) for j in range(columns + 1)]
+    hidden = pixels[np.newaxis].repeat(len(places) + 1, 0)  # the first one as it is
+    for one, (i, j) in zip(hidden[1:], places, strict=True):
+        top, left = max(i - 1, 0) * _CELL, max(j - 1, 0) * _CELL
+        one[top : (i + 1) * _CELL, left : (j + 1) * _CELL] = mean
+    probabilities = []
+    for start in range(0, len(hidden), batch_size):
+        answer = classify(images=tf.constant(hidden[start : start + batch_size]))
+        found = answer["class_ids"].numpy() == class_id
+        values = answer["probabilities"].numpy()
+        # Where the class is not among those answered: at most as probable as the last.
+        known = np.where(found.any(1), (values * found).sum(1), values[:, -1])
+        probabilities.extend(known.tolist())
+    falls = probabilities[0] - np.array(probabilities[1:])
+    falls = falls.reshape(rows + 1, columns + 1)
+    return (falls[:-1, :-1] + falls[1:, :-1] + falls[:-1, 1:] + falls[1:, 1:]) / 4
+
+
+def light(image, falls):
+    """Darkens a picture of Pillow but for where the class is lost when it is hidden."""
+    import numpy as np
     from PIL import Image
 
-    source = ""
-    with contextlib.suppress(Exception):  # what only TensorFlow can read has no picture
-        image = Image.open(io.BytesIO(result.image_bytes))
-        image.thumbnail((224, 224))
-        thumbnail = io.BytesIO()
-        image.convert("RGB").save(thumbnail, "JPEG")
-        source = base64.b64encode(thumbnail.getvalue()).decode()
+    falls = np.maximum(falls, 0)
+    cells = Image.fromarray(np.float32(falls / max(falls.max(), 1e-6)))
+    size = [side * _CELL for side in reversed(falls.shape)]
+    light = cells.resize(size, Image.Resampling.BICUBIC)
+    light = np.asarray(light.crop((0, 0, *image.size))).clip(0, 1)[:, :, np.newaxis]
+    return Image.fromarray(np.uint8(np.asarray(image) * (0.2 + 0.8 * light)))
+
+
+def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
+    """A picture and its classes in HTML.
+
+    Args:
+        prediction: What to show.
+        look: Function from the picture and a class to where it shows (see `explain`).
+    """
+    try:
+        image = _load(prediction.image_bytes)
+        image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    except ValueError:  # what only the model can read has no picture
+        image, look = None, None
+    pictures = _format_image(image, "") if image else ""
+    if look:
+        name, class_id, _ = prediction.classes[0]
+        falls = look(image, class_id)
+        pictures += _format_image(light(image, falls), "Where the model looks") + (
+            f"<br>Light: what {html.escape(name)} depends on. Hiding the part that "
+            f"matters most costs {max(falls.max(), 0):.1%}."
+        )
     lines = "".join(
         f"<br><meter value={probability:.4f}></meter> {probability:.1%} "
         f"{html.escape(name)}"
-        for name, _, probability in result.predictions
+        for name, _, probability in prediction.classes
     )
-    caption = html.escape(result.name) + lines
-    return (
-        f'<figure><img src="data:image/jpeg;base64,{source}" alt="">'
-        f"<figcaption>{caption}</figcaption></figure>\n"
-    )
+    caption = html.escape(shown(prediction.name)) + lines
+    return f"<figure>{pictures}<figcaption>{caption}</figcaption></figure>\n"
 
 
-def main(values: flags.FlagValues, pictures: list[str]) -> int:
+def _format_image(image, description: str) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    source = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/jpeg;base64,{source}" alt="{description}">'
+
+
+@contextlib.contextmanager
+def open_page(path: str | None) -> Iterator[Callable[[str], object]]:
+    """Opens a page, and gives what writes to it; nothing for None."""
+    if not path:
+        yield lambda text: None
+        return
+    with (
+        files.replacing(path) as unfinished,
+        open(unfinished, "w", encoding="utf-8", errors="replace") as page,
+    ):
+        page.write(_PAGE)
+        yield page.write
+
+
+def main(values: flags.FlagValues, task: Task) -> int:
     """Predicts as the flags say."""
     import tensorflow as tf
     from tqdm import tqdm
 
-    model = tf.saved_model.load(values.saved_model)
+    model = tf.saved_model.load(files.for_tensorflow(task.saved_model))
     classify = model.signatures["serving_default"]
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names may be anything
-    print_results = {"text": print_text, "json": print_json, "csv": print_csv}
-    errors = []
-    with contextlib.ExitStack() as stack:
-        page = None
-        if values.output_html:
-            page = stack.enter_context(
-                open(values.output_html, "w", encoding="utf-8", errors="replace")
-            )
-            page.write(_PAGE)
-        few = len(pictures) <= values.batch_size
-        bar = stack.enter_context(
-            tqdm(
-                total=len(pictures), unit=" pictures", leave=False, disable=few or None
-            )
-        )
+    look = None
+    if values.explain:
 
-        def watch() -> Iterator[Result]:
-            for result in predict(classify, pictures, values.batch_size, values.top_k):
-                bar.update()
-                bar.clear()
-                if result.error:
-                    errors.append(f"  {result.name}: {result.error}")
-                elif page:
-                    page.write(format_figure(result))
-                yield result
+        def look(image, class_id):
+            serve = model.signatures["images"]
+            return explain(serve, image, class_id, values.batch_size)
 
-        print_results[values.format](watch())
+    errors, total = [], len(task.names)
+    is_short = total <= values.batch_size and not look
+
+    def watch(bar, write) -> Iterator[Prediction]:
+        for one in predict(classify, task.names, values.batch_size, values.top_k):
+            bar.update()
+            bar.clear()
+            if one.error:
+                errors.append(f"  {shown(one.name)}: {one.error}")
+            elif values.output_html:
+                write(format_figure(one, look))
+            yield one
+
+    progress = tqdm(
+        total=total, unit=" pictures", leave=False, disable=is_short or None
+    )
+    print_predictions = {"text": print_text, "json": print_json, "csv": print_csv}
+    with progress as bar, open_page(values.output_html) as write:
+        print_predictions[values.format](watch(bar, write))
     if errors:
-        lines = [f"error: {len(errors)} of {len(pictures)} not read:", *errors]
+        lines = [f"error: {len(errors)} of {total} not read:", *errors]
         print(*lines, sep="\n", file=sys.stderr)
     return 1 if errors else 0
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags, find_pictures)
+    command_line.run(main, define_flags, check)

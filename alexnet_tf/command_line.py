@@ -402,7 +402,8 @@ def _import_tensorflow() -> None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if not os.environ.get("TF_CONFIG", "{}").strip():
         del os.environ["TF_CONFIG"]
-    logging.info("starting TensorFlow")
+    if sys.stderr.isatty():  # somebody waits
+        logging.info("starting TensorFlow")
     with _quiet_imports(logging.level_debug()):
         import keras
         import tensorflow  # noqa: F401

@@ -154,6 +154,11 @@ def _make_signatures(
 ) -> dict[str, tf.types.experimental.ConcreteFunction]:
     fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
     names = ["", *class_names]
+    strings, pixels = ((None,), tf.string), ((None, None, None, 3), tf.uint8)
+
+    @tf.function(input_signature=[tf.TensorSpec(*strings)], autograph=False)
+    def decode(image_bytes):  # once in the graph, for three signatures
+        return decode_pictures(image_bytes, fitting)
 
     def answer(images, is_picture):
         probabilities = tf.nn.softmax(model(images, training=False))
@@ -167,7 +172,7 @@ def _make_signatures(
         }
 
     def serving_default(image_bytes):
-        return answer(*decode_pictures(image_bytes, fitting))
+        return answer(*decode(image_bytes))
 
     def tf_example(examples):
         return serving_default(_find_pictures(examples))
@@ -176,11 +181,10 @@ def _make_signatures(
         return answer(fit_images(images, fitting), tf.fill(tf.shape(images)[:1], True))
 
     def features(image_bytes):
-        images, is_picture = decode_pictures(image_bytes, fitting)
+        images, is_picture = decode(image_bytes)
         numbers = tf.cast(fc7(images, training=False), tf.float32)
         return {"features": tf.where(is_picture[:, tf.newaxis], numbers, 0.0)}
 
-    strings, pixels = ((None,), tf.string), ((None, None, None, 3), tf.uint8)
     return {
         function.__name__: tf.function(
             _bounded(function),

@@ -51,6 +51,7 @@ class _Signals:
         self.terminal = 2
         self.was_raised = False
         self._is_installed = self._is_taken = False
+        self._unsaid = threading.Lock()
 
     def install(self) -> Callable[[], None]:
         """Takes the signals over; returns what gives them back."""
@@ -76,6 +77,7 @@ class _Signals:
             os.close(writable)  # ends the thread
             self.received, self.was_raised = [], False
             self._is_installed = self._is_taken = False
+            self._unsaid = threading.Lock()
 
         return restore
 
@@ -99,14 +101,21 @@ class _Signals:
             if self.mode == "end" and not self._is_taken:
                 self.end(signum)
             elif self.mode == "ask":
-                say("stopping after this step; once more to stop at once")
+                self._say_stopping()
         os.close(readable)
 
     def _handle(self, signum, frame) -> None:
         del frame
         self.received.append(signum)
         self._is_taken = self.mode != "end"
+        if self.mode == "ask":
+            self._say_stopping()
         self._raise()
+
+    def _say_stopping(self) -> None:
+        """Once, in whichever thread it is first."""
+        if self._unsaid.acquire(blocking=False):
+            say("stopping after this step; once more to stop at once")
 
     def _raise(self, *_) -> None:
         if self.mode == "raise":

@@ -4,8 +4,10 @@ import csv
 import html.parser
 import io
 import json
+import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -26,19 +28,12 @@ def picture(color, form="JPEG"):
 
 @pytest.fixture(scope="module")
 def saved_model(tmp_path_factory):
-    """A SavedModel whose probabilities are the mean colour, with export's signature."""
+    """A SavedModel whose probabilities are mean colors, with export's signatures.
 
-    def classify(image_bytes):
-        def mean(one):
-            image = tf.io.decode_image(one, 3, expand_animations=False)
-            return tf.reduce_mean(tf.cast(image, tf.float32), [0, 1])
+    It takes JPEG, PNG and GIF; of JPEG, those with a single color in each half.
+    """
 
-        is_picture = tf.strings.length(image_bytes) > 20
-        means = tf.map_fn(
-            lambda x: tf.cond(x[0], lambda: mean(x[1]), lambda: tf.zeros(3)),
-            (is_picture, image_bytes),
-            fn_output_signature=tf.float32,
-        )
+    def answer(means, is_picture):
         probabilities, ids = tf.math.top_k(means / 255.0, 3)
         return {
             "classes": tf.gather(tf.constant(NAMES), ids),
@@ -46,11 +41,36 @@ def saved_model(tmp_path_factory):
             "probabilities": probabilities,
         }
 
+    def mean(one):
+        image = tf.io.decode_image(one, 3, expand_animations=False)
+        upper = image[: tf.shape(image)[0] // 2]  # pictures may stand on their heads
+        return tf.reduce_mean(tf.cast(upper, tf.float32), [0, 1])
+
+    def classify(image_bytes):
+        known = [b"\xff\xd8\xff", b"\x89PN", b"GIF"]
+        kinds = tf.strings.substr(image_bytes, 0, 3)[:, tf.newaxis]
+        is_picture = tf.reduce_any(kinds == known, 1)
+        is_picture &= tf.strings.length(image_bytes) > 60
+        means = tf.map_fn(
+            lambda x: tf.cond(x[0], lambda: mean(x[1]), lambda: tf.zeros(3)),
+            (is_picture, image_bytes),
+            fn_output_signature=tf.float32,
+        )
+        return answer(means, is_picture)
+
+    def images(images):
+        means = tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])
+        return answer(means, tf.fill(tf.shape(images)[:1], True))
+
     output = str(tmp_path_factory.mktemp("export"))
-    spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    signature = tf.function(classify, input_signature=[spec])
+    strings = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    pixels = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
+    signatures = {
+        "serving_default": tf.function(classify, input_signature=[strings]),
+        "images": tf.function(images, input_signature=[pixels]),
+    }
     module = tf.Module()
-    tf.saved_model.save(module, output, {"serving_default": signature})
+    tf.saved_model.save(module, output, signatures)
     return output
 
 
@@ -84,12 +104,12 @@ def test_text_has_names_bars_and_percentages(saved_model, pictures):
         f"{pictures}/b.JPG",
         "  blue, deep  ████████████████       80.0%",
         "  red <b>                             0.0%",
-        f"{pictures}/below/g.png",
-        "  grün     ████████████████████  100.0%",
-        "  red <b>                          0.0%",
         f"{pictures}/r <i>.gif",
         "  red <b>  ████████████████████  100.0%",
         "  grün     ████                   20.0%",
+        f"{pictures}/below/g.png",
+        "  grün     ████████████████████  100.0%",
+        "  red <b>                          0.0%",
     ]
 
 
@@ -116,10 +136,12 @@ def test_json_goes_on_past_what_cannot_be_read(saved_model, pictures):
     assert by_name["r <i>.gif"]["predictions"][0]["class"] == "red <b>"
     failed = {name for name, result in by_name.items() if "error" in result}
     assert failed == {"c.jpg", "d.png", "missing.jpg"}
-    assert "PNG" in by_name["d.png"]["error"]
+    assert "truncated" in by_name["d.png"]["error"]
     lines = done.stderr.decode().strip().splitlines()
-    assert lines[0] == "error: 3 of 6 not read:"
-    assert {re.search(r"(\w+\.\w+):", line)[1] for line in lines[1:]} == failed
+    left_out = "left out: files without a picture: 1, the first "
+    assert lines.pop(0).startswith(left_out)
+    assert lines.pop(0) == "error: 3 of 6 not read:"
+    assert {re.search(r"(\w+\.\w+):", line)[1] for line in lines} == failed
 
 
 def test_csv_from_the_standard_input(saved_model):
@@ -155,7 +177,7 @@ def test_html_shows_pictures_and_escapes_names(saved_model, pictures, tmp_path):
     assert "b" not in tags
     assert "i" not in tags
     assert "grün" in page.read_text(encoding="utf-8")
-    (blue, green, red) = [
+    (blue, red, green) = [
         PIL.Image.open(io.BytesIO(tf.io.decode_base64(as_url_safe(image)).numpy()))
         for image in images
     ]
@@ -185,10 +207,146 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     check_usage_error(run(there), "name pictures or folders")
     check_usage_error(run(there, "--format=xml", "x.jpg"), "--format")
     check_usage_error(run("x.jpg"), "--saved_model")
+    check_usage_error(run(there, "--explain", "x.jpg"), "give --output_html")
+    check_usage_error(run("--model_dir=x", "x.jpg"), "did you mean --saved_model")
     for arguments, message in (
         ((f"--saved_model={tmp_path}", "x.jpg"), "is no SavedModel"),
         ((there, str(tmp_path)), "no pictures in"),
-        ((there, "--output_html=/no/page.html", "x.jpg"), "no folder /no"),
+        ((there, f"--output_html={tmp_path}", "x.jpg"), "is a directory"),
     ):
         done = run(*arguments)
         assert (done.returncode, message in done.stderr.decode()) == (1, True)
+
+
+def pixels_of(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def best_classes(done):
+    assert done.returncode == 0, done.stderr
+    rows = csv.DictReader(io.StringIO(done.stdout.decode()))
+    return {row["picture"]: row["class_id"] for row in rows if row["rank"] == "1"}
+
+
+def test_pictures_are_turned_and_kinds_that_only_preparation_takes(
+    saved_model, tmp_path
+):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    upright = PIL.Image.new("RGB", (80, 60), (255, 0, 0))
+    upright.paste((0, 0, 255), (0, 30, 80, 60))  # red above blue
+    lying = upright.rotate(180)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 3  # stored upside down
+    files = {
+        "upright": pixels_of(upright, "JPEG"),
+        "turned.jpg": pixels_of(lying, "JPEG", exif=exif),
+        "turned.png": pixels_of(lying, "PNG", exif=exif),
+        "scan.tif": pixels_of(upright, "TIFF"),
+        "plain.ppm": pixels_of(upright, "PPM"),
+        "deep.bmp": pixels_of(upright.quantize(2).convert("1"), "BMP"),
+    }
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "no_picture").write_text("no picture")
+    done = predict(f"--saved_model={saved_model}", "--format=csv", folder)
+    best = {pathlib.Path(p).name: i for p, i in best_classes(done).items()}
+    assert best.keys() == files.keys()
+    assert {best[name] for name in files if name != "deep.bmp"} == {"0"}
+    assert "files without a picture: 2, the first" in done.stderr.decode()
+
+
+def test_only_files_that_end_are_read(saved_model, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with open(tmp_path / "huge.jpg", "wb") as file:
+        file.truncate(2**29 + 1)
+    names = [str(tmp_path / "pipe.jpg"), "/dev/zero", str(tmp_path / "huge.jpg")]
+    done = predict(f"--saved_model={saved_model}", "--format=json", *names)
+    assert done.returncode == 1
+    errors = [result["error"] for result in json.loads(done.stdout)]
+    assert errors == ["not a regular file"] * 2 + ["larger than 512 MiB"]
+
+
+def test_a_run_is_enough_and_its_name_no_pattern(saved_model, tmp_path):
+    run = tmp_path / "lr[0.1]"
+    shutil.copytree(saved_model, run / "saved_model")
+    (tmp_path / "a.jpg").write_bytes(picture((0, 0, 255)))
+    done = predict(f"--saved_model={run}", "--format=csv", tmp_path / "a.jpg")
+    assert best_classes(done) == {str(tmp_path / "a.jpg"): "2"}
+
+
+def test_a_page_takes_the_place_of_no_picture(saved_model, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(picture((0, 0, 255)))
+    for given in (path, tmp_path):
+        done = predict(f"--saved_model={saved_model}", f"--output_html={path}", given)
+        assert done.returncode == 1
+        assert "would overwrite the input" in done.stderr.decode()
+    assert path.read_bytes() == picture((0, 0, 255))
+
+
+def test_names_give_no_orders(capsys):
+    import predict as script
+
+    for name, shown in (
+        ("=1+1", "'=1+1"),
+        ("@a", "'@a"),
+        ("\x1b[31mred\n", r"\x1b[31mred\n"),
+    ):
+        prediction = script.Prediction(name, b"", [(name, 0, 0.5)])
+        script.print_csv([prediction])
+        rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+        assert rows[1] == [shown, "1", shown, "0", "0.5"]
+        script.print_text([prediction])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == shown.removeprefix("'")
+        assert lines[1].split()[0] == shown.removeprefix("'")
+
+
+def test_what_is_hidden_is_where_the_class_is_lost():
+    """One bright cell of 32 × 32 pixels; the class is the mean brightness."""
+    import predict as script
+
+    image = np.zeros((128, 160, 3), np.uint8)
+    image[32:64, 96:128] = 255
+
+    def classify(images):
+        means = tf.reduce_mean(tf.cast(images, tf.float32), [1, 2, 3]) / 255
+        means = tf.reshape(means, [-1, 1])
+        return {"class_ids": tf.zeros_like(means, tf.int32), "probabilities": means}
+
+    found = script.explain(classify, PIL.Image.fromarray(image), 0, 7)
+    brightness = image.mean().round()
+    base = image.mean() / 255
+    expected = np.zeros((4, 5))
+    for top in range(-1, 4):  # each square hides up to 2 × 2 cells
+        for left in range(-1, 5):
+            hidden = np.float64(image)
+            rows = slice(max(top, 0) * 32, (top + 2) * 32)
+            columns = slice(max(left, 0) * 32, (left + 2) * 32)
+            hidden[rows, columns] = brightness
+            fall = base - hidden.mean() / 255
+            for i in (top, top + 1):
+                for j in (left, left + 1):
+                    if 0 <= i < 4 and 0 <= j < 5:
+                        expected[i, j] += fall / 4
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.unravel_index(found.argmax(), found.shape) == (1, 3)
+    lit = np.asarray(script.light(PIL.Image.fromarray(image), found))
+    assert lit[48, 112].min() > 250
+
+
+def test_the_page_explains(saved_model, tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(picture((0, 0, 255)))
+    page = tmp_path / "page.html"
+    done = predict(
+        f"--saved_model={saved_model}", f"--output_html={page}", "--explain", path
+    )
+    assert done.returncode == 0, done.stderr
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img") == 2
+    assert "what blue, deep depends on" in text

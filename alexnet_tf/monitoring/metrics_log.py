@@ -14,6 +14,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.results import read_records
 from alexnet_tf.files import explain, replacing
 
 _SCALARS = (
@@ -45,7 +46,7 @@ class MetricsLog:
 
     def __init__(self, model_dir: str, metrics_file: str, step: int):
         self.model_dir, self._failures = model_dir, {}
-        self.records = _read_records(metrics_file, step)
+        self.records = read_records(metrics_file, step)
         _replace(metrics_file, "".join(map(_line, self.records)).encode())
         self._metrics = _GrowingFile(metrics_file)
         self._events = {}
@@ -151,16 +152,6 @@ class _GrowingFile:
             raise
         self._size += len(self._pending)
         self._pending = b""
-
-
-def _read_records(path: str, last_step: int) -> list[dict]:
-    if not tf.io.gfile.exists(path):
-        return []
-    with tf.io.gfile.GFile(path) as file:
-        # A line without its end was being written when the run was killed.
-        lines = [line for line in file if line.endswith("\n")]
-    records = map(json.loads, lines)
-    return [record for record in records if record["step"] <= last_step]
 
 
 def _line(record: dict) -> str:

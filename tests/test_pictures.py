@@ -1,0 +1,219 @@
+"""Tests of alexnet_tf/pipeline/pictures.py: serving sees what evaluation sees."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from alexnet_tf.pipeline import pictures
+from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
+from benchmarks import hostile
+from benchmarks.hostile import encode, gif, noise, png, scans
+from data.transcode import fit_crop, fit_pad, load_rgb
+
+NOT_TAKEN = {"BMP 1 bit", "WebP animated", "TIFF", "PPM"}
+KINDS = hostile.kinds()
+
+
+@pytest.fixture(scope="module")
+def decode():
+    """From files to pixels and whether they are pictures, NumPy arrays."""
+    graph = tf.function(lambda files: decode_pictures(files, Fitting()))
+    spec = tf.TensorSpec((None,), tf.string)
+    graph = graph.get_concrete_function(spec)
+
+    def call(*files):
+        images, is_picture = graph(tf.constant(list(files)))
+        return images.numpy(), is_picture.numpy().tolist()
+
+    return call
+
+
+def fit_as_prepared(image, fitting):
+    """What evaluation sees of a picture that preparation has stored, by Pillow."""
+    fit, stored_size, size = fitting
+    warp = {"warp": lambda image, side: image.resize((side, side), Image.BICUBIC)}
+    stored = (warp | {"crop": fit_crop, "pad": fit_pad})[fit](image, stored_size)
+    if stored_size < size:  # evaluation scales it to 256 pixels
+        stored = stored.resize((256, 256), Image.BILINEAR)
+    corner = (stored.width - size) // 2
+    return np.asarray(stored)[corner : corner + size, corner : corner + size]
+
+
+def mean_difference(first, second):
+    return np.abs(first.astype(np.float64) - second).mean()
+
+
+def test_every_kind_of_picture_is_what_preparation_makes_of_it(decode):
+    images, is_picture = decode(*KINDS.values())
+    for (kind, content), image, taken in zip(
+        KINDS.items(), images, is_picture, strict=True
+    ):
+        prepared, _ = load_rgb(content, "picture", 256)
+        expected = fit_as_prepared(prepared, Fitting())
+        assert np.ptp(expected) > 50, kind
+        assert taken == (kind not in NOT_TAKEN), kind
+        if taken:
+            assert mean_difference(image, expected) < 3, kind
+        else:
+            assert not image.any()
+
+
+@pytest.mark.parametrize("color", [(0, 0, 0), (200, 30, 90)])
+@pytest.mark.parametrize("form", ["PNG", "GIF", "WEBP"])
+def test_what_is_transparent_is_white(form, color, decode):
+    image = Image.new("RGBA", (300, 300), (*color, 0))
+    image.paste((*color, 255), (100, 100, 200, 200))
+    lossless = {"lossless": True} if form == "WEBP" else {}
+    (decoded,), _ = decode(encode(image, form, **lossless))
+    assert decoded[5, 5].tolist() == [255, 255, 255]
+    assert decoded[112, 112].tolist() == [*color]
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (100, 300), (700, 200), (40, 30)])
+@pytest.mark.parametrize(
+    "fitting",
+    [
+        Fitting("crop", 256, 224),
+        Fitting("pad", 256, 224),
+        Fitting("warp", 256, 224),
+        Fitting("crop", 64, 224),
+        Fitting("pad", 64, 64),
+        Fitting("crop", 300, 224),
+    ],
+)
+def test_pictures_are_fitted_as_preparation_and_evaluation_do(fitting, shape):
+    image = noise(*shape)
+    pixels = tf.constant(np.asarray(image)[np.newaxis].repeat(2, 0))
+    fitted = pictures.fit_images(pixels, fitting).numpy()
+    assert fitted.shape == (2, fitting.image_size, fitting.image_size, 3)
+    expected = fit_as_prepared(image, fitting)
+    for one in fitted:
+        assert mean_difference(one, expected) < 1
+
+
+def test_pictures_that_were_not_stored_anew_keep_their_shorter_side():
+    image = noise(300, 512)
+    fitting = Fitting("crop", None, 224)
+    pixels = tf.constant(np.asarray(image)[np.newaxis])
+    (fitted,) = pictures.fit_images(pixels, fitting).numpy()
+    box = (128 - 131.25 + 128, 18.75, 128 + 131.25 + 128, 281.25)  # 224 · 300 / 256
+    expected = np.asarray(image.resize((224, 224), Image.BILINEAR, box=box))
+    assert mean_difference(fitted, expected) < 1
+
+
+def test_a_stored_picture_is_the_same_to_the_last_bit(decode):
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    files = [encode(Image.fromarray(image), form) for form in ("PNG", "BMP", "JPEG")]
+    decoded, _ = decode(*files)
+    np.testing.assert_array_equal(decoded[0], image[16:240, 16:240])
+    np.testing.assert_array_equal(decoded[1], image[16:240, 16:240])
+    window = [16, 16, 224, 224]
+    method = "INTEGER_ACCURATE"
+    crop = tf.io.decode_and_crop_jpeg(files[2], window, dct_method=method)
+    np.testing.assert_array_equal(decoded[2], crop)  # what evaluation decodes
+
+
+QUICK_BOMBS = {
+    name: content
+    for name, content in hostile.bombs().items()
+    if len(content) < 200 or "JPEG 1,000" in name or "two IHDR" in name
+}
+
+
+def test_no_file_costs_a_neighbour(decode):
+    good = encode(noise(256, 256), "JPEG")
+    other = encode(noise(256, 256), "PNG")
+    rng = np.random.default_rng(1)
+    damaged = []
+    for content in KINDS.values():
+        damaged += [content[: len(content) // 2], content[:30]]
+        mutant = bytearray(content)
+        mutant[rng.integers(len(mutant) // 3)] ^= 255
+        damaged.append(bytes(mutant))
+    (first, second), _ = decode(good, other)
+    for files in (list(QUICK_BOMBS.values()), damaged):
+        images, is_picture = decode(good, *files, other)
+        assert is_picture[0]
+        assert is_picture[-1]
+        np.testing.assert_array_equal(images[0], first)
+        np.testing.assert_array_equal(images[-1], second)
+    assert not any(decode(*QUICK_BOMBS.values())[1])
+
+
+def test_a_jpeg_ends_wherever_it_is_cut():
+    code = """
+import tensorflow as tf
+from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
+from benchmarks.hostile import encode, noise
+whole = encode(noise(16, 16), "JPEG", progressive=True)
+cuts = [whole[: i + 1] for i in range(len(whole)) if whole[i] == 255]
+print(decode_pictures(tf.constant(cuts), Fitting())[1].numpy().sum(), len(cuts))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    answered, cuts = map(int, done.stdout.split())
+    assert 5 < answered < cuts
+
+
+def test_of_a_jpeg_that_is_cut_short_the_rest_is_grey(decode):
+    whole = encode(noise(256, 256), "JPEG")
+    images, _ = decode(whole, whole[: int(0.6 * len(whole))])
+    np.testing.assert_array_equal(images[1][:80], images[0][:80])
+    np.testing.assert_array_equal(images[1][190:], 128)
+
+
+def test_how_many_pixels_a_file_may_have(decode):
+    pixel = (2**20 + 32 * 9000) // 1000  # rows of 1,000 pixels that 9,000 bytes allow
+    files = [png(height, 1000, 1, 0) for height in (1048, 1350, 1350, 1300)]
+    files[2] += bytes(9000 - len(files[2]))
+    files[3] += bytes(9000 - len(files[3]))
+    assert 1300 < pixel < 1350
+    assert decode(*files)[1] == [True, False, False, True]
+
+
+def test_what_each_kind_may_have(decode):
+    flat = encode(Image.new("P", (9, 9)), "GIF")
+    table_and_pixels = flat[flat.index(b",", 13) :]
+    smaller = flat[:6] + b"\x0a\0\x0a\0" + flat[10:]
+    comment = b"!\xfe\x01a\0"
+    files = {
+        "32 scans": (scans(16, 16, 31), True),
+        "33 scans": (scans(16, 16, 32), False),
+        "4000 chunks": (png(9, 9, between=hostile.chunk(b"tEXt", b"") * 4000), True),
+        "5000 chunks": (png(9, 9, between=hostile.chunk(b"tEXt", b"") * 5000), False),
+        "gif": (flat, True),
+        "gif, frame smaller than its screen": (smaller, False),
+        "gif with comments": (
+            flat.replace(table_and_pixels, comment * 99 + table_and_pixels),
+            True,
+        ),
+        "gif without end": (gif((9, 9), (9, 9), b"\x02\x4c\x01"), False),
+        "gif cut in its screen": (flat[:9], False),
+    }
+    contents, expected = zip(*files.values(), strict=True)
+    assert dict(zip(files, decode(*contents)[1], strict=True)) == dict(
+        zip(files, expected, strict=True)
+    )
+
+
+def test_metadata_costs_no_picture(decode):
+    text = hostile.chunk(b"zTXt", b"Comment\0\0not compressed")
+    profile = hostile.chunk(b"iCCP", b"x\0\0broken")
+    plain = png(9, 9)
+    with_both = png(9, 9, between=text + profile)
+    wrong_sum = with_both.replace(b"not compressed", b"not Compressed")
+    images, is_picture = decode(plain, with_both, wrong_sum)
+    assert is_picture == [True] * 3
+    np.testing.assert_array_equal(images[0], images[2])
+
+
+def test_no_pictures_at_all(decode):
+    images, is_picture = decode(b"", b"text")
+    assert images.shape == (2, 224, 224, 3)
+    assert is_picture == [False, False]
+    empty, _ = decode_pictures(tf.constant([], tf.string), Fitting())
+    assert empty.shape == (0, 224, 224, 3)
