@@ -5,21 +5,33 @@ python eval.py --model_dir=runs/demo --views=10 --report_dir=runs/demo/report
 python eval.py --checkpoint=runs/a --checkpoint=runs/b --report_dir=both
 """
 
-from alexnet_tf import command_line
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
+from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 
 
 def define_flags() -> None:
     """Defines the flags."""
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
-    text("model_dir", None, "Directory of the run; eval.json is written there.")
-    text("data_dir", None, "Default: the data of the run.")
+    define_path = command_line.define_path
+    define_path(
+        "model_dir",
+        None,
+        "Directory of the run; eval.json is written there.",
+        exists=True,
+    )
+    define_path("data_dir", None, "Default: the data of the run.", exists=True)
     text("split", "validation", "Split to evaluate.")
-    flags.DEFINE_multi_string(
+    define_path(
         "checkpoint",
         ["latest"],
         "latest or best of model_dir, the path of a checkpoint or the directory of a "
         "run. Given again: the mean of their probabilities.",
+        many=True,
     )
     flags.DEFINE_enum(
         "views", "1", ["1", "10"], "10: corners, centre and mirror images (4.1)."
@@ -33,10 +45,24 @@ def define_flags() -> None:
         "float32 gives the numbers of the exported model.",
     )
     flags.DEFINE_bool("predictions", False, "Write predictions.csv too.")
-    text("report_dir", None, "Write a page with figures, and the figures, there.")
+    define_path(
+        "report_dir", None, "Write a page with figures, and the figures, there."
+    )
 
 
-def main(values: flags.FlagValues) -> None:
+def check_outputs(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Checks that what is to be written can be, before the work begins."""
+    if arguments:
+        raise flags.Error(f"unexpected argument {arguments[0]!r}")
+    inputs = [values.data_dir] if values.data_dir else []
+    for name in ("model_dir", "report_dir"):
+        if values[name].value and not (name == "model_dir" and values.report_dir):
+            files.check_output(
+                values[name].value, inputs, what=f"--{name}", replaced=False
+            )
+
+
+def main(values: flags.FlagValues, _) -> None:
     """Evaluates as the flags say."""
     from alexnet_tf import devices
     from alexnet_tf.evaluation import command
@@ -56,4 +82,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    command_line.run(main, define_flags, check_outputs)

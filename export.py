@@ -3,6 +3,11 @@
 python export.py --model_dir=runs/demo --output=/tmp/alexnet
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 

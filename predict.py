@@ -7,6 +7,11 @@ below, and, for "-", of a picture on the standard input. They are turned as thei
 data say. Goes on past what cannot be read; then the exit code is 1.
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 import base64
 import contextlib
 import csv

@@ -6,9 +6,13 @@ Without flags: the demo, on photographs of solar cells that a Python package bri
     python train.py --data_dir=DIR --num_gpus=2
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle(signals.EXIT_INTERRUPTED)
+
 import dataclasses
 import os
-import time
 
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
@@ -25,7 +29,10 @@ def define_flags() -> None:
         "data_dir", None, "Data set made by data.prepare; none for the demo."
     )
     command_line.define_path(
-        "model_dir", None, "Where to write; by default runs/<date-time>-<recipe>."
+        "model_dir",
+        None,
+        "Where to write; by default the newest unfinished run of the same settings in "
+        "runs/, else runs/<date-time>-<recipe>.",
     )
     flags.DEFINE_enum(
         "recipe", "auto", ["auto", *RECIPES], "auto: by the number of images."
@@ -58,9 +65,6 @@ def main(values: flags.FlagValues) -> int:
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
         if not os.path.exists(data_dir):
             prepare(source="elpv", output=data_dir)
-    if model_dir is None:
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{values.recipe}"
-        model_dir = os.path.join("runs", name)
     finished = train(
         data_dir,
         model_dir,
@@ -69,7 +73,7 @@ def main(values: flags.FlagValues) -> int:
         overwrite=values.overwrite,
         export=values.export,
     )
-    return 0 if finished else command_line.EXIT_INTERRUPTED
+    return 0 if finished else signals.EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -1,4 +1,19 @@
-"""AlexNet (Krizhevsky, Sutskever, Hinton 2012) for TensorFlow and Keras."""
+"""AlexNet (Krizhevsky, Sutskever, Hinton 2012) for TensorFlow and Keras.
+
+The rooms, in the order of reading; each imports only from those above it:
+
+- `errors.py`, `recipes.py`, `files.py`, `signals.py`, `command_line.py`: the one
+  exception; every number of the paper and of the published networks; how files are
+  written, how a program is stopped, what the scripts share.
+- `network/`: the network as a Keras model, and its layers.
+- `pipeline/`: from records on disk to batches.
+- `config.py`, `devices.py`, `run.py`: a run's settings, where it computes, what is in
+  its directory.
+- `evaluation/`: exact errors, and pages and pictures of them.
+- `monitoring/`: what a run says about itself.
+- `export.py`: the SavedModel and its sisters.
+- `training/`: the step, the loop around it, the command.
+"""
 
 _PUBLIC = {
     "alexnet": "network.alexnet",

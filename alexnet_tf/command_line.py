@@ -31,7 +31,7 @@ except ModuleNotFoundError:
 from alexnet_tf import files, signals
 from alexnet_tf.errors import UserError
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 75
+EXIT_ERROR, EXIT_USAGE = 1, 2
 flags.disclaim_key_flags()  # flags belong to the script that has them defined here
 
 
@@ -322,13 +322,13 @@ def run(
     define_flags: Callable[[], None],
     check: Callable[[flags.FlagValues, list[str]], object] | None = None,
     *,
-    interrupted: int | None = None,
     tensorflow: bool = True,
 ) -> None:
     """Parses the command line, runs `main`, and exits the process.
 
     Whatever happens ends in one line: the traceback of what nobody foresaw goes to a
-    file that the line names; `--verbosity=1` shows it.
+    file that the line names; `--verbosity=1` shows it. A script calls `signals.handle`
+    in its first line.
 
     Args:
         main: Takes the parsed flags; returns the exit code, None for 0.
@@ -336,10 +336,9 @@ def run(
         check: Takes the flags and the other arguments before TensorFlow, which takes
             seconds to import, is; raises `flags.Error` or `UserError`. What it returns
             is the second argument of `main`. None where only flags are allowed.
-        interrupted: Exit code after a signal; None for 130 or 143.
         tensorflow: Whether the program needs TensorFlow.
     """
-    signals.handle(lambda signum: _end(signum, interrupted))
+    signals.handle()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # file names may be anything
     code = EXIT_ERROR
@@ -356,10 +355,10 @@ def run(
             code = main(values, *checked) or 0
             sys.stdout.flush()
     except Exception as error:
-        code = _report(error, interrupted)
+        code = _report(error)
     except KeyboardInterrupt:
-        code = _report_interrupted(interrupted)
-    signals.handle(lambda signum: os._exit(code))
+        code = signals.report()
+    signals.finish(code)
     sys.exit(code)
 
 
@@ -403,7 +402,8 @@ def _import_tensorflow() -> None:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)
     if not os.environ.get("TF_CONFIG", "{}").strip():
         del os.environ["TF_CONFIG"]
-    logging.info("starting TensorFlow")
+    if sys.stderr.isatty():  # somebody waits
+        logging.info("starting TensorFlow")
     with _quiet_imports(logging.level_debug()):
         import keras
         import tensorflow  # noqa: F401
@@ -413,9 +413,6 @@ def _import_tensorflow() -> None:
     keras.config.set_epsilon(1e-7)
 
 
-_terminal = 2  # the file descriptor; another one while imports are quiet
-
-
 @contextlib.contextmanager
 def _quiet_imports(verbose: bool) -> Iterator[None]:
     """Keeps TensorFlow's start-up lines off the terminal, unless importing fails.
@@ -423,57 +420,36 @@ def _quiet_imports(verbose: bool) -> Iterator[None]:
     Some of them are written before its own log level is read, so the file descriptor
     is what has to be redirected.
     """
-    global _terminal
     if verbose:
         yield
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
     sys.stderr.flush()
-    _terminal = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept, signals.saying_to(terminal):
         os.dup2(kept.fileno(), 2)
         try:
             yield
         except BaseException:
             kept.seek(0)
-            os.write(_terminal, kept.read())
+            os.write(terminal, kept.read())
             raise
         finally:
-            os.dup2(_terminal, 2)
-            os.close(_terminal)
-            _terminal = 2
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 # How a program ends.
 
 
-def _end(signum: int, interrupted: int | None) -> None:
-    """Ends the process where nothing has begun that would have to be tidied up."""
-    os.dup2(_terminal, 2)
-    signals.say(_describe_interrupted(interrupted))
-    os._exit(interrupted or signals.exit_code(signum))
-
-
-def _report_interrupted(interrupted: int | None) -> int:
-    signals.say(_describe_interrupted(interrupted))
-    signum = signals.received() or signal.SIGINT
-    return interrupted or signals.exit_code(signum)
-
-
-def _describe_interrupted(interrupted: int | None) -> str:
-    if interrupted == EXIT_INTERRUPTED:
-        return "interrupted; run the same command again to go on"
-    return "interrupted"
-
-
-def _report(error: Exception, interrupted: int | None) -> int:
+def _report(error: Exception) -> int:
     """Says in one line what happened; returns the exit code."""
     if isinstance(error, BrokenPipeError):  # as for "predict.py … | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     if signals.was_raised() and not isinstance(error, UserError):
-        return _report_interrupted(interrupted)  # a library made another error of it
+        return signals.report()  # a library made another error of it
     if logging.level_debug():
         traceback.print_exception(error)
     if isinstance(error, flags.Error):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from alexnet_tf import files
+from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.layers import LocalResponseNormalization
 from alexnet_tf.pipeline.pictures import (
@@ -23,16 +24,12 @@ from alexnet_tf.pipeline.pictures import (
     fit_images,
     map_each,
 )
-from alexnet_tf.run import Config, Run, checkpoint_sha256, library_versions
+from alexnet_tf.run import EXPORT_FILES, Run, checkpoint_sha256, library_versions
 
 MAX_BATCH_SIZE = 64  # pictures in a request
 WARM_UP_BATCH_SIZES = (1, 8, 32)
 LITERT_FILE, ONNX_FILE, CARD_FILE = "alexnet.tflite", "alexnet.onnx", "model_card.json"
 LABELS_FILE = "labels.txt"
-_WRITTEN = (
-    *("saved_model.pb", "fingerprint.pb", "variables/*", "assets/*", "assets.extra/*"),
-    *(LITERT_FILE, ONNX_FILE, LABELS_FILE, CARD_FILE),
-)
 _TOLERANCE = 1e-3  # of a probability, and of the largest feature
 
 
@@ -75,7 +72,7 @@ def export_run(
     model, config, path = run.load_model(checkpoint)
     fitting = Fitting(config.fit, config.stored_size, model.input_shape[1])
     card = _model_card(run, config, path, fitting)
-    with files.replacing(output, _WRITTEN) as unfinished:
+    with files.replacing(output, EXPORT_FILES) as unfinished:
         if format == "saved_model":
             export_model(model, config.class_names, unfinished, fitting, top_k)
             check_export(model, unfinished, fitting)

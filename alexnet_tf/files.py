@@ -30,6 +30,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 from absl import logging
 
@@ -214,8 +215,10 @@ def replacing(path: str, names: Sequence[str] = ()) -> Iterator[str]:
     what a killed process left is removed by the next. A link is followed. Two processes
     may do it at once: the last one stays, whole (`lock` keeps the other out).
 
-        with replacing("runs/demo/eval.json") as temporary, open(temporary, "w") as f:
-            json.dump(result, f)
+        with replacing("data/photos", ["*.tfrecord*"]) as temporary:
+            write_data_set(temporary)
+
+    `writing` does it for a file.
 
     Args:
         path: Of the file or directory.
@@ -239,13 +242,32 @@ def replacing(path: str, names: Sequence[str] = ()) -> Iterator[str]:
         new = os.path.join(holder, os.path.basename(target))
         try:
             yield new
-            _check_same_kind(new, target)
-            if os.path.isdir(target):
-                _carry_over(target, new, names)
-                os.rename(target, new + ".old")
-            os.replace(new, target)
+            with _one_at_a_time(os.path.dirname(target)):
+                _check_same_kind(new, target)
+                if os.path.isdir(target):
+                    _carry_over(target, new, names)
+                    os.rename(target, new + ".old")
+                os.replace(new, target)
         finally:
             _put_back(holder, target)
+
+
+@contextlib.contextmanager
+def writing(path: str, mode: str = "w") -> Iterator[IO]:
+    """Opens a new file that takes the place of the old one when it is complete.
+
+    Args:
+        path: Local or remote; its directory is made.
+        mode: "w" for text in UTF-8, "wb" for bytes.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace"}
+    with replacing(path) as temporary:
+        if is_remote(path):
+            file = _gfile().GFile(temporary, mode)
+        else:
+            file = open(temporary, mode, **text)  # noqa: SIM115
+        with file:
+            yield file
 
 
 def _check_same_kind(new: str, target: str) -> None:
@@ -272,6 +294,18 @@ def _holder(target: str) -> Iterator[str]:
         shutil.rmtree(made, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: str) -> Iterator[None]:
+    """Waits for other processes that put something in place in a directory."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _put_back(holder: str, target: str) -> None:
@@ -400,9 +434,12 @@ def lock(directory: str, what: str) -> Iterator[None]:
         yield
         return
     was_missing = not os.path.isdir(directory)
-    os.makedirs(directory, exist_ok=True)
     path = os.path.join(directory, LOCK_FILE)
-    descriptor = _try_lock(path)
+    while True:
+        os.makedirs(directory, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # its last owner just removed it
+            descriptor = _try_lock(path)
+            break
     if descriptor is None:
         with contextlib.suppress(OSError), open(path, errors="replace") as file:
             owner = " ".join(file.read().split())

@@ -29,8 +29,11 @@ EXPORT_FILES = (
     "saved_model.pb",
     "fingerprint.pb",
     "variables/variables.*",
-    "assets/labels.txt",
-    "assets.extra/tf_serving_warmup_requests",
+    "assets/*",
+    "assets.extra/*",
+    "alexnet.tflite",
+    "alexnet.onnx",
+    "labels.txt",
     "model_card.json",
 )
 FILES = (
@@ -49,7 +52,11 @@ FILES = (
     "checkpoints/ckpt-*",
     "checkpoints/best/checkpoint",
     "checkpoints/best/ckpt-*",
-    *(f"saved_model/{name}" for name in EXPORT_FILES),
+    *(
+        f"{export}/{name}"
+        for export in ("saved_model", "litert", "onnx")
+        for name in EXPORT_FILES
+    ),
 )
 
 

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+EXIT_INTERRUPTED = 75  # running the same command again goes on
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _RAISE_AGAIN = 0.05  # seconds after an exception that was lost
 
@@ -25,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
     """A signal asks the program to end."""
 
 
-def exit_code(signum: int) -> int:
+def _exit_code(signum: int) -> int:
     """130 after SIGINT, 143 after SIGTERM, which a closed terminal's SIGHUP means."""
     return 128 + (signal.SIGTERM if signum == signal.SIGHUP else signum)
 
@@ -37,6 +38,8 @@ class _Signals:
         received: The numbers of those that came, oldest first.
         mode: What the first one does: "end", "raise" or "ask".
         end: Called by the first one in the mode "end", with its number.
+        code: Exit code of an interrupted program; None for 130 or 143.
+        terminal: The file descriptor to write lines to.
         was_raised: Whether `Interrupted` was raised.
     """
 
@@ -44,8 +47,11 @@ class _Signals:
         self.received: list[int] = []
         self.mode = "end"
         self.end: Callable[[int], None] = lambda signum: None
+        self.code: int | None = None
+        self.terminal = 2
         self.was_raised = False
         self._is_installed = self._is_taken = False
+        self._unsaid = threading.Lock()
 
     def install(self) -> Callable[[], None]:
         """Takes the signals over; returns what gives them back."""
@@ -71,6 +77,7 @@ class _Signals:
             os.close(writable)  # ends the thread
             self.received, self.was_raised = [], False
             self._is_installed = self._is_taken = False
+            self._unsaid = threading.Lock()
 
         return restore
 
@@ -90,18 +97,25 @@ class _Signals:
                 continue
             count += 1
             if count > 1:
-                os._exit(exit_code(signum))
+                os._exit(_exit_code(signum))
             if self.mode == "end" and not self._is_taken:
                 self.end(signum)
             elif self.mode == "ask":
-                say("stopping after this step; once more to stop at once")
+                self._say_stopping()
         os.close(readable)
 
     def _handle(self, signum, frame) -> None:
         del frame
         self.received.append(signum)
         self._is_taken = self.mode != "end"
+        if self.mode == "ask":
+            self._say_stopping()
         self._raise()
+
+    def _say_stopping(self) -> None:
+        """Once, in whichever thread it is first."""
+        if self._unsaid.acquire(blocking=False):
+            say("stopping after this step; once more to stop at once")
 
     def _raise(self, *_) -> None:
         if self.mode == "raise":
@@ -121,21 +135,49 @@ os.register_at_fork(after_in_child=_signals.forget)
 
 
 def say(text: str) -> None:
-    """Writes a line to the standard error; safe in a handler, below a progress bar."""
-    start = "\n" if os.isatty(2) else ""
+    """Writes a line to the terminal; safe in a handler, below a progress bar."""
+    start = "\n" if os.isatty(_signals.terminal) else ""
     with contextlib.suppress(OSError):
-        os.write(2, f"{start}{text}\n".encode(errors="replace"))
+        os.write(_signals.terminal, f"{start}{text}\n".encode(errors="replace"))
 
 
-def handle(end: Callable[[int], None]) -> None:
-    """Takes the signals over until the process ends.
+@contextlib.contextmanager
+def saying_to(descriptor: int) -> Iterator[None]:
+    """Inside, lines go to a file descriptor instead of the standard error."""
+    _signals.terminal = descriptor
+    try:
+        yield
+    finally:
+        _signals.terminal = 2
+
+
+def handle(code: int | None = None) -> None:
+    """Takes the signals over until the process ends; the first line of a program.
 
     Args:
-        end: Ends the process when a signal comes before or after its work. Gets the
-            signal's number, in another thread than the main one.
+        code: Exit code of a program that was interrupted, such as `EXIT_INTERRUPTED`;
+            None for 130 or 143, or what was given before.
     """
     _signals.install()
-    _signals.end = end
+    _signals.code = code or _signals.code
+    _signals.end = lambda signum: os._exit(report(signum))
+
+
+def finish(code: int) -> None:
+    """From now on a signal ends the process with `code`: its work is done."""
+    _signals.end = lambda signum: os._exit(code)
+
+
+def report(signum: int | None = None) -> int:
+    """Says that the program was interrupted, in one line; returns its exit code."""
+    go_on = (
+        "; run the same command again to go on"
+        if _signals.code == EXIT_INTERRUPTED
+        else ""
+    )
+    say(f"interrupted{go_on}")
+    received = [signum] if signum else _signals.received
+    return _signals.code or _exit_code((received or [signal.SIGINT])[0])
 
 
 @contextlib.contextmanager
@@ -151,11 +193,6 @@ def working() -> Iterator[None]:
 def was_raised() -> bool:
     """Whether a signal interrupted the work, even if the exception became another."""
     return _signals.was_raised
-
-
-def received() -> int | None:
-    """The number of the first signal that came; None if none did."""
-    return _signals.received[0] if _signals.received else None
 
 
 @contextlib.contextmanager

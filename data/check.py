@@ -3,14 +3,21 @@
 python -m data.check --data_dir=DIR
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 import array
 import os
 from collections.abc import Iterator
 
-from alexnet_tf import command_line
+from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 
 # TensorFlow is imported inside functions, after the flags are parsed.
+_DAMAGED = "damaged, and what follows it cannot be read"
+_FLAT = 2  # of 255: JPEG makes no more of a picture of one colour
 
 
 def check(data_dir: str, fast: bool = False) -> list[str]:
@@ -58,7 +65,7 @@ def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
 
     from data.progress import progress_bar
 
-    labels = array.array("q")
+    labels, flat = array.array("q"), []
     bar = progress_bar(None, split.num_examples, "records")
     for filename, expected in zip(split.filenames, split.shard_lengths, strict=True):
         shard, found = os.path.basename(filename), 0
@@ -72,44 +79,71 @@ def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
                 labels.append(record[0])
                 name = f"{shard}, record {found}"
                 duplicates.add(record[1], split.name, record[0], name)
+                if record[2]:
+                    flat.append(name)
             found += 1
             bar.update()
         if found != expected:
             problems.append(f"{shard}: {found} records, expected {expected}")
     bar.close()
+    if flat:
+        number = f"{len(flat):,} pictures of {split.name}"
+        problems.append(f"{number} are of one colour, the first {flat[0]}")
     return np.array(labels, int)
 
 
 def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
-    """Yields (label, hash) for a good record, and what is wrong with a bad one."""
+    """Yields (label, hash, whether it is of one colour), or what is wrong with it."""
     import tensorflow as tf
 
     from alexnet_tf.pipeline.data_set import parse_record
 
-    def inspect(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def inspect(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image_bytes, label = parse_record(serialized, data_set)
+        content = tf.strings.to_hash_bucket_fast(image_bytes, 2**63 - 1)
         if data_set.encoding == "raw":
-            pixels = tf.io.decode_raw(image_bytes, tf.uint8)
-            label += 0 * tf.size(tf.reshape(pixels, data_set.image_shape))
-        elif not fast:
+            image = tf.io.decode_raw(image_bytes, tf.uint8)
+            image = tf.reshape(image, data_set.image_shape)
+        elif fast:
+            return label, content, False
+        else:
             image = tf.io.decode_image(image_bytes, 3, expand_animations=False)
-            label += 0 * tf.size(image)  # else the decoding is left out
-        return label, tf.strings.to_hash_bucket_fast(image_bytes, 2**63 - 1)
+        image = tf.cast(image, tf.int32)
+        spread = tf.reduce_max(image, (0, 1)) - tf.reduce_min(image, (0, 1))
+        return label, content, tf.reduce_max(spread) <= _FLAT
 
-    records = tf.data.TFRecordDataset(filename)
+    # TensorFlow crashes at a record that declares more bytes than there can be.
+    number, is_whole = _count_whole_records(filename)
+    records = tf.data.TFRecordDataset(filename).take(number)
     records = iter(records.map(inspect, num_parallel_calls=tf.data.AUTOTUNE))
     while True:
         try:
-            label, content = next(records)
-            yield int(label), int(content)
+            label, content, is_flat = next(records)
+            yield int(label), int(content), bool(is_flat)
         except StopIteration:
+            if not is_whole:
+                yield _DAMAGED
             return
         except tf.errors.DataLossError:
-            yield "damaged, and what follows it cannot be read"
+            yield _DAMAGED
             return
+        except UnicodeDecodeError:  # in TensorFlow's own message
+            yield "not a picture with a label, nor any other example"
         except tf.errors.InvalidArgumentError as error:
             reason = " ".join(error.message.splitlines()[0].split())
             yield f"not a picture with a label: {reason[:150]}"
+
+
+def _count_whole_records(filename: str) -> tuple[int, bool]:
+    """Returns how many whole records a file has, and whether there is nothing else."""
+    from alexnet_tf.pipeline.data_set import record_spans
+
+    if files.is_remote(filename):
+        return -1, True  # a request for each record would take too long
+    number, end = 0, 0
+    for begin, length in record_spans(filename):
+        number, end = number + 1, begin + length + 4
+    return number, end == os.path.getsize(filename)
 
 
 def _describe(data_set, name: str, counts: list[int]) -> None:
@@ -142,9 +176,8 @@ def _check_order(labels) -> list[str]:
 
 def define_flags() -> None:
     """Defines the flags of this script."""
-    flags.DEFINE_string("data_dir", None, "Data set to read.")
+    command_line.define_path("data_dir", None, "Data set to read.", required=True)
     flags.DEFINE_bool("fast", False, "Leave the pictures undecoded.")
-    flags.mark_flag_as_required("data_dir")
 
 
 def main(values: flags.FlagValues) -> int:

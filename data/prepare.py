@@ -9,26 +9,35 @@ python -m data.prepare --source=elpv --output=DIR
 import collections
 import concurrent.futures
 import contextlib
-import errno
 import functools
 import importlib
 import itertools
 import multiprocessing
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from alexnet_tf import command_line
+from alexnet_tf import command_line, files, signals
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from data.held_out import find_thresholds
+from data.pictures import shown
 from data.source import Item, Source, check_class_names
-from data.transcode import Options, Record, transcode
+from data.transcode import FITS, Options, Record, transcode
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
 _ITEMS_PER_TASK = 16
 _TASKS_PER_WORKER = 4  # in flight, so that memory is bounded
+_WRITTEN = (  # in the output; other files there stay when it is replaced
+    "*.tfrecord-*-of-*",
+    "dataset_info.json",
+    "features.json",
+    "metadata.json",
+    "*.labels.txt",
+    "rejected.tsv",
+    "duplicates.tsv",
+    ".alexnet_tf-*.npz",  # what was measured of it
+)
 # Every worker process imports this module: TensorFlow is imported inside functions.
 
 
@@ -64,39 +73,72 @@ def prepare(
     Raises:
         UserError: The input or the output cannot be used.
     """
-    from data.progress import progress_bar
+    from tensorflow.io import gfile
+
     from data.report import Report
-    from data.writer import DataSetWriter
 
     options = options or Options()
     if source in ("folder", "imagenet") and not input:
         raise UserError(f"--source={source} needs --input")
-    if "://" not in output:
-        output = os.path.abspath(os.path.expanduser(output))
-    with _written_whole(output, overwrite) as directory:
+    input = files.expand(input) if input else None
+    output = files.expand(output)
+    files.check_output(output, [input] if input else [], what="--output")
+    with (
+        files.disk_errors(),
+        files.lock(output, "the data set"),
+        files.replacing(output, _WRITTEN) as directory,
+    ):
+        _check_free(output, overwrite)
+        gfile.makedirs(directory)
         module = importlib.import_module(f"data.sources.{source}")
         pictures = module.open_source(input=input, name=name)
         check_class_names(pictures.class_names)
         print(*pictures.notes, sep="\n", end="\n" if pictures.notes else "")
-        thresholds = _find_thresholds(pictures, options)
         report = Report(pictures.class_names, max_errors)
-        writer = DataSetWriter(directory, pictures, options, num_shards, seed)
-        if beam_options is None:
-            work = functools.partial(transcode, options=options, thresholds=thresholds)
-            items = _all_items(pictures)
-            records = _transcode_all(items, work, num_workers or _num_cores())
-            bar = progress_bar(records, pictures.num_items, "images")
-            with contextlib.closing(records), bar:
-                writer.write(report.count(bar))
-        else:
-            records = writer.write_with_beam(beam_options, thresholds)
-            collections.deque(report.count(records), 0)
-        if not report.num_pictures():
-            raise UserError(f"no picture in {input or source} can be used")
-        report.check_names()
-        report.write(directory)
-        writer.finish({**pictures.metadata, **vars(options)})
-    print(f"{output}: {report.summary()}")
+        _write(
+            directory,
+            pictures,
+            options,
+            report,
+            num_shards=num_shards,
+            num_workers=num_workers or _num_cores(),
+            seed=seed,
+            beam_options=beam_options,
+        )
+    print(f"{shown(output)}: {report.summary()}")
+
+
+def _write(
+    directory: str,
+    pictures: Source,
+    options: Options,
+    report,
+    *,
+    num_shards: int | None,
+    num_workers: int,
+    seed: int,
+    beam_options: Sequence[str] | None,
+) -> None:
+    """Writes the data set into a directory, and counts it in the report."""
+    from data.progress import progress_bar
+    from data.writer import DataSetWriter
+
+    thresholds = _find_thresholds(pictures, options)
+    writer = DataSetWriter(directory, pictures, options, num_shards, seed)
+    if beam_options is None:
+        work = functools.partial(transcode, options=options, thresholds=thresholds)
+        records = _in_workers(work, _all_items(pictures), num_workers)
+        bar = progress_bar(records, pictures.num_items, "images")
+        with contextlib.closing(records), bar:
+            writer.write(report.count(bar))
+    else:
+        records = writer.write_with_beam(beam_options, thresholds)
+        collections.deque(report.count(records), 0)
+    if not report.num_pictures():
+        raise UserError(f"no picture of {pictures.name} can be used")
+    report.check_names()
+    report.write(directory)
+    writer.finish({**pictures.metadata, **vars(options)})
 
 
 def _all_items(pictures: Source) -> Iterator[Item]:
@@ -118,23 +160,25 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _transcode_all(
-    items: Iterable[Item],
+def _in_workers(
     work: Callable[[Sequence[Item]], list[Record]],
+    items: Iterable[Item],
     num_workers: int,
 ) -> Iterator[Record]:
-    """Transcodes in worker processes, with a bounded number of pictures in flight."""
+    """Works in other processes, with a bounded number of pictures in flight."""
     items = iter(items)
     tasks = iter(lambda: list(itertools.islice(items, _ITEMS_PER_TASK)), [])
     # Forking a process that runs TensorFlow's threads is not safe.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = concurrent.futures.ProcessPoolExecutor(
         num_workers, context, initializer=_end_with_parent
     )
     pending = collections.deque()
     try:
         for task in tasks:
-            pending.append(pool.submit(work, task))
+            with signals.starting_processes():
+                pending.append(pool.submit(work, task))
             if len(pending) >= num_workers * _TASKS_PER_WORKER:
                 yield from pending.popleft().result()
         while pending:
@@ -144,6 +188,10 @@ def _transcode_all(
             "a worker process was killed, perhaps for want of memory; try fewer "
             f"than --num_workers={num_workers}"
         ) from None
+    except BaseException:  # the pictures in work are not waited for
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -158,50 +206,18 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-@contextlib.contextmanager
-def _written_whole(output: str, overwrite: bool) -> Iterator[str]:
-    """Yields a directory that becomes `output` only if all goes well."""
+def _check_free(output: str, overwrite: bool) -> None:
+    """Refuses what another program wrote, and a data set unless told otherwise."""
     from tensorflow.io import gfile
 
-    from alexnet_tf.pipeline.data_set import INCOMPLETE_SUFFIX, INFO_FILE
+    from alexnet_tf.pipeline.data_set import INFO_FILE
 
-    if gfile.exists(output) and gfile.listdir(output):
-        if not gfile.exists(os.path.join(output, INFO_FILE)):
-            raise UserError(f"{output} is in use, and not by a data set; give another")
-        if not overwrite:
-            raise UserError(f"{output} has a data set; to replace it give --overwrite")
-    directory = output + INCOMPLETE_SUFFIX
-    _remove(directory)
-    gfile.makedirs(directory)
-    try:
-        yield directory
-        _remove(output)
-        gfile.rename(directory, output)
-    except Exception as error:
-        if _is_disk_full(error):
-            raise UserError(
-                f"no space left on the disk of {output} or of temporary files"
-            ) from None
-        raise
-    finally:
-        _remove(directory)
-
-
-def _remove(directory: str) -> None:
-    from tensorflow.io import gfile
-
-    if gfile.exists(directory):
-        gfile.rmtree(directory)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    import tensorflow as tf
-
-    if isinstance(error, sqlite3.OperationalError):
-        return "full" in str(error)
-    return getattr(error, "errno", None) == errno.ENOSPC or isinstance(
-        error, tf.errors.ResourceExhaustedError
-    )
+    if not files.list_names(output):
+        return
+    if not gfile.exists(os.path.join(output, INFO_FILE)):
+        raise UserError(f"{output} is in use, and not by a data set; give another")
+    if not overwrite:
+        raise UserError(f"{output} has a data set; to replace it give --overwrite")
 
 
 def define_flags() -> None:
@@ -209,13 +225,13 @@ def define_flags() -> None:
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
     default = Options()
     flags.DEFINE_enum("source", None, SOURCES, "Where the pictures are from.")
-    text("input", None, "Directory or archive that the source reads.")
-    text("output", None, "Directory to make.")
+    command_line.define_path("input", None, "Directory or archive to read.")
+    command_line.define_path("output", None, "Directory to make.", required=True)
     text("name", None, "Data set of --source=tfds, as TFDS calls it.")
     flags.DEFINE_float(
         "validation_fraction",
         default.validation_fraction,
-        "Part to hold out where the pictures come without a split.",
+        "Part of each class to hold out where nothing is for validation.",
         lower_bound=0,
         upper_bound=0.9,
     )
@@ -223,9 +239,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "fit",
         default.fit,
-        ["crop", "pad"],
+        list(FITS),
         "crop: scale the shorter side, cut out the centre; pad: keep the whole picture "
-        "and pad it with its mean colour.",
+        "and pad it with its mean colour; warp: scale both sides, as Caffe does.",
     )
     flags.DEFINE_enum("encoding", default.encoding, ["jpeg", "raw"], "As stored.")
     whole("quality", default.quality, "Of JPEG.", lower_bound=1, upper_bound=100)
@@ -236,7 +252,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
     flags.DEFINE_enum("runner", "local", ["local", "beam"], "beam: on a cluster.")
     flags.DEFINE_multi_string("beam_option", [], "Option of Beam: --runner=…")
-    flags.mark_flags_as_required(["source", "output"])
+    flags.mark_flag_as_required("source")
 
 
 def main(values: flags.FlagValues) -> None:
@@ -255,7 +271,22 @@ def main(values: flags.FlagValues) -> None:
         overwrite=values.overwrite,
         beam_options=values.beam_option if values.runner == "beam" else None,
     )
-    print(f"next: python train.py --data_dir={values.output}")
+    print(_next_steps(values.output))
+
+
+def _next_steps(output: str) -> str:
+    """Returns commands that can be typed as they are."""
+    from alexnet_tf.pipeline.data_set import open_data_set
+
+    splits = open_data_set(output).splits
+    if "train" in splits and "validation" in splits:
+        words = ("train.py", f"--data_dir={output}")
+    elif "train" in splits:
+        return "next: prepare it again, with pictures for validation"
+    else:
+        split = f"--split={min(splits)}"
+        words = ("eval.py", "--model_dir=RUN", f"--data_dir={output}", split)
+    return f"next: {command_line.command('python', *words)}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from data.depth import to_8_bits
 from data.held_out import content_digest, split_of
 from data.pictures import FORMATS
 from data.source import Item
@@ -18,6 +19,18 @@ from data.source import Item
 # by what their header declares.
 MAX_PIXELS = 2**27
 MIN_SIDE = 8  # pixels; below that there is nothing to see
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+# How a picture is turned upright, by the orientation in its EXIF data.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SUFFIXES = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -36,9 +49,10 @@ class Options:
 
     Attributes:
         image_size: Side of the stored square, pixels.
-        fit: "crop" scales the shorter side to `image_size` and cuts out the centre (the
-            paper, section 2); "pad" keeps the whole picture, enlarges none, and
-            centres it on a square of its mean colour.
+        fit: One of `FITS`: "crop" scales the shorter side to `image_size` and cuts out
+            the centre (the paper, section 2); "pad" keeps the whole picture, enlarges
+            none, and centres it on a square of its mean colour; "warp" scales both
+            sides to `image_size`, whatever their ratio (Caffe's preparation).
         encoding: "jpeg", or "raw" for the uint8 pixels themselves.
         quality: Of the JPEG, 1..100.
         validation_fraction: Part of each class's pictures without a split, 0..1, that
@@ -104,8 +118,7 @@ def _transcode(item: Item, options: Options, thresholds) -> Record:
     record = Record(item.name, item.label, split, digest)
     try:
         image, conversions = load_rgb(content, item.name, options.image_size)
-        fit = fit_crop if options.fit == "crop" else fit_pad
-        image = fit(image, options.image_size)
+        image = FITS[options.fit](image, options.image_size)
     except Exception as error:  # decoders raise all sorts of things on bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
@@ -133,6 +146,7 @@ def load_rgb(
         The picture, and what had to be converted.
     """
     conversions = []
+    content = _without_metadata(content)
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -143,22 +157,43 @@ def load_rgb(
         file_format = "JPEG" if image.format == "MPO" else image.format
         if _SUFFIXES.get(suffix.lower(), file_format) != file_format:
             conversions.append(f"{file_format} named {suffix}")
-        if ";16" in str(image.tile):
-            conversions.append("16-bit")
+        is_deep = image.mode.startswith("I") or ";16" in str(image.tile)
         image.draft(None, (2 * image_size, 2 * image_size))
-        if image.getexif().get(0x0112, 1) != 1:
+        is_turned = _orientation(image) in _UPRIGHT
+        image.load()  # which turns a TIFF, and forgets that it was to be turned
+        turn = _UPRIGHT.get(_orientation(image))
+        if is_deep:
+            image = to_8_bits(image, content, conversions)
+        if is_turned:
             conversions.append("EXIF-rotated")
-            image = ImageOps.exif_transpose(image)
-        image.load()
+        if turn is not None:
+            image = image.transpose(turn)
         return _to_rgb(image, conversions), conversions
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Leaves out a PNG's texts and profiles, which may inflate without bound."""
+    if not content.startswith(_PNG):
+        return content
+    kept, position = [content[:8]], 8
+    while position < len(content):
+        end = position + 12 + int.from_bytes(content[position : position + 4])
+        if content[position + 4 : position + 8] in _PNG_CHUNKS:
+            kept.append(content[position:end])
+        position = end
+    return b"".join(kept)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # broken EXIF data, in a dozen ways, cost no picture
+        return 1
 
 
 def _to_rgb(image: Image.Image, conversions: list[str]) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow would clip them at 255
-        high_bytes = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255)
-        image = Image.fromarray(high_bytes.astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels")
     kind = {"CMYK": "CMYK", "P": "palette", "PA": "palette"}
@@ -190,6 +225,14 @@ def fit_pad(image: Image.Image, size: int) -> Image.Image:
     canvas = Image.new("RGB", (size, size), tuple(mean.tolist()))
     canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return canvas
+
+
+def fit_warp(image: Image.Image, size: int) -> Image.Image:
+    """Scales both sides to `size`."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+FITS = {"crop": fit_crop, "pad": fit_pad, "warp": fit_warp}
 
 
 def to_jpeg(image: Image.Image, quality: int) -> bytes:

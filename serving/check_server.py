@@ -7,6 +7,11 @@ own (made on first use), sends every validation picture to it over HTTP, and com
 the error and the cross-entropy of its answers with eval.json.
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 import base64
 import contextlib
 import json

@@ -20,10 +20,20 @@ from alexnet_tf.pipeline.batches import (
     training_batches,
 )
 from alexnet_tf.pipeline.data_set import DataSet, Split
+from alexnet_tf.pipeline.statistics import PixelStatistics
 
 LENGTHS = (9, 1, 14, 0, 6)
 N = sum(LENGTHS)
 SIDE, CROP = 40, 32
+STATISTICS = PixelStatistics(
+    mean_image=np.full((SIDE, SIDE, 3), 110, np.float32),
+    mean_color=np.array([120.0, 110.0, 100.0]),
+    color_eigenvalues=np.array([9000.0, 500.0, 100.0]),
+    color_eigenvectors=np.array(
+        [[0.6, 0.8, 0.0], [0.6, -0.45, 0.66], [0.53, -0.4, -0.75]]
+    ),
+    num_images=N,
+)
 
 
 def picture(number, height=SIDE, width=SIDE):
@@ -98,7 +108,12 @@ def small_blocks(monkeypatch):
 
 
 def take(data_set, steps, **options):
-    options = {"global_batch_size": 4, "seed": 7, "image_size": CROP} | options
+    options = {
+        "global_batch_size": 4,
+        "seed": 7,
+        "image_size": CROP,
+        "statistics": STATISTICS,
+    } | options
     batches = training_batches(data_set, **options).take(steps)
     images, labels = zip(*batches.as_numpy_iterator(), strict=True)
     return np.concatenate(images), np.concatenate(labels)
@@ -110,7 +125,12 @@ def same(one, other):
 
 def test_batches_have_the_promised_form(jpegs):
     batches = training_batches(
-        jpegs, global_batch_size=4, seed=0, image_size=CROP, color="pca"
+        jpegs,
+        global_batch_size=4,
+        seed=0,
+        image_size=CROP,
+        color="pca",
+        statistics=STATISTICS,
     )
     images, labels = batches.element_spec
     assert images == tf.TensorSpec((4, CROP, CROP, 3), tf.uint8)

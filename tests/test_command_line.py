@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import pty
 import re
 import shlex
 import signal
@@ -49,6 +50,7 @@ def ready():
 
 """
 END = "\ncommand_line.run(main, define_flags, tensorflow=False)\n"
+END_WITH_TENSORFLOW = "\ncommand_line.run(main, define_flags)\n"
 FAST = "def main(values):\n    print('did it')\n"
 
 
@@ -330,7 +332,7 @@ def main(values):
 """
     code, output, errors = program.run(
         code,
-        end=END.replace(", tensorflow=False", ""),
+        end=END_WITH_TENSORFLOW,
         KERAS_BACKEND="jax",
         KERAS_HOME=str(tmp_path),
         TF_USE_LEGACY_KERAS="1",
@@ -342,10 +344,25 @@ def main(values):
         "True None",
         "(1, 7, 6, 3)",
     ]
-    lines = errors.splitlines()
-    assert lines[0].startswith("KERAS_BACKEND=jax is not used")
-    assert lines[1] == "starting TensorFlow"
-    assert len(lines) == 2
+    assert errors == "KERAS_BACKEND=jax is not used: this is TensorFlow\n"
+
+
+def test_terminal_says_at_once_that_it_starts(program, tmp_path):
+    """Where TensorFlow, here one that takes its time, is imported."""
+    (tmp_path / "keras.py").write_text("import time; time.sleep(60)")
+    program.path.write_text(START.lstrip() + FAST + END_WITH_TENSORFLOW)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(program.path)],
+        stderr=theirs,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )
+    with open(ours, closefd=True) as terminal:
+        assert terminal.readline() == "starting TensorFlow\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert [terminal.readline() for _ in range(2)] == ["\n", "interrupted\n"]
+    os.close(theirs)
 
 
 # Signals.
@@ -375,10 +392,7 @@ import ctypes
 def main(values):
     sleep = ctypes.CDLL(None).sleep
     ready()
-    while True:
-        sleep(2)
-        break
-    time.sleep(60)
+    sleep(60)
 """
 STARTING = """
 def main(values):
@@ -406,7 +420,8 @@ LATE = """
 def main(values):
     with signals.stop_requests():
         ready()
-        time.sleep(0.3)  # the last step; a signal comes, and nobody asks any more
+        while not signals._signals.received:  # the last step; nobody asks any more
+            time.sleep(0.01)
     print("evaluating", flush=True)
     time.sleep(60)
 """
@@ -447,7 +462,7 @@ def test_one_signal_ends_a_program(program, tmp_path, signum, code):
 
 def test_documented_code_of_a_training(program):
     said = "interrupted; run the same command again to go on\n"
-    end = "\ncommand_line.run(main, define_flags, interrupted=75, tensorflow=False)\n"
+    end = "\nsignals.handle(signals.EXIT_INTERRUPTED)" + END
     for signum, _ in STOPS:
         assert stop(program.start(WORKING, end=end), signum) == (75, "", said)
 
@@ -469,7 +484,7 @@ def test_second_signal_ends_it_at_once(program, signum, code):
 
 
 def test_two_signals_in_a_library(program):
-    process = program.start(DEEP.replace("sleep(2)", "sleep(60)"))
+    process = program.start(DEEP)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
@@ -534,8 +549,8 @@ def main(values):
     with signals.starting_processes():
         worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     print(worker.pid, flush=True)
-    ready()
     try:
+        ready()
         worker.wait()
     finally:
         print(worker.poll(), flush=True)
@@ -546,3 +561,25 @@ def main(values):
     os.kill(worker, signal.SIGINT)
     os.kill(worker, signal.SIGHUP)
     assert stop(process, signal.SIGINT) == (130, "None\n", "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "script", ["train", "eval", "predict", "export", "data.prepare", "data.check"]
+)
+def test_signal_in_the_first_imports_of_the_scripts(tmp_path, script):
+    """While the first library is being imported, the handler is there."""
+    (tmp_path / "absl.py").write_text(
+        "import time\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    code, output, errors = stop(process, signal.SIGINT)
+    assert (code, output) == (75 if script == "train" else 130, "")
+    assert len(errors.splitlines()) == 1
+    assert errors.startswith("interrupted")

@@ -1,6 +1,7 @@
 """What `data.check` finds in data sets with known faults."""
 
 import json
+import struct
 import subprocess
 import sys
 
@@ -81,6 +82,19 @@ def test_undecodable_record(data_dir):
     assert check(str(data_dir), fast=True) == []
 
 
+def test_pictures_of_one_color(data_dir):
+    def change(examples):
+        for index, color in ((4, (0, 0, 0)), (8, (9, 80, 200))):
+            pixels = np.full((16, 16, 3), color, np.uint8)
+            image(examples[index])[0] = tf.io.encode_jpeg(pixels).numpy()
+        return examples
+
+    rewrite(data_dir, change)
+    (problem,) = check(str(data_dir))
+    assert problem.startswith("2 pictures of train are of one colour, the first pi")
+    assert problem.endswith(".tfrecord-00000-of-00001, record 4")
+
+
 def test_label_out_of_range(data_dir):
     def change(examples):
         label(examples[3])[0] = 2
@@ -111,6 +125,45 @@ def test_damaged_shard(data_dir):
     shard.write_bytes(content)
     problems = check(str(data_dir), fast=True)
     assert any("damaged" in problem for problem in problems)
+
+
+def test_record_that_declares_a_terabyte(data_dir):
+    (shard,) = data_dir.glob("*train*")
+    with tf.io.TFRecordWriter(str(data_dir / "other")) as writer:
+        writer.write(bytes(4))
+    length = struct.pack("<Q", 2**40)
+    checksum = struct.pack("<I", masked_crc32c(length))
+    whole = (data_dir / "other").read_bytes()
+    assert masked_crc32c(whole[:8]) == struct.unpack("<I", whole[8:12])[0]
+    shard.write_bytes(shard.read_bytes() + length + checksum + bytes(100))
+    number = open_data_set(str(data_dir)).splits["train"].num_examples
+    problems = check(str(data_dir), fast=True)
+    assert problems[0].endswith(
+        f"record {number}: damaged, and what follows it cannot be read"
+    )
+
+
+def masked_crc32c(content):
+    """CRC-32C, bit by bit, masked as TFRecord files have it."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def test_record_that_is_no_example(data_dir):
+    (shard,) = open_data_set(str(data_dir)).splits["train"].filenames
+    records = list(tf.data.TFRecordDataset(shard).as_numpy_iterator())
+    with tf.io.TFRecordWriter(shard) as writer:
+        for record in [*records[:-2], b"\xff\xfe\x80 no example", b""]:
+            writer.write(record)
+    problems = check(str(data_dir), fast=True)
+    assert len(problems) == 2
+    for index, problem in zip((2, 1), problems, strict=True):
+        assert f"record {len(records) - index}: not a picture with a label" in problem
 
 
 def test_picture_in_both_splits(data_dir):

@@ -1,5 +1,6 @@
 """Preparation, from odd picture files to what the records hold."""
 
+import gzip
 import io
 import json
 import os
@@ -198,13 +199,73 @@ def test_unpacked_imagenet_is_the_same(miniature_imagenet, tmp_path):
     assert read(outputs[0]) == read(outputs[1])
 
 
+def prepare_imagenet(root, output, **archives):
+    """Prepares from archives given as bytes; the others are the miniature's."""
+    root.mkdir()
+    for name, content in archives.items():
+        (root / getattr(imagenet, name)).write_bytes(content)
+    prepare(source="imagenet", input=str(root), output=str(output), options=SMALL)
+
+
 def test_archive_cut_short(miniature_imagenet, tmp_path):
-    for name in (imagenet.TRAIN_ARCHIVE, imagenet.VALIDATION_ARCHIVE):
-        content = (miniature_imagenet / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"_train.tar is damaged or cut short"):
-        prepare(source="imagenet", input=str(tmp_path), output=str(tmp_path / "out"))
+    train, validation = (
+        (miniature_imagenet / name).read_bytes()
+        for name in (imagenet.TRAIN_ARCHIVE, imagenet.VALIDATION_ARCHIVE)
+    )
+    message = r"_train.tar is damaged or cut short"
+    with pytest.raises(UserError, match=message):
+        prepare_imagenet(
+            tmp_path / "1",
+            tmp_path / "out",
+            TRAIN_ARCHIVE=train[: len(train) // 2],
+            VALIDATION_ARCHIVE=validation,
+        )
+    with pytest.raises(UserError, match=message):  # where a file ends
+        prepare_imagenet(
+            tmp_path / "2",
+            tmp_path / "out",
+            TRAIN_ARCHIVE=train[: _end_of_files(train)],
+            VALIDATION_ARCHIVE=validation,
+        )
     assert not (tmp_path / "out").exists()
+
+
+def _end_of_files(content):
+    """Returns where the blocks of zeros begin that end an archive."""
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        *_, last = tar
+        return last.offset_data + -(-last.size // 512) * 512
+
+
+def test_a_flipped_bit_in_a_header_drops_no_class(miniature_imagenet, tmp_path):
+    content = bytearray((miniature_imagenet / imagenet.TRAIN_ARCHIVE).read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        second = tar.getmembers()[1]
+    content[second.offset + 136] ^= 1  # in the time of its last change
+    with pytest.raises(UserError, match="a bad header after 1 files"):
+        prepare_imagenet(tmp_path / "1", tmp_path / "out", TRAIN_ARCHIVE=content)
+    content[second.offset + 136] ^= 1
+    first = content[second.offset_data : second.offset_data + second.size]
+    with tarfile.open(fileobj=io.BytesIO(first)) as inner:
+        picture_header = second.offset_data + inner.getmembers()[2].offset
+    content[picture_header + 136] ^= 1
+    with pytest.raises(UserError, match=r"in it n01443537.tar, is .*after 2 files"):
+        prepare_imagenet(tmp_path / "2", tmp_path / "out", TRAIN_ARCHIVE=content)
+
+
+def test_an_empty_archive_of_a_class_is_an_error(tmp_path):
+    files = {"n01440764.tar": tar_of(ODD_FILES), "n01443537.tar": tar_of({})}
+    train = tar_of(files)
+    with pytest.raises(UserError, match=r"n01443537.tar, .*there is no file in it"):
+        prepare_imagenet(tmp_path / "in", tmp_path / "out", TRAIN_ARCHIVE=train)
+
+
+def test_training_archive_alone(miniature_imagenet, tmp_path):
+    train = (miniature_imagenet / imagenet.TRAIN_ARCHIVE).read_bytes()
+    prepare_imagenet(tmp_path / "in", tmp_path / "out", TRAIN_ARCHIVE=train)
+    content = read(tmp_path / "out")
+    assert len(content["train"]) + len(content["validation"]) == 10
+    assert [label for _, label in content["validation"].values()].count(1) == 1
 
 
 # Folders
@@ -344,22 +405,32 @@ def test_num_shards(tmp_path):
 # Other sources
 
 
-def test_cifar_100_archive(tmp_path):
+def cifar_batches():
     generator = np.random.default_rng(0)
 
     def batch(number):
         pixels = generator.integers(0, 256, (number, 3072)).astype(np.uint8)
-        labels = generator.integers(0, 2, number).tolist()
+        labels = [i % 2 for i in range(number)]
         return {"data": pixels, "fine_labels": labels, "coarse_labels": labels}
 
-    batches = {
-        "cifar-100-python/train": batch(5),
-        "cifar-100-python/test": batch(2),
-        "cifar-100-python/meta": {"fine_label_names": ["apple", "bear"]},
-    }
+    names = {"fine_label_names": ["apple", "bear"]}
+    return {"train": batch(5), "test": batch(2), "meta": names}
+
+
+def cifar_archive(tmp_path, batches, protocol=2):
     archive = tmp_path / "cifar-100-python.tar.gz"
-    files = {name: pickle.dumps(content) for name, content in batches.items()}
-    archive.write_bytes(tar_of(files))
+    files = {
+        f"cifar-100-python/{name}": pickle.dumps(content, protocol)
+        for name, content in batches.items()
+    }
+    archive.write_bytes(gzip.compress(tar_of(files)))
+    return archive
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_cifar_100_archive(tmp_path, protocol):
+    batches = cifar_batches()
+    archive = cifar_archive(tmp_path, batches, protocol)
     options = Options(image_size=40, fit="pad", encoding="raw")
     out = tmp_path / "out"
     prepare(source="tfds", input=str(archive), output=str(out), options=options)
@@ -368,7 +439,7 @@ def test_cifar_100_archive(tmp_path):
     assert (data_set.encoding, data_set.image_shape) == ("raw", (40, 40, 3))
     assert data_set.class_names == ("apple", "bear")
     content = read(out)
-    train = batches["cifar-100-python/train"]
+    train = batches["train"]
     assert list(content["test"]) == ["test/00000", "test/00001"]
     assert len(content["validation"]) == 2  # one a class
     for index in range(5):
@@ -382,18 +453,52 @@ def test_cifar_100_archive(tmp_path):
         np.testing.assert_array_equal(stored[0, 0], mean)
 
 
-def test_cifar_100_archive_that_would_run_a_program(tmp_path):
-    class Attack:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "attacked"),)
+class Attack:
+    """Makes a directory when it is unpickled."""
 
-    archive = tmp_path / "cifar-100-python.tar.gz"
-    files = ("train", "test", "meta")
-    attack = pickle.dumps(Attack())
-    archive.write_bytes(tar_of({f"cifar-100-python/{name}": attack for name in files}))
-    with pytest.raises(UserError, match="is not cifar-100-python"):
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("member", "key", "value", "message"),
+    [
+        ("train", "data", Attack("attacked"), "unexpected posix.mkdir"),
+        ("train", "data", np.array([None, "object"]), "expected an array of bytes"),
+        ("train", "data", np.zeros((5, 3072)), "expected an array of bytes"),
+        ("train", "data", np.zeros((5, 100), np.uint8), r"\(5, 100\) pixels for 5"),
+        ("train", "data", [1, 2, 3], "has no attribute 'pixels'"),
+        ("train", "fine_labels", [0, 1, 2, 0, 1], r"expected labels 0\.\.1"),
+        ("train", "fine_labels", ["0"] * 5, r"expected labels 0\.\.1"),
+        ("test", "fine_labels", [0], r"pixels for 1 labels"),
+        ("meta", "fine_label_names", [1, 2], "expected names of classes"),
+        ("meta", "fine_label_names", None, "is not iterable"),
+    ],
+)
+def test_cifar_100_archive_of_others(
+    tmp_path, monkeypatch, member, key, value, message
+):
+    monkeypatch.chdir(tmp_path)
+    batches = cifar_batches()
+    batches[member][key] = value
+    archive = cifar_archive(tmp_path, batches)
+    with pytest.raises(UserError, match=f"is not cifar-100-python.*{message}") as error:
         prepare(source="tfds", input=str(archive), output=str(tmp_path / "out"))
-    assert not (tmp_path / "attacked").exists()
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == [archive.name]
+
+
+def test_damaged_cifar_100_archive(tmp_path):
+    archive = cifar_archive(tmp_path, cifar_batches())
+    content = bytearray(archive.read_bytes())
+    content[-6] ^= 1  # of the checksum at the end
+    for damaged in (content, content[:-3000], content[:10], b""):
+        archive.write_bytes(damaged)
+        with pytest.raises(UserError, match="is not cifar-100-python"):
+            prepare(source="tfds", input=str(archive), output=str(tmp_path / "out"))
 
 
 def test_data_set_that_tfds_has_already_prepared(tmp_path):
@@ -507,16 +612,178 @@ def test_fit_pad_keeps_a_small_picture_and_shrinks_a_large_one():
     np.testing.assert_array_equal(wide[8:24], np.array(expected))
 
 
+def test_fit_warp_scales_both_sides():
+    image = picture(6, (80, 20))
+    expected = image.resize((32, 32), Image.Resampling.BICUBIC)
+    options = Options(image_size=32, fit="warp", encoding="raw")
+    (record,) = transcode([Item("a.bmp", 0, encoded(image, "BMP"))], options, {})
+    assert record.image == expected.tobytes()
+
+
 def load(content, name="a.png", size=256):
     image, conversions = load_rgb(content, name, size)
     return np.array(image), conversions
 
 
-def test_sixteen_bits():
-    values = np.arange(64 * 64).reshape(64, 64).astype(np.uint16) * 16
-    image, conversions = load(encoded(Image.fromarray(values), "PNG"))
-    np.testing.assert_array_equal(image[..., 0], values // 256)
+RAMP = np.arange(64 * 64).reshape(64, 64)  # 0..4095
+
+
+@pytest.mark.parametrize(
+    ("largest", "shift", "said"),
+    [
+        (65535, 8, "16-bit"),
+        (16383, 6, "14 of 16 bits"),
+        (4095, 4, "12 of 16 bits"),
+        (1023, 2, "10 of 16 bits"),
+        (255, 0, "8 of 16 bits"),
+    ],
+)
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_by_what_they_hold(largest, shift, said, file_format):
+    values = (RAMP * largest // 4095).astype(np.uint16)
+    content = encoded(Image.fromarray(values), file_format)
+    image, conversions = load(content, "a")
+    np.testing.assert_array_equal(image, np.stack([values >> shift] * 3, -1))
+    assert conversions == [said, "grey"]
+
+
+@pytest.mark.parametrize(("largest", "shift"), [(65535, 8), (4095, 4), (255, 0)])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_colors_of_sixteen_bits(largest, shift, channels, file_format):
+    values = np.stack([RAMP, RAMP[::-1], RAMP.T, RAMP * 0 + 4095], -1)[..., :channels]
+    values = (values * largest // 4095).astype(np.uint16)
+    is_png = file_format == "PNG"
+    content = tf.io.encode_png(values).numpy() if is_png else tiff(values)
+    image, conversions = load(content, "a")
+    np.testing.assert_array_equal(image, values[..., :3] >> shift)
+    bits = shift + 8
+    said = ["16-bit" if bits == 16 else f"{bits} of 16 bits"]
+    assert conversions == said + ["alpha"] * (channels == 4)
+
+
+def test_grey_and_alpha_of_sixteen_bits():
+    values = np.stack([RAMP, 4095 - RAMP], -1)
+    content = tf.io.encode_png(values.astype(np.uint16)).numpy()
+    image, conversions = load(content)
+    opacity = (values[..., 1] >> 4) / 255
+    expected = (values[..., 0] >> 4) * opacity + 255 * (1 - opacity)
+    np.testing.assert_allclose(image[..., 0], expected, atol=1)
+    assert conversions == ["12 of 16 bits", "grey", "alpha"]
+
+
+def tiff(values, tags=()):
+    """Writes an uncompressed little-endian TIFF, one strip, by the format's rules."""
+    height, width, channels = values.shape
+    strip = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    bits = 8 * values.dtype.itemsize
+    entries = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: 2 if channels >= 3 else 1,
+        273: 8,
+        277: channels,
+        278: height,
+        279: len(strip),
+        **({338: 2} if channels == 4 else {}),
+        **dict(tags),
+    }
+    more = 8 + len(strip)
+    directory = struct.pack("<H", len(entries))
+    for tag, value in sorted(entries.items()):
+        if tag == 258 and channels >= 3:
+            directory += struct.pack("<HHII", tag, 3, channels, more)
+        else:
+            directory += struct.pack("<HHII", tag, 4, 1, value)
+    extra = struct.pack(f"<{channels}H", *[bits] * channels) if channels >= 3 else b""
+    start = struct.pack("<2sHI", b"II", 42, more + len(extra))
+    return start + strip + extra + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("largest", "shift", "said"),
+    [(255, 0, "8 of 32 bits"), (4095, 4, "12 of 32 bits"), (2**31 - 1, 24, "32-bit")],
+)
+def test_thirty_two_bits(largest, shift, said):
+    values = (RAMP * largest // 4095).astype(np.int32)
+    image, conversions = load(encoded(Image.fromarray(values), "TIFF"), "a")
+    np.testing.assert_array_equal(image[..., 0], values >> shift)
+    assert conversions == [said, "grey"]
+
+
+def test_range_that_a_file_declares():
+    dark = RAMP // 4  # 0..1023, of a possible 4095
+    content = tiff(dark.astype(np.uint16)[..., None], tags={281: 4095})
+    image, conversions = load(content, "a.tif")
+    np.testing.assert_array_equal(image[..., 0], dark >> 4)
+    assert conversions == ["12 of 16 bits", "grey"]
+    packed = "".join(f"{sample:03x}" for sample in dark.ravel())  # of 12 bits
+    content = tiff(np.frombuffer(bytes.fromhex(packed), np.uint8).reshape(64, 96, 1))
+    for tag, old, new in ((256, 96, 64), (258, 8, 12)):
+        entry = struct.pack("<HHI", tag, 4, 1)
+        old, new = (entry + struct.pack("<I", value) for value in (old, new))
+        assert content.count(old) == 1
+        content = content.replace(old, new)
+    image, conversions = load(content, "a.tif")
+    np.testing.assert_array_equal(image[..., 0], dark >> 4)
+    assert conversions == ["12 of 16 bits", "grey"]
+    samples = dark.astype(">u2").tobytes()
+    image, conversions = load(b"P5 64 64 4095\n" + samples, "a.pgm")
+    np.testing.assert_allclose(image[..., 0], dark * 255 / 4095, atol=1)
     assert conversions == ["16-bit", "grey"]
+
+
+def png_chunk(kind, content):
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def test_metadata_never_costs_a_picture():
+    image = picture(4)
+    content = encoded(image, "PNG")
+    bomb = zlib.compress(bytes(80 << 20))
+    for chunk in (
+        png_chunk(b"zTXt", b"Comment\0\0" + bomb),
+        png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb),
+        png_chunk(b"iCCP", b"profile\0\0" + bomb),
+        png_chunk(b"iCCP", b"broken"),
+        png_chunk(b"tEXt", bytes(3 << 20)),
+        png_chunk(b"eXIf", b"no EXIF data"),
+        png_chunk(b"eXIf", b"II*\0" + b"\xff" * 40),
+        png_chunk(b"tIME", b"late")[:-1] + b"?",  # a wrong checksum
+    ):
+        loaded, conversions = load(content[:33] + chunk + content[33:])
+        np.testing.assert_array_equal(loaded, np.array(image))
+        assert conversions == []
+    for file_format in ("WEBP", "JPEG"):
+        for exif in (b"Exif\0\0no", b"Exif\0\0II*\0" + b"\xff" * 40):
+            content = encoded(image, file_format, quality=95, exif=exif)
+            loaded, conversions = load(content, "a")
+            assert np.abs(loaded.astype(int) - np.array(image)).mean() < 4
+            assert conversions == []
+
+
+@pytest.mark.parametrize("orientation", range(12))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(orientation, file_format):
+    image = picture(5)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded, conversions = load(encoded(image, file_format, quality=95, exif=exif), "a")
+    pixels = np.array(image, int)
+    turned = {  # as the EXIF standard says where the first row and column are
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).swapaxes(0, 1),
+        8: np.rot90(pixels),
+    }
+    assert np.abs(loaded - turned.get(orientation, pixels)).mean() < 4
+    assert conversions == ["EXIF-rotated"] * (orientation in turned)
 
 
 def test_alpha_on_white():
@@ -527,16 +794,6 @@ def test_alpha_on_white():
     loaded, conversions = load(encoded(image, "PNG"))
     np.testing.assert_allclose(loaded, expected, atol=1)
     assert conversions == ["alpha"]
-
-
-def test_exif_orientation():
-    image = picture(5)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90° clockwise
-    loaded, conversions = load(encoded(image, quality=95, exif=exif), "a.jpg")
-    expected = np.rot90(np.array(image, int), -1)
-    assert np.abs(loaded - expected).mean() < 3
-    assert conversions == ["EXIF-rotated"]
 
 
 def test_quality_is_the_quality_of_the_stored_jpeg():
@@ -611,45 +868,6 @@ def test_too_many_errors(tmp_path):
     prepare_folder(tmp_path / "in", tmp_path / "out", max_errors=4)
 
 
-def test_output_in_use(tmp_path):
-    write_folders(tmp_path / "in", 3)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="is in use, and not by a data set"):
-        prepare_folder(tmp_path / "in", out, overwrite=True)
-    (out / "thesis.txt").unlink()
-    prepare_folder(tmp_path / "in", out)
-    with pytest.raises(UserError, match="--overwrite"):
-        prepare_folder(tmp_path / "in", out)
-    (tmp_path / "in" / "cat" / "0.jpg").unlink()
-    prepare_folder(tmp_path / "in", out, overwrite=True)
-    assert sum(map(len, read(out).values())) == 5
-
-
-def test_killed_run_is_refused_and_a_second_one_starts_clean(tmp_path):
-    write_folders(tmp_path / "in", 3)
-    prepare_folder(tmp_path / "in", tmp_path / "out")
-    (tmp_path / "out").rename(tmp_path / "out.incomplete")  # as a kill leaves it
-    for name in ("out", "out.incomplete"):
-        with pytest.raises(UserError, match="did not finish"):
-            open_data_set(str(tmp_path / name))
-    prepare_folder(tmp_path / "in", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
-
-
-def test_full_disk(tmp_path, monkeypatch):
-    write_folders(tmp_path / "in", 3)
-
-    def write(self, key, example):
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
-
-    monkeypatch.setattr(tfds.core.writer.Writer, "write", write)
-    with pytest.raises(UserError, match="no space left"):
-        prepare_folder(tmp_path / "in", tmp_path / "out")
-    assert sorted(os.listdir(tmp_path)) == ["in"]
-
-
 def test_missing_shard_of_a_prepared_set(tmp_path):
     write_folders(tmp_path / "in", 3)
     prepare_folder(tmp_path / "in", tmp_path / "out", num_shards=2)
@@ -677,3 +895,16 @@ def test_beam_makes_the_same_records(miniature_imagenet, tmp_path):
     # Beam cuts the shards elsewhere in the same order.
     for split, expected in read(local).items():
         assert list(read(beam)[split].items()) == list(expected.items())
+
+
+def test_beam_holds_out_the_same_pictures(tmp_path):
+    pytest.importorskip("apache_beam", reason="requirements-beam.txt is not installed")
+    write_folders(tmp_path / "in", 8)
+    (tmp_path / "in" / "cat" / "bad.jpg").write_bytes(b"no picture")
+    for name, beam_options in (("local", None), ("beam", [])):
+        prepare_folder(tmp_path / "in", tmp_path / name, beam_options=beam_options)
+    assert read(tmp_path / "local") == read(tmp_path / "beam")
+    names = sorted(os.listdir(tmp_path / "local"))
+    assert sorted(os.listdir(tmp_path / "beam")) == names
+    rejected = [(tmp_path / n / "rejected.tsv").read_text() for n in ("local", "beam")]
+    assert rejected[0] == rejected[1]

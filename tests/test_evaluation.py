@@ -17,7 +17,7 @@ from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.metrics import count, precision_recall_f1, wilson_interval
 from alexnet_tf.pipeline.batches import read_pictures
-from alexnet_tf.pipeline.data_set import DataSet, Split, open_data_set
+from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.run import Run, build_model
 
 N, SIDE, CROP, CLASSES = 23, 12, 8, 7
@@ -202,6 +202,27 @@ def test_predictions_and_tables_name_each_record(data_set, tmp_path):
         assert abs(float(row["top_1_error"]) - error) < 1e-9
         wrong = np.bincount(answers[is_class & (answers != label)], minlength=CLASSES)
         assert int(row["times"]) == wrong.max()
+        right = (answers[is_class] == label).sum()
+        for name, total in (
+            ("precision", (answers == label).sum()),
+            ("recall", is_class.sum()),
+        ):
+            expected = str(right / total) if total else ""
+            assert row[name] == expected
+
+
+def test_names_are_neither_formulas_nor_control_in_csv(data_set, tmp_path):
+    names = ("=1+1", "@x", "-2", "a\nb\033[2J", "a,b", "café", "\udcff")
+    hostile = DataSet(**vars(data_set) | {"class_names": names})
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    evaluation = evaluator.evaluate(hostile, "validation", 6)
+    results.write_per_class(evaluation, hostile, str(tmp_path))
+    results.write_predictions(evaluation, hostile, str(tmp_path))
+    shown = ["'=1+1", "'@x", "'-2", r"a\nb\x1b[2J", "a,b", "café", r"\udcff"]
+    assert [row["class"] for row in read_csv(tmp_path / "per_class.csv")] == shown
+    labels = [row["label"] for row in read_csv(tmp_path / "predictions.csv")]
+    assert set(labels) == {shown[label] for label in LABELS}
+    assert len(labels) == N
 
 
 def test_confusion_counts_label_by_answer(data_set):
@@ -254,15 +275,13 @@ def test_wilson_interval_against_published_values():
 
 def make_run(folder, data_dir, seed, **given):
     """A run with the checkpoint of a network whose answers differ between images."""
-    data_set = open_data_set(data_dir)
-    given = {"width": 0.05, "recipe": "small", "seed": seed} | given
-    config = make_config(data_set, **given)
+    given = {"width": 0.05, "seed": seed} | given
+    config = make_config(data_dir, "small", **given)
     run = Run(str(folder))
     run.start(config)
     model = build_model(config, "float32")
     for variable in model.trainable_variables:
         variable.assign(variable * 2)
-    tf.train.Checkpoint(model=model).save(run.checkpoint_dir + "/ckpt")
     manager = tf.train.CheckpointManager(
         tf.train.Checkpoint(model=model), run.checkpoint_dir, 1
     )
@@ -295,6 +314,12 @@ def test_eval_json_says_what_was_evaluated(runs, tmp_path):
     assert facts["checkpoint"] == tf.train.latest_checkpoint(runs[1].checkpoint_dir)
     assert len(facts["sha256"][0]) == len(facts["data_fingerprint"]) == 64
     assert facts["versions"]["tensorflow"] == tf.__version__
+    assert facts["seeds"] == [1]
+    assert facts["recipe"] == "small"
+    assert facts["settings"]["width"] == 0.05
+    model = build_model(runs[1].read_config(), "float32")
+    trainable = sum(np.prod(v.shape) for v in model.trainable_variables)
+    assert facts["parameters"] == trainable
     low, high = facts["top_1_error_interval"]
     assert low <= result.top_1_error <= high
     evaluate_run(runs[0].model_dir)

@@ -138,6 +138,20 @@ def test_figures_become_png_and_pixels():
     assert figures.to_array(figure).shape == (png.height // 2, png.width // 2, 3)
 
 
+def test_long_names_go_on_in_a_second_line():
+    name = "functional monocrystalline solar cell"
+    assert figures.wrapped(name, 16) == "functional\nmonocrystalline…"
+    assert figures.wrapped("tench", 16) == "tench"
+    assert figures.wrapped("", 16) == ""
+
+
+def test_halved_pictures_are_means_of_four_pixels():
+    images = RNG.integers(0, 256, (2, 5, 4, 3), np.uint8)
+    halves = figures.halved(images)
+    assert halves.shape == (2, 2, 2, 3)
+    assert halves[1, 1, 0, 2] == np.round(images[1, 2:4, 0:2, 2].mean())
+
+
 def test_long_names_are_cut_to_their_first():
     assert figures.shorten("tench, Tinca tinca") == "tench"
     assert figures.shorten("x" * 40) == "x" * 31 + "…"

@@ -130,6 +130,24 @@ def test_file_is_replaced_only_when_it_is_complete(tmp_path):
     assert tree(tmp_path) == {"page.html": "new"}
 
 
+def test_writing_text_and_bytes(tmp_path):
+    path = tmp_path / "made" / "eval.json"
+    with files.writing(str(path)) as file:
+        file.write('{"class": "é\n\udcff"}')
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == '{"class": "é\n?"}'.encode()
+    with files.writing(str(path), "wb") as file:
+        file.write(b"\xff")
+    assert path.read_bytes() == b"\xff"
+    with pytest.raises(ZeroDivisionError), files.writing(str(path)) as file:
+        file.write(str(1 / 0))
+    assert path.read_bytes() == b"\xff"
+    with files.writing("ram://test_writing/eval.json") as file:
+        json.dump({"a": 1}, file)
+    assert remote_tree("ram://test_writing") == {"eval.json": '{"a": 1}'}
+
+
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_left_behind_when_it_fails(tmp_path, stop):
     def write_and_stop(path, name):
@@ -268,6 +286,22 @@ for i in range(100):
         assert path.read_text() in ("a" * 20000, "b" * 20000)
     assert [process.communicate()[1] for process in processes] == ["", ""]
     assert os.listdir(tmp_path) == ["eval.json"]
+
+
+def test_two_processes_replace_one_directory_at_once(tmp_path):
+    """Neither fails, and what a person put there is still there at the end."""
+    code = """
+for i in range(100):
+    with files.replacing(sys.argv[1], ["shard*"]) as temporary:
+        os.mkdir(temporary)
+        open(f"{temporary}/shard-{i}-{sys.argv[2]}", "w").close()
+"""
+    write_tree(tmp_path / "out", {"notes.txt": "mine"})
+    processes = [python(code, tmp_path / "out", letter) for letter in "ab"]
+    assert [process.communicate()[1] for process in processes] == ["", ""]
+    assert os.listdir(tmp_path) == ["out"]
+    left = tree(tmp_path / "out")
+    assert left in [{"notes.txt": "mine", f"shard-99-{x}": ""} for x in "ab"]
 
 
 def test_full_disk_leaves_the_old(tmp_path):

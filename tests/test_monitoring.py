@@ -1,12 +1,16 @@
 """Tests of the room monitoring, what it writes read back by TensorBoard itself."""
 
 import contextlib
+import dataclasses
 import io
 import json
+import os
+import pty
 import re
 import resource
 import subprocess
 import sys
+import termios
 import urllib.parse
 import urllib.request
 
@@ -207,6 +211,11 @@ def monitored(tmp_path_factory, data_dir):
         watch.write_histograms(step, samples)
         watch.validated(step, result)
     log.check()
+    (folder.parent / "second").mkdir()
+    recipe = dataclasses.replace(config.recipe, momentum=0.5)
+    other = dataclasses.replace(config, recipe=recipe)
+    second = open_log(folder.parent / "second", 0)
+    Monitor(second, model, data_set, other).write_start()
     return folder, model, result, config
 
 
@@ -341,9 +350,15 @@ def test_tensorboard_shows_settings_and_command(board, monitored):
         sliceSize=10,
         includeMetrics=True,
     )
-    (group,) = groups["sessionGroups"]
+    group, other = groups["sessionGroups"]
     assert group["hparams"]["learning_rate"] == config.recipe.learning_rate
     assert group["hparams"]["recipe"] == "small"
+    names = group["name"], other["name"]
+    assert names == ("first", "second")  # the runs' own, no numbers
+    experiment = board.post("hparams/experiment", experimentName="")
+    columns = [info["name"] for info in experiment["hparamInfos"]]
+    assert columns[0] == "momentum"  # in which the two differ
+    assert "activation" in columns[1:]
     values = [value["value"] for value in group["metricValues"]]
     assert 0.25 in values
 
@@ -371,24 +386,86 @@ def test_lines_at_intervals_where_the_output_is_no_terminal(monkeypatch):
     progress.row(step="12", loss="1.5", is_best=True)
     progress.row(step="24", loss="1.25")
     assert lines == [
-        "     step       loss",
-        "       12        1.5",
-        "       24       1.25",
+        " step   loss",
+        "   12    1.5",
+        "   24   1.25",
     ]
 
 
-def test_a_terminal_gets_a_bar_and_colour(monkeypatch):
+SHOW_PROGRESS = """
+from absl import flags, logging
+from alexnet_tf.monitoring.progress import Progress
+
+flags.FLAGS.mark_as_parsed()
+logging.use_absl_handler()
+logging.get_absl_handler().setFormatter(None)
+logging.set_verbosity(logging.INFO)
+progress = Progress(262, 0)
+progress._bar.refresh()
+for step in (130, 262):
+    progress.update(
+        step, "16/16", loss="1.3208", top1=" 39.1%", images="1,505/s", waiting="3%",
+        rate="0.0031")
+    progress._bar.refresh()
+logging.warning("bad record 3")
+progress.row(
+    True, epoch="16.01", step="262", loss="1.3208", top1="39.1%",
+    validation_loss="1.3030", validation_top1="41.9%", validation_top5="100.0%",
+    evaluated="50000 of 50000")
+progress.close()
+"""
+
+
+def show_on_terminal(columns):
+    """What a program writes to a real terminal, line by line as a person sees it."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    process = subprocess.Popen([sys.executable, "-c", SHOW_PROGRESS], stderr=theirs)
+    os.close(theirs)
+    chunks = []
+    with contextlib.suppress(OSError):  # which is how a terminal ends
+        while chunk := os.read(ours, 65536):
+            chunks.append(chunk)
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    return re.split(r"[\r\n]+", b"".join(chunks).decode())
+
+
+@pytest.mark.parametrize("columns", [80, 110, 160])
+def test_a_terminal_is_filled_and_nothing_is_cut(columns):
+    lines = show_on_terminal(columns)
+    plain = [re.sub(r"\x1b\[\w+", "", line).rstrip() for line in lines]
+    assert max(map(len, plain)) <= columns
+    assert any("compiling" in line for line in plain)
+    (bar,) = {line for line in plain if "130/262" in line}
+    texts = {
+        80: "epoch 16/16 130/262 loss 1.3208 top1 39.1% 1,505/s wait 3% lr 0.0031 ",
+        110: "| loss 1.3208 top1 39.1% 1,505/s wait 3% lr 0.0031 ",
+        160: "| loss 1.3208 top1 39.1% images 1,505/s waiting 3% rate 0.0031 ",
+    }
+    assert texts[columns] in bar
+    assert bar.endswith(" left")
+    if columns > 80:  # the bar takes what the text leaves
+        assert len(bar) == columns - 1
+        assert "█" in bar
+    assert "bad record 3" in plain  # a line of its own
+    (head,) = (line for line in plain if "evaluated" in line)
+    words = "  val loss" if columns == 80 else "validation loss"
+    assert words in head
+    (row,) = (line for line in lines if "50000 of 50000" in line)
+    assert "\033[1m16.01" in row
+
+
+def test_logging_is_given_back_at_the_end(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    handler = logging.get_absl_handler().python_handler
+    before = handler.stream
+    monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(logging, "level_info", lambda: True)
     progress = Progress(100, 10)
-    progress.update(50, "1/2", loss="0.5")
-    progress.row(step="50", loss="1.5", is_best=True)
+    assert handler.stream is not before
     progress.close()
-    shown = terminal.getvalue()
-    assert "step 50/100" in shown
-    assert "\033[1m       50        1.5\033[0m" in shown
+    assert handler.stream is before

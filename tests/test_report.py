@@ -1,10 +1,13 @@
-"""Tests of alexnet_tf/report.py, in a real browser where there is one."""
+"""Tests of report.py, in a real browser where there is one."""
 
 import html.parser
+import io
+import json
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
@@ -14,6 +17,7 @@ from helpers import make_config
 
 from alexnet_tf.evaluation import report
 from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.metrics import wilson_interval
 from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run, build_model
@@ -25,7 +29,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 def written(tmp_path_factory, data_dir):
     """A page about a network that answers differently to different pictures."""
     root = tmp_path_factory.mktemp("report")
-    config = make_config(data_dir, "small", width=0.05)
+    config = make_config(data_dir, "small", width=0.05, learning_rate=0.02)
     run = Run(str(root / "run"))
     run.start(config)
     model = build_model(config, "float32")
@@ -33,6 +37,10 @@ def written(tmp_path_factory, data_dir):
         variable.assign(variable * 2)
     checkpoint = tf.train.Checkpoint(model=model)
     tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save(1)
+    record = {"step": 1, "epoch": 1.0, "cross_entropy": 1.0, "top_1_error": 0.5}
+    record |= {"learning_rate": 0.1, "images_per_second": 9.0}
+    lines = [json.dumps(record | {"split": split}) for split in ("train", "validation")]
+    pathlib.Path(run.metrics_file).write_text("\n".join([*lines, ""]))
     page = root / "page"
     result = evaluate_run(run.model_dir, report_dir=str(page))
     return page, model, result
@@ -72,7 +80,8 @@ def test_the_page_is_whole_and_needs_no_network(written):
 def test_every_figure_is_a_png_too(written):
     page, *_ = written
     names = {path.stem for path in page.glob("*.png")}
-    assert names >= {"confusion_matrix", "reliability", "kernels", "neighbours"}
+    assert names >= {"confusion_matrix", "reliability", "kernels", "kernel_changes"}
+    assert names >= {"learning_curves", "neighbours_1"}
     assert "answers_wrong" in names
     assert any(name.startswith("confused_") for name in names)
     for path in page.glob("*.png"):
@@ -84,6 +93,62 @@ def test_the_page_says_the_numbers(written):
     text = (page / "index.html").read_text()
     assert f"{result.top_1_error:.2%}" in text
     assert "25 of 25" in text
+    low, high = wilson_interval(1 - result.top_1_error, 25)
+    assert f"{1 - result.top_1_error:.1%} right" in text
+    assert f"95 % interval {low:.1%} to {high:.1%}" in text
+    assert f"{12 / 25:.1%}" in text  # the largest class
+    assert "learning_rate 0.02" in text  # not the recipe's
+    assert "top-5" not in text  # of three classes
+    # The weights are twice those of the start: the change is as long as the start.
+    assert "changed by 100.0% of" in text
+
+
+def test_the_page_has_precision_recall_and_f1_of_every_class(written):
+    page, _, result = written
+    text = (page / "index.html").read_text()
+    confusion = result.predictions.confusion(3)
+    for label, name in enumerate(("blue", "green", "red")):
+        right, examples = confusion[label, label], confusion[label].sum()
+        answers = confusion[:, label].sum()
+        precision = f"{right / answers:.0%}" if answers else "–"
+        f1 = f"{2 * right / (answers + examples):.0%}"
+        cells = (examples, precision, f"{right / examples:.0%}", f1)
+        row = f"<th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells)
+        assert row in text
+
+
+def test_neighbours_are_called_right_where_they_are_of_the_class(written):
+    page, _, result = written
+    text = (page / "index.html").read_text()
+    found = re.findall(r">(\d) of the 5 nearest are (\w+) too", text)
+    right, wrong = report._choose(result.predictions)
+    labels = result.predictions.labels[np.concatenate([right, wrong])]
+    assert [name for _, name in found] == [("blue", "green", "red")[i] for i in labels]
+
+
+def test_the_report_shows_a_bar_while_it_works(
+    written, data_dir, tmp_path, monkeypatch
+):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    page, model, result = written
+    facts = json.loads((page / "eval.json").read_text())
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run = Run(str(page.parent / "run"))
+    report.write_report(
+        str(tmp_path), result, facts, open_data_set(data_dir), model, run
+    )
+    shown = [int(n) for n in re.findall(r"report\s+(\d+)%", terminal.getvalue())]
+    assert shown[0] == 0
+    assert max(shown) <= 100
+    assert max(shown) > 50
+
+
+def test_the_numbers_stand_beside_the_page(written):
+    page, *_ = written
     assert (page / "eval.json").exists()
     assert (page / "per_class.csv").exists()
 
@@ -105,7 +170,7 @@ def test_nearest_pictures_against_numpy(written, data_dir, monkeypatch):
     data_set = open_data_set(data_dir)
     train = read_pictures(data_set, "train", np.arange(150), 224)
     queries = read_pictures(data_set, "validation", np.array([0, 12, 24]), 224)
-    pool, found = report.nearest_pictures(model, data_set, queries, k=4)
+    pool, found, labels = report.nearest_pictures(model, data_set, queries, k=4)
     assert pool == 150
     features = tf.keras.Model(model.inputs, model.get_layer("fc7").output)
     a = features.predict(queries, verbose=0).astype(np.float64)
@@ -114,6 +179,9 @@ def test_nearest_pictures_against_numpy(written, data_dir, monkeypatch):
     places = np.argsort(distances, axis=1)[:, :4]
     assert len(np.unique(distances)) > 400
     np.testing.assert_array_equal(found, train[places])
+    # The noise of each class has one colour as its mean: red, green, blue are 2, 1, 0.
+    colors = found.mean(axis=(2, 3)).argmax(axis=2)
+    np.testing.assert_array_equal(labels, 2 - colors)
 
 
 @pytest.mark.skipif(not BROWSER, reason="no chromium here to look at the page with")

@@ -3,15 +3,19 @@
 import contextlib
 import json
 import pathlib
+import re
 import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL, largest_difference, make_trainer
+from helpers import SMALL, largest_difference, make_config, make_trainer
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import lock
+from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run
+from alexnet_tf.training import command
 from alexnet_tf.training.command import train
 from alexnet_tf.training.loop import Loop
 
@@ -255,3 +259,29 @@ def test_full_disk_does_not_stop_training(data_dir, tmp_path, caplog, recovers):
     again = make_trainer(data_dir, num_epochs=3.0)
     Loop(again, Run(str(tmp_path)))
     assert again.step == (15 if recovers else 5)
+
+
+def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data_set, given = open_data_set(data_dir), SMALL | {"seed": 5}
+
+    def choose(**changes):
+        """The directory of a run that is then interrupted."""
+        with contextlib.ExitStack() as stack:
+            settings = given | changes
+            chosen = command._choose_directory(data_set, "auto", settings, stack)
+            run = Run(chosen)
+            if not run.exists():
+                run.write_config(make_config(data_set, **settings))
+            return chosen
+
+    first = choose()
+    assert re.fullmatch(r"runs/\d{8}-\d{6}-small", first)
+    assert choose() == first
+    other = choose(seed=6)
+    assert choose(learning_rate=0.1) not in (first, other)
+    assert choose() == first
+    with lock(first, "the run"):  # another process is at it
+        assert choose() not in (first, other)
+    pathlib.Path(first, "eval.json").write_text("{}")  # it has ended
+    assert choose() != first

@@ -1,6 +1,7 @@
 """Evaluates runs: opens them and the data, checks that they fit, prints, writes."""
 
 import dataclasses
+import math
 import os
 import sys
 import time
@@ -10,13 +11,14 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from alexnet_tf.config import Config, flat
 from alexnet_tf.devices import check_batch_size, choose_precision
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import results
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.run import Config, Run
+from alexnet_tf.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Member:
     Attributes:
         model: From uint8 images to logits.
         path: Of its checkpoint, without `.index`.
-        config: Of its run.
+        run: The one that it is from.
+        config: Of that run.
     """
 
     model: keras.Model
     path: str
+    run: Run
     config: Config
 
 
@@ -81,7 +85,8 @@ def evaluate_run(
     evaluation = _evaluate(evaluator, data_set, split, global_batch_size, views)
     seconds = time.perf_counter() - start
     paths = [member.path for member in members]
-    facts = results.gather_facts(evaluation, paths, data_set) | {
+    facts = results.gather_facts(evaluation, paths, data_set)
+    facts |= _facts_of_runs(members) | {
         "precision": precision,
         "images_per_second": evaluation.num_evaluated / seconds,
     }
@@ -91,7 +96,8 @@ def evaluate_run(
     if report_dir:
         from alexnet_tf.evaluation import report  # matplotlib takes a second to import
 
-        report.write_report(report_dir, evaluation, facts, data_set, members[0].model)
+        network = members[0].model, members[0].run
+        report.write_report(report_dir, evaluation, facts, data_set, *network)
         print(f"The report is {os.path.join(report_dir, 'index.html')}")
     return evaluation
 
@@ -133,8 +139,9 @@ def _load_member(name: str, model_dir: str | None, precision: str) -> Member:
         model_dir = _run_of(name) or model_dir
     if model_dir is None:
         raise UserError(f"--checkpoint={name} is in no run: give --model_dir too")
-    model, config, path = Run(model_dir).load_model(name, precision)
-    return Member(model, path, config)
+    run = Run(model_dir)
+    model, config, path = run.load_model(name, precision)
+    return Member(model, path, run, config)
 
 
 def _run_of(checkpoint: str) -> str | None:
@@ -164,6 +171,18 @@ def _open_data(data_dir: str | None, split: str, member: Member) -> DataSet:
             "was trained on, or another one with the same classes"
         )
     return data_set
+
+
+def _facts_of_runs(members: Sequence[Member]) -> dict:
+    """What `eval.json` says of the networks' training; settings are the first one's."""
+    config = members[0].config
+    weights = (w for m in members for w in m.model.trainable_variables)
+    return {
+        "recipe": config.recipe.name,
+        "settings": {name: flat(config)[name] for name in config.given},
+        "seeds": [member.config.seed for member in members],
+        "parameters": sum(math.prod(weight.shape) for weight in weights),
+    }
 
 
 def _evaluate(

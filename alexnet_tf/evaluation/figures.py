@@ -5,6 +5,7 @@ Figures are as wide as a phone; their PNGs have two pixels for each of the page'
 
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -57,6 +58,14 @@ def grid(images: np.ndarray, columns: int, space: int = 2) -> np.ndarray:
     images = np.pad(images, edges, constant_values=255)
     images = images.reshape(-1, columns, *images.shape[1:]).swapaxes(1, 2)
     return images.reshape(images.shape[0] * images.shape[1], -1, images.shape[-1])
+
+
+def halved(images: np.ndarray) -> np.ndarray:
+    """Pictures of half the height and width, uint8 `(n, height, width, 3)`."""
+    n, height, width, _ = images.shape
+    even = images[:, : height // 2 * 2, : width // 2 * 2]
+    blocks = even.reshape(n, height // 2, 2, width // 2, 2, 3)
+    return np.uint8(np.round(blocks.mean(axis=(2, 4))))
 
 
 def kernels(kernel: np.ndarray, towers: int = 2, scale: int = 3) -> np.ndarray:
@@ -113,7 +122,7 @@ def captioned(
         uint8 `(height, width, 3)`.
     """
     height, width = images.shape[1:3]
-    font = ImageFont.truetype(_FONT, size=max(12, width // 12))
+    font = ImageFont.truetype(_FONT, size=max(12, width // 10))
     lines = 1 + max((caption.count("\n") for caption in captions), default=0)
     below = 4 + lines * (font.size + 4)
     tiles = []
@@ -159,7 +168,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     axes.set_ylabel("class", fontsize=9)
     axes.tick_params(labelsize=8)
     if has_names:
-        names = [_label(name, 14) for name in class_names]
+        names = [_label(name, 16) for name in class_names]
         axes.set_xticks(range(num_classes), names, rotation=90, fontsize=8)
         axes.set_yticks(range(num_classes), names, fontsize=8)
     if num_classes <= 12:
@@ -257,8 +266,8 @@ def predictions(
     """
     columns, k = 2, top_ids.shape[1]
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(_WIDTH, (1.75 + 0.24 * k) * rows), layout="constrained")
-    heights = [1.5, 0.24 * k] * rows
+    figure = Figure(figsize=(_WIDTH, (1.9 + 0.24 * k) * rows), layout="constrained")
+    heights = [1.6, 0.24 * k] * rows
     cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights)
     for cell in cells.flat:
         cell.axis("off")
@@ -271,7 +280,7 @@ def predictions(
         bars.barh(range(k), top_probabilities[i], color=colors, alpha=0.5)
         bars.set(xlim=(0, 1), ylim=(k - 0.5, -0.5))
         for j, class_id in enumerate(top_ids[i]):
-            text = f"{top_probabilities[i, j]:.0%} {_label(class_names[class_id], 20)}"
+            text = f"{top_probabilities[i, j]:.0%} {_one_line(class_names[class_id])}"
             weight = "bold" if class_id == label else "normal"
             bars.text(0.02, j, text, fontsize=7, va="center", weight=weight)
     return figure
@@ -290,17 +299,23 @@ def _show_framed(axes, image: np.ndarray, is_right: bool) -> None:
 
 
 def learning_curves(
-    records: Sequence[Mapping[str, object]], largest_class: float | None = None
+    records: Sequence[Mapping[str, object]],
+    largest_class: float | None = None,
+    columns: int = 2,
 ) -> Figure:
     """Loss, accuracy, rate and speed by epoch, of training and validation.
 
     Args:
         records: Those of `metrics.jsonl`.
         largest_class: Accuracy of always answering the largest class, to show it.
+        columns: Panels beside each other, 1 or 2.
     """
-    figure = Figure(figsize=(2 * _WIDTH, 5))
-    cells = figure.subplots(2, 2, sharex=True)
-    figure.subplots_adjust(0.09, 0.09, 0.98, 0.94, wspace=0.22, hspace=0.2)
+    figure = Figure(figsize=(columns * _WIDTH, 10 / columns))
+    cells = figure.subplots(4 // columns, columns, sharex=True, squeeze=False)
+    margin = 0.18 / columns
+    figure.subplots_adjust(
+        margin, 0.045 * columns, 0.98, 1 - 0.03 * columns, wspace=0.22, hspace=0.2
+    )
     panels = {
         "loss (cross-entropy, nats)": lambda r: r["cross_entropy"],
         "top-1 accuracy, %": lambda r: 100 * (1 - r["top_1_error"]),
@@ -319,12 +334,12 @@ def learning_curves(
                 epochs = [r["epoch"] for r in rows]
                 axes.plot(epochs, [value(r) for r in rows], label=split, **line)
         axes.grid(alpha=0.3)
-    for axes in cells[1]:
+    for axes in cells[-1]:
         axes.set_xlabel("epoch")
     if largest_class is not None:
         label = "largest class"
-        cells[0, 1].axhline(100 * largest_class, color="grey", ls=":", label=label)
-    cells[0, 1].legend(fontsize=8)
+        cells.flat[1].axhline(100 * largest_class, color="grey", ls=":", label=label)
+    cells.flat[1].legend(fontsize=8)
     return figure
 
 
@@ -341,7 +356,7 @@ def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
         rows = [r for r in records if r["split"] == "validation"]
         epochs = [r["epoch"] for r in rows]
         line = {"color": f"C{i % 10}", "linestyle": styles[i // 10 % 4]}
-        line |= {"label": _label(name, 40), "marker": ".", "markersize": 4}
+        line |= {"label": _one_line(name), "marker": ".", "markersize": 4}
         loss.plot(epochs, [r["cross_entropy"] for r in rows], **line)
         accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **line)
     titles = "validation loss, nats", "validation top-1 accuracy, %"
@@ -382,7 +397,7 @@ def class_counts(
         axes.set_yticks(range(num_classes), [_label(n, 18) for n in class_names])
         axes.tick_params(labelsize=8)
         axes.invert_yaxis()
-        axes.set_xlabel("pictures")
+        axes.set_xlabel("pictures", fontsize=9)
     else:
         axes.set(xlabel="class, by its number of pictures", ylabel="pictures")
         axes.set_ylim(bottom=0)
@@ -396,6 +411,17 @@ def shorten(name: str, length: int = 32) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def _label(name: str, length: int) -> str:
+def wrapped(name: str, width: int) -> str:
+    """The first of a class's names in at most two lines of so many letters."""
+    lines = textwrap.wrap(shorten(name, 2 * width), width) or [""]
+    rest = " ".join(lines[1:])
+    return "\n".join([lines[0], shorten(rest, width)] if rest else lines)
+
+
+def _label(name: str, width: int) -> str:
     """A name as matplotlib is to show it: two dollars would begin a formula."""
-    return shorten(name, length).replace("$", r"\$")
+    return wrapped(name, width).replace("$", r"\$")
+
+
+def _one_line(name: str) -> str:
+    return shorten(name, 22).replace("$", r"\$")

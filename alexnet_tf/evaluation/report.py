@@ -2,23 +2,39 @@
 
 import base64
 import html
-import io
 import os
 import string
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
-from PIL import Image
+from tqdm import tqdm
 
 from alexnet_tf.evaluation import figures
-from alexnet_tf.evaluation.results import Evaluation, Predictions
+from alexnet_tf.evaluation.metrics import precision_recall_f1
+from alexnet_tf.evaluation.results import (
+    Evaluation,
+    Predictions,
+    printable,
+    read_records,
+)
+from alexnet_tf.files import writing
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
+from alexnet_tf.run import Run, build_model
 
-NEIGHBOUR_POOL = 20_000  # training pictures, at most, in which neighbours are sought
+NEIGHBOUR_POOL = 4096  # training pictures, at most, in which neighbours are sought
 _BATCH = 128
+_NUM_SECTIONS = 7  # that the progress bar counts, beside the batches of neighbours
+_TABLE_CLASSES = 50  # of the table of classes; of more, the worst and the best
 _TEMPLATE = os.path.join(os.path.dirname(__file__), "report.html")
+_EXPECTED_KERNELS = (
+    "The paper's network has learnt edges of all directions in one tower and colours "
+    "in the other, from 90 epochs of 1.2 million pictures. After a short training the "
+    "kernels still look like the noise that they began as. Since then they have "
+    "changed by {:.1%} of their length; the second picture is the change alone."
+)
 
 
 def write_report(
@@ -27,6 +43,7 @@ def write_report(
     facts: dict,
     data_set: DataSet,
     model: keras.Model,
+    run: Run,
 ) -> None:
     """Writes `index.html` and the figures.
 
@@ -36,117 +53,161 @@ def write_report(
         facts: What `eval.json` holds.
         data_set: What was evaluated.
         model: The network, for its kernels and features.
+        run: The one that it is from, for how it learnt.
     """
-    page = _Page(directory)
-    names, predictions = data_set.class_names, evaluation.predictions
-    page.table(_facts_table(facts))
-    if not len(predictions.labels):
+    num_batches = min(_num_training(data_set), NEIGHBOUR_POOL) // _BATCH
+    with tqdm(
+        total=_NUM_SECTIONS + num_batches,
+        desc="report",
+        bar_format="{desc} {percentage:3.0f}% |{bar:30}| {remaining} left",
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        page = _Page(directory, bar.update)
+        page.headline(*_headline(evaluation, facts))
+        if evaluation.num_evaluated:
+            _add_curves(page, run, evaluation)
+            _add_classes(page, evaluation.predictions, data_set)
+            shown = _add_pictures(page, evaluation, data_set, model.input_shape[1])
+            _add_kernels(page, model, run)
+            _add_neighbours(page, model, data_set, *shown)
+        page.heading("How this was measured")
+        page.table(_facts_table(facts, data_set.num_classes))
         page.write(f"AlexNet on {data_set.name}")
-        return
-    confusion = predictions.confusion(data_set.num_classes)
-    page.heading("Worst and best classes")
-    for name, classes in _extreme_classes(confusion).items():
-        errors = 1 - np.diag(confusion) / np.maximum(1, confusion.sum(axis=1))
-        page.figure(f"{name}_classes", figures.class_errors(errors, names, classes))
-    page.heading("Confusion matrix")
-    page.figure("confusion_matrix", figures.confusion_matrix(confusion, names))
-    pairs = _most_confused(predictions, confusion)
-    groups = [*pairs.values(), *_choose(predictions)]
-    positions = predictions.positions[np.concatenate(groups)]
-    images = read_pictures(data_set, evaluation.split, positions, model.input_shape[1])
-    *images_of_pairs, right, wrong = np.split(
-        images, np.cumsum([len(group) for group in groups])[:-1]
-    )
-    page.heading("Most confused pairs")
-    for (label, answer), shown in zip(pairs, images_of_pairs, strict=True):
-        page.figure(
-            f"confused_{label}_{answer}",
-            figures.grid(shown, columns=4),
-            f"{names[label]}, taken for {names[answer]} "
-            f"{confusion[label, answer]} times of {confusion[label].sum()}",
-        )
-    page.heading("Are the probabilities right?")
-    confidences = predictions.top_probabilities[:, 0]
-    bins = figures.calibration_bins(confidences, predictions.ranks == 0)
-    page.figure("reliability", figures.reliability(bins))
-    page.heading("What it answers (Figure 4 of the paper)")
-    for name, shown, which in zip(
-        ("right", "wrong"), (right, wrong), groups[-2:], strict=True
-    ):
-        if len(which):
-            drawn = figures.predictions(
-                shown,
-                predictions.labels[which],
-                predictions.top_ids[which],
-                predictions.top_probabilities[which],
-                names,
-            )
-            page.figure(f"answers_{name}", drawn, f"{name} answers, drawn at random")
-    _add_network(page, model, data_set, np.concatenate([right, wrong]))
-    page.write(f"AlexNet on {data_set.name}")
 
 
 class _Page:
     """Collects the parts of the page; writes every figure as a PNG too."""
 
-    def __init__(self, directory: str):
-        self._directory, self._parts = directory, []
+    def __init__(self, directory: str, on_part: Callable[[int], object] = lambda n: n):
+        self._directory, self._parts, self.on_part = directory, [], on_part
+
+    def headline(self, figure: str, text: str) -> None:
+        self._parts.append(f'<p class="headline">{html.escape(figure)}</p>')
+        self.text(text)
 
     def heading(self, text: str) -> None:
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
+        self.on_part(1)
 
-    def table(self, rows: Iterable[Sequence[object]]) -> None:
-        """Adds a table; the first column holds the heads."""
+    def text(self, text: str) -> None:
+        self._parts.append(f"<p>{html.escape(text)}</p>")
+
+    def table(self, rows: Iterable[Sequence[object]], columns: Sequence = ()) -> None:
+        """Adds a table; the first column holds the heads of the rows."""
         lines = []
+        if columns:
+            heads = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+            lines.append(f"<tr>{heads}</tr>")
         for head, *cells in rows:
             cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells)
             lines.append(f"<tr><th>{html.escape(str(head))}</th>{cells}</tr>")
         table = "\n".join(lines)
-        self._parts.append(f'<div class="scroll"><table>{table}</table></div>')
+        kind = "numbers" if columns else "facts"
+        table = f'<table class="{kind}">{table}</table>'
+        self._parts.append(f'<div class="scroll">{table}</div>')
 
     def figure(self, name: str, figure, caption: str = "") -> None:
         """Adds a matplotlib figure, or uint8 pixels; `name` is the PNG's."""
-        if isinstance(figure, np.ndarray):
-            file = io.BytesIO()
-            Image.fromarray(figure).save(file, "PNG")
-            png = file.getvalue()
-        else:
-            png = figures.to_png(figure)
-        with open(os.path.join(self._directory, name + ".png"), "wb") as file:
+        png = figures.to_png(figure)
+        with writing(os.path.join(self._directory, name + ".png"), "wb") as file:
             file.write(png)
+        width = int.from_bytes(png[16:20])
+        if not isinstance(figure, np.ndarray):
+            width //= 2  # figures have two pixels for each of the page's
         source = "data:image/png;base64," + base64.b64encode(png).decode()
         alt = html.escape(caption or name.replace("_", " "))
-        caption = f"<figcaption>{html.escape(caption)}</figcaption>"
-        self._parts.append(
-            f'<figure><img src="{source}" alt="{alt}">{caption}</figure>'
+        image = f'<img src="{source}" width="{width}" alt="{alt}">'
+        caption = f'<figcaption style="max-width:{max(width, 350)}px">' + (
+            f"{html.escape(caption)}</figcaption>"
         )
+        self._parts.append(f"<figure>{image}{caption}</figure>")
 
     def write(self, title: str) -> None:
         with open(_TEMPLATE, encoding="utf-8") as file:
             template = string.Template(file.read())
         page = template.substitute(
-            title=html.escape(title), body="\n".join(self._parts)
+            title=html.escape(printable(title)), body="\n".join(self._parts)
         )
         path = os.path.join(self._directory, "index.html")
-        with open(path, "w", encoding="utf-8") as file:
+        with writing(path) as file:
             file.write(page)
 
 
-def _facts_table(facts: dict) -> list[tuple[str, str]]:
+def _headline(evaluation: Evaluation, facts: dict) -> tuple[str, str]:
+    low, high = facts["top_1_error_interval"]
+    largest = evaluation.largest_class
+    return (
+        f"{1 - evaluation.top_1_error:.1%} right",
+        f"Top-1 accuracy on {evaluation.num_evaluated:,} images of the split "
+        f"{evaluation.split}; 95 % interval {1 - high:.1%} to {1 - low:.1%}. Always "
+        f"answering the largest class would be right in {largest:.1%}.",
+    )
+
+
+def _facts_table(facts: dict, num_classes: int) -> list[tuple[str, str]]:
     rows = [
         ("split", facts["split"]),
         ("evaluated", f"{facts['num_evaluated']:,} of {facts['num_examples']:,}"),
         ("views", facts["views"]),
     ]
-    for k in (1, 5):
+    for k in (1, 5) if num_classes > 5 else (1,):
         low, high = facts[f"top_{k}_error_interval"]
         error = facts[f"top_{k}_error"]
         text = f"{error:.2%} (95 % interval {low:.2%} to {high:.2%})"
+        rows.append((f"top-{k} accuracy", f"{1 - error:.2%}"))
         rows.append((f"top-{k} error", text))
-    rows.append(("cross-entropy", f"{facts['cross_entropy']:.4f}"))
-    rows.append(("network", facts["checkpoint"]))
+    settings = (f"{name} {value}" for name, value in facts["settings"].items())
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
-    return [*rows, ("data", facts["data_dir"]), ("versions", versions)]
+    return [
+        *rows,
+        ("largest class", f"{facts['largest_class']:.2%}"),
+        ("cross-entropy", f"{facts['cross_entropy']:.4f}"),
+        ("recipe", facts["recipe"]),
+        ("not the recipe's", ", ".join(settings) or "nothing"),
+        ("seed", ", ".join(map(str, facts["seeds"]))),
+        ("parameters", f"{facts['parameters']:,}"),
+        ("network", facts["checkpoint"]),
+        ("data", facts["data_dir"]),
+        ("date", facts["date"]),
+        ("versions", versions),
+    ]
+
+
+def _add_curves(page: _Page, run: Run, evaluation: Evaluation) -> None:
+    if records := read_records(run.metrics_file):
+        page.heading("How it learnt")
+        drawn = figures.learning_curves(records, evaluation.largest_class, columns=1)
+        page.figure("learning_curves", drawn)
+
+
+def _add_classes(page: _Page, predictions: Predictions, data_set: DataSet) -> None:
+    """Tables and figures of what was taken for what."""
+    names, confusion = data_set.class_names, predictions.confusion(data_set.num_classes)
+    measures = precision_recall_f1(confusion)
+    page.heading("Every class")
+    order = np.argsort(measures[:, 2], kind="stable")  # those without examples last
+    if len(order) > _TABLE_CLASSES:
+        page.text("The 20 with the lowest F1; all of them are in per_class.csv.")
+        order = order[:20]
+    rows = (
+        [printable(names[i]), confusion[i].sum(), *map(_percent, measures[i])]
+        for i in order
+    )
+    page.table(rows, ("class", "images", "precision", "recall", "F1"))
+    page.heading("Worst and best classes")
+    for name, classes in _extreme_classes(confusion).items():
+        errors = 1 - np.diag(confusion) / np.maximum(1, confusion.sum(axis=1))
+        page.figure(f"{name}_classes", figures.class_errors(errors, names, classes))
+    page.figure("confusion_matrix", figures.confusion_matrix(confusion, names))
+    page.heading("Are the probabilities right?")
+    confidences = predictions.top_probabilities[:, 0]
+    bins = figures.calibration_bins(confidences, predictions.ranks == 0)
+    page.figure("reliability", figures.reliability(bins))
+
+
+def _percent(share: float) -> str:
+    return "–" if np.isnan(share) else f"{share:.0%}"
 
 
 def _extreme_classes(confusion: np.ndarray) -> dict[str, np.ndarray]:
@@ -157,6 +218,47 @@ def _extreme_classes(confusion: np.ndarray) -> dict[str, np.ndarray]:
     if len(order) <= 20:
         return {"all": order}
     return {"worst": order[:10], "best": order[:-11:-1]}
+
+
+def _add_pictures(
+    page: _Page, evaluation: Evaluation, data_set: DataSet, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confused pairs, and right and wrong answers; returns the latter's pictures.
+
+    Returns:
+        uint8 `(n, size, size, 3)` and their labels.
+    """
+    predictions, names = evaluation.predictions, data_set.class_names
+    confusion = predictions.confusion(data_set.num_classes)
+    pairs = _most_confused(predictions, confusion)
+    groups = [*pairs.values(), *_choose(predictions)]
+    positions = predictions.positions[np.concatenate(groups)]
+    images = read_pictures(data_set, evaluation.split, positions, size)
+    *images_of_pairs, right, wrong = np.split(
+        images, np.cumsum([len(group) for group in groups])[:-1]
+    )
+    page.heading("Most confused pairs")
+    for (label, answer), shown in zip(pairs, images_of_pairs, strict=True):
+        page.figure(
+            f"confused_{label}_{answer}",
+            figures.grid(figures.halved(shown), columns=min(4, len(shown))),
+            f"{printable(names[label])}, taken for {printable(names[answer])} "
+            f"{confusion[label, answer]} times of {confusion[label].sum()}",
+        )
+    page.heading("What it answers (Figure 4 of the paper)")
+    for name, shown, rows in zip(
+        ("right", "wrong"), (right, wrong), groups[-2:], strict=True
+    ):
+        if len(rows):
+            chosen = (
+                predictions.labels[rows],
+                predictions.top_ids[rows],
+                predictions.top_probabilities[rows],
+            )
+            drawn = figures.predictions(shown, *chosen, names)
+            page.figure(f"answers_{name}", drawn, f"{name} answers, drawn at random")
+    shown = np.concatenate([right, wrong])
+    return shown, predictions.labels[np.concatenate(groups[-2:])]
 
 
 def _most_confused(
@@ -181,24 +283,59 @@ def _choose(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     return order[is_right][:4], order[~is_right][:4]
 
 
-def _add_network(page, model: keras.Model, data_set: DataSet, images) -> None:
+def _add_kernels(page: _Page, model: keras.Model, run: Run) -> None:
     kernel = model.get_layer("conv1").kernel.numpy()
+    new = build_model(run.read_config(), "float32")  # its weights come from the seed
+    change = kernel - new.get_layer("conv1").kernel.numpy()
+    share = np.linalg.norm(change) / np.linalg.norm(kernel - change)
     page.heading("First-layer kernels (Figure 3)")
-    page.figure("kernels", figures.kernels(kernel), "the two towers apart")
-    if "train" in data_set.splits and len(images):
-        pool, found = nearest_pictures(model, data_set, images)
-        page.heading("Nearest training pictures (Figure 4, right)")
-        page.figure(
-            "neighbours",
-            figures.beside(images, found),
-            "left: pictures above; then the nearest by distance in what fc7 puts out, "
-            f"of {pool:,} training pictures",
-        )
+    page.text(_EXPECTED_KERNELS.format(share))
+    page.figure("kernels", figures.kernels(kernel), "now; the two towers apart")
+    page.figure("kernel_changes", figures.kernels(change), "what changed")
+
+
+def _add_neighbours(
+    page: _Page,
+    model: keras.Model,
+    data_set: DataSet,
+    queries: np.ndarray,
+    labels: np.ndarray,
+) -> None:
+    """For each picture the training pictures that are nearest to it in fc7."""
+    if not _num_training(data_set):
+        return
+    names = [figures.wrapped(name, 15) for name in data_set.class_names]
+    pool, found, found_labels = nearest_pictures(
+        model, data_set, queries, on_batch=lambda: page.on_part(1)
+    )
+    page.heading("Nearest training pictures (Figure 4, right)")
+    page.text(
+        "The first picture is from those above; the others are the nearest to it by "
+        f"distance in what fc7 puts out, of {pool:,} training pictures. A whole blue "
+        "frame: of the same class; a broken orange one: of another."
+    )
+    for i, label in enumerate(labels):
+        is_same = (found_labels[i] == label).tolist()
+        images = figures.halved(np.concatenate([queries[i : i + 1], found[i]]))
+        captions = [names[label], *(names[j] for j in found_labels[i])]
+        drawn = figures.captioned(images, captions, 3, is_right=[None, *is_same])
+        name = printable(data_set.class_names[label])
+        caption = f"{sum(is_same)} of the {len(is_same)} nearest are {name} too"
+        page.figure(f"neighbours_{i + 1}", drawn, caption)
+
+
+def _num_training(data_set: DataSet) -> int:
+    train = data_set.splits.get("train")
+    return train.num_examples if train else 0
 
 
 def nearest_pictures(
-    model: keras.Model, data_set: DataSet, queries: np.ndarray, k: int = 6
-) -> tuple[int, np.ndarray]:
+    model: keras.Model,
+    data_set: DataSet,
+    queries: np.ndarray,
+    k: int = 5,
+    on_batch: Callable[[], object] = lambda: None,
+) -> tuple[int, np.ndarray, np.ndarray]:
     """Finds the training pictures whose features in fc7 are nearest.
 
     Args:
@@ -206,29 +343,36 @@ def nearest_pictures(
         data_set: The data.
         queries: uint8 `(n, size, size, 3)`.
         k: How many to find for each.
+        on_batch: Called after each batch of training pictures.
 
     Returns:
-        How many training pictures were looked at, and uint8 `(n, k, size, size, 3)`.
+        How many training pictures were looked at, uint8 `(n, k, size, size, 3)`, and
+        their labels, `(n, k)`.
     """
     features = keras.Model(model.inputs, model.get_layer("fc7").output)
-    size = queries.shape[1]
     batches = evaluation_batches(
-        data_set, "train", global_batch_size=_BATCH, image_size=size
+        data_set, "train", global_batch_size=_BATCH, image_size=queries.shape[1]
     )
-    wanted = features.predict_on_batch(queries).astype(np.float32)
-    distances = np.full((len(queries), 0), np.inf)
-    found = np.zeros((len(queries), 0, *queries.shape[1:]), np.uint8)
+    wanted = features.predict_on_batch(queries).astype(np.float64)
+    nearest = [  # distances, pictures, labels
+        np.zeros((len(queries), 0)),
+        np.zeros((len(queries), 0, *queries.shape[1:]), np.uint8),
+        np.zeros((len(queries), 0), np.int32),
+    ]
     pool = 0
-    for images, labels in batches.take(NEIGHBOUR_POOL // _BATCH):
-        images = images.numpy()[labels.numpy() >= 0]
-        vectors = features.predict_on_batch(images).astype(np.float32)
-        pool += len(images)
-        new = np.linalg.norm(wanted[:, np.newaxis] - vectors, axis=2)
-        order = np.argsort(new, axis=1)[:, :k]
-        new = np.take_along_axis(new, order, axis=1)
-        distances = np.concatenate([distances, new], axis=1)
-        found = np.concatenate([found, images[order]], axis=1)
+    for images, labels in batches.take(max(1, NEIGHBOUR_POOL // _BATCH)):
+        vectors = features.predict_on_batch(images).astype(np.float64)
+        is_example = labels.numpy() >= 0
+        pool += is_example.sum()
+        # |a - b|² without |a|², which is the same for all b.
+        distances = np.square(vectors).sum(axis=1) - 2 * wanted @ vectors.T
+        distances[:, ~is_example] = np.inf
         order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-        distances = np.take_along_axis(distances, order, axis=1)
-        found = found[np.arange(len(queries))[:, np.newaxis], order]
-    return pool, found
+        new = np.take_along_axis(distances, order, axis=1), images.numpy()[order]
+        new = *new, labels.numpy()[order]
+        both = [np.concatenate(pair, axis=1) for pair in zip(nearest, new, strict=True)]
+        order = np.argsort(both[0], axis=1, kind="stable")[:, :k]
+        nearest = [part[np.arange(len(queries))[:, np.newaxis], order] for part in both]
+        on_batch()
+    num_found = min(k, int(pool))
+    return int(pool), nearest[1][:, :num_found], nearest[2][:, :num_found]

@@ -5,14 +5,17 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.evaluation.metrics import precision_recall_f1, wilson_interval
+from alexnet_tf.files import writing
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.pipeline.reading import find_record, read_all
 from alexnet_tf.run import Run, checkpoint_sha256, library_versions
@@ -129,8 +132,21 @@ def gather_facts(
         "data_dir": data_set.data_dir,
         "data_fingerprint": fingerprint(data_set.splits[evaluation.split]),
         "command": sys.argv,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
         "versions": library_versions(),
     }
+
+
+def read_records(metrics_file: str, last_step: float = math.inf) -> list[dict]:
+    """Reads the records of `metrics.jsonl` up to a step; none where there is no file.
+
+    A line without its end was being written when the run was killed: it is left out.
+    """
+    if not tf.io.gfile.exists(metrics_file):
+        return []
+    with tf.io.gfile.GFile(metrics_file) as file:
+        lines = [line for line in file if line.endswith("\n")]
+    return [record for record in map(json.loads, lines) if record["step"] <= last_step]
 
 
 def fingerprint(split: Split) -> str:
@@ -210,8 +226,7 @@ def write_results(
         data_set: What was evaluated.
         predictions: Whether to write a row for each image too.
     """
-    os.makedirs(directory, exist_ok=True)
-    with open(Run(directory).eval_file, "w", encoding="utf-8") as file:
+    with writing(Run(directory).eval_file) as file:
         json.dump(facts, file, indent=1)
     write_per_class(evaluation, data_set, directory)
     if predictions:
@@ -264,7 +279,7 @@ def write_predictions(
 
 
 def _write_csv(path: str, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
+    with writing(path) as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(rows)

@@ -14,6 +14,8 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.results import read_records
+from alexnet_tf.files import explain, replacing
 
 _SCALARS = (
     "cross_entropy",
@@ -44,7 +46,7 @@ class MetricsLog:
 
     def __init__(self, model_dir: str, metrics_file: str, step: int):
         self.model_dir, self._failures = model_dir, {}
-        self.records = _read_records(metrics_file, step)
+        self.records = read_records(metrics_file, step)
         _replace(metrics_file, "".join(map(_line, self.records)).encode())
         self._metrics = _GrowingFile(metrics_file)
         self._events = {}
@@ -118,10 +120,10 @@ class MetricsLog:
             write()
             self._failures.pop(path, None)
         except (tf.errors.OpError, OSError) as error:
-            reason = str(error).splitlines()[0].rsplit("}} ", 1)[-1][:300]
+            reason = explain(error) or str(error).splitlines()[0]
             if path not in self._failures:
                 logging.warning(
-                    "%s could not be written: %s; training goes on, and the next "
+                    "%s could not be written (%s); training goes on, and the next "
                     "record tries again",
                     path,
                     reason,
@@ -152,25 +154,14 @@ class _GrowingFile:
         self._pending = b""
 
 
-def _read_records(path: str, last_step: int) -> list[dict]:
-    if not tf.io.gfile.exists(path):
-        return []
-    with tf.io.gfile.GFile(path) as file:
-        # A line without its end was being written when the run was killed.
-        lines = [line for line in file if line.endswith("\n")]
-    records = map(json.loads, lines)
-    return [record for record in records if record["step"] <= last_step]
-
-
 def _line(record: dict) -> str:
     return json.dumps(record) + "\n"
 
 
 def _replace(path: str, content: bytes) -> None:
     """Writes a file that is there whole or not at all."""
-    with tf.io.gfile.GFile(path + ".tmp", "wb") as file:
+    with replacing(path) as temporary, tf.io.gfile.GFile(temporary, "wb") as file:
         file.write(content)
-    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
 
 
 def _event(step: int, **fields) -> event_pb2.Event:

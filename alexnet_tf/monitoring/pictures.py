@@ -41,7 +41,7 @@ def training_batch(data_set: DataSet, config: Config) -> bytes:
     images, labels = next(iter(_augmented(data_set, config, _MOSAIC)))
     images, labels = images.numpy()[:, ::2, ::2], labels.numpy()
     good = labels >= 0
-    names = [figures.shorten(data_set.class_names[i], 16) for i in labels[good]]
+    names = [figures.wrapped(data_set.class_names[i], 16) for i in labels[good]]
     return figures.to_png(figures.captioned(images[good], names, columns=8))
 
 

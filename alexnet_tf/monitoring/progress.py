@@ -1,5 +1,6 @@
 """Where training is, on the terminal."""
 
+import os
 import sys
 import time
 
@@ -7,10 +8,14 @@ from absl import logging
 from tqdm import tqdm
 
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
+_WIDE = 105  # columns from which on the table has whole names
+_SHORT_NAMES = {"images": "", "waiting": "wait", "rate": "lr"}
 
 
 class Progress:
     """One progress line on a terminal; plain lines at intervals elsewhere.
+
+    Whatever is logged meanwhile stands above the progress line.
 
     Args:
         num_steps: Steps of the whole training.
@@ -21,15 +26,11 @@ class Progress:
     def __init__(self, num_steps: int, step: int, seconds: float = 30.0):
         self._num_steps, self._seconds = num_steps, seconds
         self._last_line = time.monotonic()
-        self._bar, self._has_header = None, False
+        self._bar, self._widths = None, []
         if sys.stderr.isatty() and logging.level_info():
-            self._bar = tqdm(
-                total=num_steps,
-                initial=step,
-                dynamic_ncols=True,
-                bar_format="{desc} step {n}/{total} |{bar:12}| {postfix} "
-                "{remaining} left",
-            )
+            self._bar = _Bar(num_steps, step)
+            self._handler = logging.get_absl_handler().python_handler
+            self._stream, self._handler.stream = self._handler.stream, _AboveBar()
 
     def update(self, step: int, epoch: str, **shown: str) -> None:
         """Shows where training is.
@@ -39,13 +40,11 @@ class Progress:
             epoch: "3/8".
             **shown: Values by the names to show them with.
         """
-        text = "  ".join(f"{name} {value}" for name, value in shown.items())
         if self._bar is not None:
-            self._bar.set_description_str(f"epoch {epoch}", refresh=False)
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._bar.show(step, epoch, shown)
         elif time.monotonic() - self._last_line >= self._seconds:
             self._last_line = time.monotonic()
+            text = "  ".join(f"{name} {value}" for name, value in shown.items())
             logging.info("epoch %s  step %d/%d  %s", epoch, step, self._num_steps, text)
 
     def row(self, is_best: bool = False, **columns: str) -> None:
@@ -55,12 +54,14 @@ class Progress:
             is_best: Whether to make it stand out on a terminal.
             **columns: Values by the names of the columns, the same in every row.
         """
-        widths = [max(len(name), 9) for name in columns]
-        if not self._has_header:
-            names = (name.replace("_", " ") for name in columns)
-            self.line("  ".join(map(str.rjust, names, widths)))
-            self._has_header = True
-        text = "  ".join(map(str.rjust, columns.values(), widths))
+        if not self._widths:
+            names = [name.replace("_", " ") for name in columns]
+            if _columns() < _WIDE:
+                names = [name.replace("validation", "val") for name in names]
+            pairs = zip(names, columns.values(), strict=True)
+            self._widths = [max(len(name), len(value), 5) for name, value in pairs]
+            self.line("  ".join(map(str.rjust, names, self._widths)))
+        text = "  ".join(map(str.rjust, columns.values(), self._widths))
         self.line(f"{_BOLD}{text}{_PLAIN}" if is_best and self._bar else text)
 
     def line(self, text: str) -> None:
@@ -73,4 +74,57 @@ class Progress:
     def close(self) -> None:
         """Ends the progress line."""
         if self._bar is not None:
+            self._handler.stream = self._stream
             self._bar.close()
+
+
+class _Bar(tqdm):
+    """The progress line, in the longest form that the terminal is wide enough for."""
+
+    def __init__(self, num_steps: int, step: int):
+        self._forms = [f"step {step}/{num_steps} |{{bar}}| compiling"]
+        super().__init__(total=num_steps, initial=step, dynamic_ncols=True)
+
+    @property
+    def format_dict(self) -> dict:
+        """What tqdm formats; the bar takes the columns that the text leaves."""
+        values = super().format_dict
+        for form in self._forms:
+            values["bar_format"] = form
+            shortest = self.format_meter(**values | {"ncols": None})
+            if not values["ncols"] or len(shortest) <= values["ncols"]:
+                break
+        return values
+
+    def show(self, step: int, epoch: str, shown: dict[str, str]) -> None:
+        full = " ".join(f"{name} {value.strip()}" for name, value in shown.items())
+        short = " ".join(
+            f"{_SHORT_NAMES.get(name, name)} {value.strip()}".strip()
+            for name, value in shown.items()
+        )
+        steps = f"{step}/{self.total}"
+        self._forms = [
+            f"epoch {epoch} step {steps} |{{bar}}| {full} {{remaining}} left",
+            f"epoch {epoch} {steps} |{{bar}}| {short} {{remaining}} left",
+            f"epoch {epoch} {steps} {short} {{remaining}} left",
+            f"{epoch} {steps} {short} {{remaining}}",
+        ]
+        self.update(step - self.n)
+
+
+class _AboveBar:
+    """A stream whose text stands above the progress line, not glued to it."""
+
+    def write(self, text: str) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        return 80

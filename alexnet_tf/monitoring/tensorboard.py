@@ -25,12 +25,6 @@ from alexnet_tf.pipeline.data_set import DataSet
 
 _NUM_IMAGES = 16  # that units must answer to in order to be alive
 _POOL = 256  # validation pictures, the first ones, among which mistakes are shown
-# The settings that HParams shows first: what people vary.
-_VARIED = (
-    *("recipe", "learning_rate", "global_batch_size", "num_epochs", "dropout_rate"),
-    *("color", "width", "groups", "optimizer", "lr_schedule", "warmup_epochs"),
-    *("weight_decay", "momentum", "precision", "seed"),
-)
 
 
 class Monitor:
@@ -56,7 +50,8 @@ class Monitor:
         """
         from alexnet_tf.monitoring import pictures
 
-        settings = _settings(self._config)
+        settings = flat(self._config)
+        settings["classes"] = len(settings.pop("class_names"))
         rows = [f"|{name}|{value}|" for name, value in settings.items()]
         text = "\n".join(["|setting|value|", "|---|---|", *rows])
         plain = {
@@ -64,20 +59,12 @@ class Monitor:
             for name, value in settings.items()
             if isinstance(value, bool | int | float | str)
         }
-        metrics = [
-            hparams.Metric(name, group="validation")
-            for name in ("top_1_error", "top_5_error", "cross_entropy")
-        ]
         run_name = os.path.basename(os.path.abspath(self._log.model_dir))
         drawn = pictures.augmented_versions(self._data_set, self._config)
         self._log.write_events(
             {"summary": text_pb("configuration", text)},
             {"summary": text_pb("command", "    " + shlex.join(sys.argv))},
-            {
-                "summary": hparams.hparams_config_pb(
-                    hparams=[hparams.HParam(name) for name in plain], metrics=metrics
-                )
-            },
+            # Without a list of columns TensorBoard shows those first that differ.
             {"summary": hparams.hparams_pb(plain, trial_id=run_name)},
             {"summary": _image_pb("augmentation", drawn)},
             {"graph_def": _graph(self._model)},
@@ -149,14 +136,6 @@ class Monitor:
             for i in wrong
         ]
         return figures.captioned(self._images[answers.positions[wrong]], captions)
-
-
-def _settings(config: Config) -> dict[str, object]:
-    """All settings by name; first those that people vary."""
-    values = flat(config)
-    values["classes"] = len(values.pop("class_names"))
-    first = [name for name in _VARIED if name in values]
-    return {name: values[name] for name in (*first, *values)}
 
 
 def _image_pb(name: str, image: np.ndarray) -> summary_pb2.Summary:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.measurements import describe_files, measured_once
 
@@ -101,21 +102,25 @@ def open_data_set(data_dir: str) -> DataSet:
     """
     if "://" not in data_dir:
         data_dir = os.path.abspath(os.path.expanduser(data_dir))
-    if data_dir.endswith(INCOMPLETE_SUFFIX):
+    if not files.list_names(data_dir) and _is_unfinished(data_dir):
         raise UserError(
-            f"{data_dir} was left by a preparation that did not finish; "
-            "run data.prepare again"
+            f"the preparation of {data_dir} did not finish; run data.prepare again"
         )
     if not tf.io.gfile.isdir(data_dir):
-        if tf.io.gfile.isdir(data_dir + INCOMPLETE_SUFFIX):
-            raise UserError(
-                f"the preparation of {data_dir} did not finish; run data.prepare again"
-            )
         raise UserError(f"no such data_dir: {data_dir}; make one with data.prepare")
     shards = _find_shards(data_dir)
     if shards:
         return _open_shards(data_dir, shards)
     return _open_tfds(_find_version_dir(data_dir))
+
+
+def _is_unfinished(data_dir: str) -> bool:
+    """Whether there is beside it what a killed preparation left."""
+    parent, name = os.path.split(data_dir.rstrip("/"))
+    return any(
+        entry.startswith(f".{name}.") and entry.endswith(INCOMPLETE_SUFFIX)
+        for entry in files.list_names(parent)
+    )
 
 
 def _find_version_dir(data_dir: str) -> str:

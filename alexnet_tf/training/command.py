@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import os
 import sys
+import time
 import types
 from collections.abc import Mapping
 
@@ -23,16 +24,18 @@ from alexnet_tf.devices import (
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.files import lock
+from alexnet_tf.files import list_names, lock, make_fresh_directory
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop
 from alexnet_tf.training.step import Trainer
 
+RUNS_DIR = "runs"
+
 
 def train(
     data_dir: str,
-    model_dir: str,
+    model_dir: str | None = None,
     recipe: str = "auto",
     given: Mapping[str, object] = types.MappingProxyType({}),
     *,
@@ -43,7 +46,9 @@ def train(
 
     Args:
         data_dir: Directory of the data set.
-        model_dir: Directory of the run; one that was interrupted goes on.
+        model_dir: Directory of the run; one that was interrupted goes on. None for the
+            newest unfinished run of the same settings in `RUNS_DIR`, or else a new one
+            there, called by its time and recipe.
         recipe: A name in `RECIPES`, or "auto".
         given: Values by the names of fields of `Recipe` and `Config`. Others are the
             recipe's or the default; of a run that goes on, what they were.
@@ -62,11 +67,52 @@ def train(
     )
     data_set = open_data_set(data_dir)
     _check_splits(data_set)
-    run = Run(model_dir)
     with contextlib.ExitStack() as stack:
-        if is_chief(strategy):
+        if model_dir is None:
+            _check_alone(strategy)
+            model_dir = _choose_directory(data_set, recipe, given, stack)
+        elif is_chief(strategy):
             stack.enter_context(lock(model_dir, "the run"))
+        run = Run(model_dir)
         return _train_run(run, data_set, strategy, recipe, given, overwrite, export)
+
+
+def _check_alone(strategy: tf.distribute.Strategy) -> None:
+    if strategy.extended._in_multi_worker_mode():
+        raise UserError("several workers must share a --model_dir: give it to each")
+
+
+def _choose_directory(data_set, recipe: str, given, stack) -> str:
+    """Finds or makes the directory of a run without a name, and locks it."""
+    for name in reversed(list_names(RUNS_DIR)):
+        run = Run(os.path.join(RUNS_DIR, name))
+        if _can_go_on(run, data_set, recipe, given):
+            with contextlib.suppress(UserError):  # another process is at it
+                stack.enter_context(lock(run.model_dir, "the run"))
+                return run.model_dir
+    recipe_name = resolve(data_set, recipe, given).recipe.name
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe_name}"
+    directory = make_fresh_directory(os.path.join(RUNS_DIR, name))
+    stack.enter_context(lock(directory, "the run"))
+    return directory
+
+
+def _can_go_on(run: Run, data_set: DataSet, recipe: str, given) -> bool:
+    """Whether it is an unfinished run of the same settings."""
+    if not run.exists() or tf.io.gfile.exists(run.eval_file):
+        return False
+    try:
+        config = run.read_config()
+    except UserError:
+        return False
+    values = flat(config)
+    return (
+        config.data_dir == data_set.data_dir
+        and config.class_names == data_set.class_names
+        and recipe in ("auto", config.recipe.name)
+        and set(config.given) == set(given)
+        and all(values[name] == value for name, value in given.items())
+    )
 
 
 def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> bool:
@@ -74,7 +120,7 @@ def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> boo
     config = _complete(resolve(data_set, recipe, given, previous), strategy)
     check_batch_size(config.recipe.global_batch_size, strategy)
     run.start(config, overwrite, write=is_chief(strategy))
-    _log_configuration(config, strategy)
+    _log_configuration(run, config, strategy)
     if config.deterministic:
         keras.utils.set_random_seed(config.seed)
         tf.config.experimental.enable_op_determinism()
@@ -84,7 +130,7 @@ def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> boo
         logging.info("checkpoint saved; the same command goes on from there")
         return False
     if is_chief(strategy):
-        _finish(run, config, export)
+        _finish(run, config, data_set, export)
     return True
 
 
@@ -118,7 +164,10 @@ def _check_splits(data_set: DataSet) -> None:
             )
 
 
-def _log_configuration(config: Config, strategy: tf.distribute.Strategy) -> None:
+def _log_configuration(
+    run: Run, config: Config, strategy: tf.distribute.Strategy
+) -> None:
+    logging.info("the run is in %s", run.model_dir)
     logging.info(
         "recipe %s for %s training images of %d classes, on %s, %s",
         config.recipe.name,
@@ -132,10 +181,15 @@ def _log_configuration(config: Config, strategy: tf.distribute.Strategy) -> None
         logging.info("  %s %s (given)", name, values[name])
 
 
-def _finish(run: Run, config: Config, export: bool) -> None:
+def _finish(run: Run, config: Config, data_set: DataSet, export: bool) -> None:
     """Evaluates and exports a run that has ended, and says what to do next."""
-    batch_size = config.recipe.global_batch_size
-    result = evaluate_run(run.model_dir, global_batch_size=batch_size)
+    # On the test split once, at the end; eval.json is that of the validation split.
+    for split in ("test", "validation"):
+        if split in data_set.splits and data_set.splits[split].num_examples:
+            batch_size = config.recipe.global_batch_size
+            result = evaluate_run(
+                run.model_dir, split=split, global_batch_size=batch_size
+            )
     lines = [
         "",
         f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "

@@ -175,8 +175,9 @@ class Loop:
     def _show(self, step: int, metrics: dict, chunk: "_Interval") -> None:
         config = self._config
         images = chunk.steps * config.recipe.global_batch_size
-        num_epochs = max(1, math.ceil(config.epoch(config.last_step) - 1e-9))
-        epoch = min(num_epochs, math.floor(config.epoch(step - 1)) + 1)
+        epoch, num_epochs = (
+            math.floor(config.epoch(end - 1)) + 1 for end in (step, config.last_step)
+        )
         self._progress.update(
             step,
             f"{epoch}/{num_epochs}",

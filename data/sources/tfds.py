@@ -91,17 +91,48 @@ def _as_file(pixels: np.ndarray) -> bytes:
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
+class _Array:
+    """What a pickled array is read as: nothing of NumPy's own runs."""
+
+    def __setstate__(self, state):
+        _, shape, dtype, is_fortran, content = state
+        if not isinstance(dtype, _Type) or dtype.code not in ("u1", "|u1"):
+            raise pickle.UnpicklingError("expected an array of bytes")
+        content = content.encode("latin1") if isinstance(content, str) else content
+        order = "F" if is_fortran else "C"
+        self.pixels = np.frombuffer(content, np.uint8).reshape(shape, order=order)
+
+
+class _Type:
+    """What a pickled type of array elements is read as."""
+
+    def __init__(self, code: str, *_):
+        self.code = code
+
+    def __setstate__(self, state):
+        """Takes the byte order, which bytes do not have."""
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"unexpected encoding {encoding!r}")
+    return text.encode("latin1")
+
+
 class _ArraysOnly(pickle.Unpickler):
     """Loads lists, strings and arrays; a pickle could otherwise run any program."""
 
+    _NAMES = {  # noqa: RUF012, it is never changed
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Type,
+        ("_codecs", "encode"): _encode,
+    }
+
     def find_class(self, module, name):
-        if (module.split(".")[0], name) in {
-            ("numpy", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }:
-            return super().find_class(module, name)
+        if (module, name) in self._NAMES:
+            return self._NAMES[module, name]
         raise pickle.UnpicklingError(f"unexpected {module}.{name}")
 
 
@@ -114,22 +145,39 @@ def _cifar_100(archive: str) -> Source:
                 ).load()
                 for member in ("train", "test", "meta")
             )
-    except (tarfile.TarError, KeyError, OSError, EOFError, pickle.PickleError) as error:
-        raise UserError(f"{archive} is not cifar-100-python.tar.gz: {error}") from None
+            while tar.fileobj.read(2**20):
+                pass  # the checksum comes last
+        class_names = meta["fine_label_names"]
+        if not all(isinstance(name, str) for name in class_names):
+            raise TypeError("expected names of classes")
+        batches = [_check_batch(batch, len(class_names)) for batch in (train, test)]
+    except Exception as error:  # a damaged or foreign file raises all sorts of things
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise UserError(
+            f"{archive} is not cifar-100-python.tar.gz, or damaged: {reason}"
+        ) from None
     return Source(
         name="cifar100",
-        class_names=meta["fine_label_names"],
-        parts=[("train", "", train), ("test", "test", test)],
+        class_names=class_names,
+        parts=[("train", "", *batches[0]), ("test", "test", *batches[1])],
         items=_cifar_items,
         splits=("train", "validation", "test"),
         holds_out=True,
-        num_items=len(train["data"]) + len(test["data"]),
+        num_items=sum(len(pixels) for pixels, _ in batches),
     )
 
 
+def _check_batch(batch: dict, num_classes: int) -> tuple[np.ndarray, list[int]]:
+    """Returns uint8 `(pictures, 32, 32, 3)` and as many labels."""
+    pixels, labels = batch["data"].pixels, batch["fine_labels"]
+    if pixels.shape != (len(labels), 3072):
+        raise ValueError(f"{pixels.shape} pixels for {len(labels)} labels")
+    if not all(type(n) is int and 0 <= n < num_classes for n in labels):
+        raise ValueError(f"expected labels 0..{num_classes - 1}")
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
 def _cifar_items(part) -> Iterator[Item]:
-    their_split, split, content = part
-    pictures = content["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    for index, label in enumerate(content["fine_labels"]):
-        name = f"{their_split}/{index:05d}"
-        yield Item(name, label, _as_file(pictures[index]), split)
+    their_split, split, pictures, labels = part
+    for index, (pixels, label) in enumerate(zip(pictures, labels, strict=True)):
+        yield Item(f"{their_split}/{index:05d}", label, _as_file(pixels), split)

@@ -1,0 +1,32 @@
+"""Compares runs: a table of what came out, and of the settings that differ.
+
+python compare.py runs/*
+python compare.py runs/a runs/b --output=runs/curves.png
+"""
+
+from alexnet_tf import command_line
+from alexnet_tf.command_line import flags
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    command_line.define_path("output", None, "PNG of the learning curves to write.")
+
+
+def check(values: flags.FlagValues, model_dirs: list[str]) -> list[str]:
+    """Returns the directories of the runs; they are all that is no flag."""
+    del values
+    if not model_dirs:
+        raise flags.Error("give the directories of runs, as in runs/*")
+    return model_dirs
+
+
+def main(values: flags.FlagValues, model_dirs: list[str]) -> None:
+    """Compares."""
+    from alexnet_tf.evaluation.comparison import compare_runs
+
+    compare_runs(model_dirs, values.output)
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags, check)

@@ -1,0 +1,258 @@
+"""What preparation does to its output: two at once, signals, full disks, old files."""
+
+import io
+import os
+import pathlib
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_tf import files
+from alexnet_tf.errors import UserError
+from alexnet_tf.pipeline.data_set import open_data_set
+from data import prepare as prepare_module
+from data.check import check
+from data.prepare import prepare
+from data.transcode import Options
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SMALL = Options(image_size=16)
+
+
+def make(root, number=4, size=8):
+    """Writes pictures of noise in two classes."""
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+        for i in range(number):
+            pixels = generator.integers(0, 256, (size, size, 3)).astype(np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "BMP")
+            (root / name / f"{i}.bmp").write_bytes(buffer.getvalue())
+    return root
+
+
+def run(source, output, **kwargs):
+    kwargs = {"options": SMALL, "num_workers": 1, **kwargs}
+    prepare(source="folder", input=str(source), output=str(output), **kwargs)
+
+
+def start(source, output, *flags, **kwargs):
+    command = [sys.executable, "-m", "data.prepare", "--source=folder"]
+    command += [f"--input={source}", f"--output={output}", *flags]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+def contents(directory):
+    return {
+        path.relative_to(directory): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("output", ["in", "in/cat", "in/new", ".", "link"])
+def test_output_that_would_replace_the_input(tmp_path, output):
+    source = make(tmp_path / "in")
+    (tmp_path / "link").symlink_to(source)
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="would overwrite the input"):
+        run(source, tmp_path / output, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_what_preparation_did_not_write_stays(tmp_path):
+    source, output = make(tmp_path / "in"), tmp_path / "out"
+    output.mkdir()
+    (output / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="is in use, and not by a data set"):
+        run(source, output, overwrite=True)
+    (output / "thesis.txt").unlink()
+    run(source, output, num_shards=2)
+    (output / "thesis.txt").write_text("precious")
+    photos = make(tmp_path / "photos")
+    (output / "photos").symlink_to(photos)
+    (output / "nested").mkdir()
+    (output / "nested" / "events").write_text("of a run")
+    with pytest.raises(UserError, match="--overwrite"):
+        run(source, output)
+    (source / "cat" / "0.bmp").unlink()
+    run(source, output, overwrite=True)
+    assert sum(s.num_examples for s in open_data_set(str(output)).splits.values()) == 7
+    assert len(list(output.glob("*.tfrecord-*"))) == 2  # the four old ones have gone
+    assert (output / "thesis.txt").read_text() == "precious"
+    assert (output / "nested" / "events").read_text() == "of a run"
+    assert (output / "photos").readlink() == photos
+    assert len(contents(photos)) == 8
+
+
+def test_output_through_a_link(tmp_path):
+    source = make(tmp_path / "in")
+    (tmp_path / "disk" / "data").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk" / "data")
+    for _ in range(2):
+        run(source, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out").is_symlink()
+    assert check(str(tmp_path / "disk" / "data"), fast=True) == []
+
+
+def test_brackets_in_a_path_are_no_pattern(tmp_path):
+    source = make(tmp_path / "in [1]")
+    run(source, tmp_path / "out[0.01]*")
+    assert check(str(tmp_path / "out[0.01]*")) == []
+
+
+def test_a_failure_leaves_the_old_data_set(tmp_path):
+    source, output = make(tmp_path / "in"), tmp_path / "out"
+    run(source, output)
+    before = contents(tmp_path)
+    (source / "cat" / "bad.bmp").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="1 pictures cannot be used"):
+        run(source, output, overwrite=True, max_errors=0)
+    (source / "cat" / "bad.bmp").unlink()
+    assert contents(tmp_path) == before
+
+
+def test_locked_output(tmp_path):
+    source = make(tmp_path / "in")
+    with (
+        files.lock(str(tmp_path / "out"), "the data set"),
+        pytest.raises(UserError, match=rf"written by process {os.getpid()} on "),
+    ):
+        run(source, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_two_at_once(tmp_path):
+    source, output = make(tmp_path / "in", 20), tmp_path / "out"
+    both = [start(source, output, "--num_workers=1") for _ in range(2)]
+    errors = {process.communicate()[1]: process.returncode for process in both}
+    assert sorted(errors.values()) == [0, 1]
+    (error,) = [text for text, code in errors.items() if code]
+    assert "Traceback" not in error
+    last = error.splitlines()[-1]
+    assert "is being written by process" in last or "has a data set" in last
+    assert check(str(output)) == []
+    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+
+
+def children(pid):
+    """Returns the processes that a process has started."""
+    try:
+        text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except FileNotFoundError:
+        return []
+    return [int(child) for child in text.split()]
+
+
+def is_alive(pid):
+    try:
+        status = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rsplit(") ", 1)[1][0] != "Z"
+
+
+def wait_for(condition, process):
+    while not (found := condition()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)]
+)
+def test_a_signal_ends_it(tmp_path, signum, code):
+    signum = getattr(signal, signum)
+    source = make(tmp_path / "in", 3, size=1024)
+    for i in range(3, 3000):
+        (source / "cat" / f"{i}.bmp").symlink_to(source / "cat" / "0.bmp")
+    process = start(source, tmp_path / "out", start_new_session=True)
+    wait_for(lambda: len(children(process.pid)) > 2, process)  # and the tracker
+    pids = children(process.pid)
+    if signum == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, signum)  # as a terminal does
+    error = process.communicate(timeout=30)[1]
+    assert process.returncode == code, error
+    assert "Traceback" not in error
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(is_alive, pids))
+    if signum == signal.SIGKILL:
+        with pytest.raises(UserError, match="did not finish"):
+            open_data_set(str(tmp_path / "out"))
+        (source / "cat" / "0.bmp").unlink()  # and all links to it
+        run(source, tmp_path / "out")
+        assert check(str(tmp_path / "out")) == []
+        assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    else:
+        assert error.splitlines()[-1].startswith("interrupted")
+        assert "leaked" not in error
+        assert os.listdir(tmp_path) == ["in"]
+
+
+def test_full_disk(tmp_path):
+    source = make(tmp_path / "in", 20, size=128)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    flags = ("--encoding=raw", "--num_workers=1")
+    process = start(source, tmp_path / "out", *flags, preexec_fn=limit)
+    _, error = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" not in error
+    assert "File too large; free some space" in error.splitlines()[-1]
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_output_where_nothing_can_be_written(tmp_path):
+    source = make(tmp_path / "in")
+    (tmp_path / "file").write_text("")
+    for output in ("/proc/self/out", tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(UserError) as error:
+            run(source, output)
+        assert str(output) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_worker_that_was_killed():
+    with pytest.raises(UserError, match="a worker process was killed"):
+        list(prepare_module._in_workers(_Killed(), range(100), 1))
+
+
+class _Killed:
+    def __call__(self, items):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("folders", "program"),
+    [(("train/a", "train/b"), "train.py"), (("test/a", "test/b"), "eval.py")],
+)
+def test_next_step_can_be_typed(tmp_path, folders, program):
+    for folder in folders:
+        make(tmp_path / "pictures" / folder, 2)
+    output = tmp_path / "it's; a data set"
+    run(tmp_path / "pictures", output)
+    words = shlex.split(prepare_module._next_steps(str(output)))
+    assert (words[0], words[2]) == ("next:", program)
+    assert f"--data_dir={output}" in words
