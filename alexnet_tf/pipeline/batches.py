@@ -36,6 +36,8 @@ def training_batches(
     split: str = "train",
     start_step: int = 0,
     image_size: int = 224,
+    random_crops: bool = True,
+    mirror: bool = True,
     color: str = "jitter",
     pca_source_2012: bool = False,
     statistics: PixelStatistics | None = None,
@@ -55,6 +57,8 @@ def training_batches(
         start_step: Steps done; the batches are those that an uninterrupted run yields
             from there on.
         image_size: Height and width of the crops, pixels.
+        random_crops: Whether crops are from anywhere, else from the centre.
+        mirror: Whether half of the images are turned left to right.
         color: "jitter" (brightness, contrast, saturation), "pca" (section 4.1) or
             "none".
         pca_source_2012: Whether "pca" is that of the source of 2012.
@@ -112,7 +116,10 @@ def training_batches(
         positions = tf.ensure_shape(positions, [chunk_size])
         uniform = augmentation.draw_uniform(seed, positions)
         corners = tf.cast(uniform[:, :2] * (frame - image_size + 1), tf.int32)
-        decode = functools.partial(crop, corners, uniform[:, 2] < 0.5)
+        if not random_crops:
+            corners = tf.fill([chunk_size, 2], (frame - image_size) // 2)
+        mirrored = (uniform[:, 2] < 0.5) & mirror
+        decode = functools.partial(crop, corners, mirrored)
         decoded = decode_chunk(decode, window, data_set.num_classes, report_bad)
         images = tf.ensure_shape(decoded[0], [chunk_size, image_size, image_size, 3])
         labels = tf.ensure_shape(decoded[1], [chunk_size])
@@ -122,8 +129,7 @@ def training_batches(
     start = start_step * global_batch_size
     examples = shuffled_records(records, seed, start, ids_only=frames is not None)
     if not data_service:
-        worker = context.input_pipeline_id
-        examples = examples.shard(context.num_input_pipelines, worker)
+        examples = _part_of_worker(examples, global_batch_size, context)
     batches = examples.window(chunk_size).map(make_chunk, tf.data.AUTOTUNE)
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
@@ -132,6 +138,24 @@ def training_batches(
         batches = _distribute(batches, data_service, job_name)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return batches.apply(endless).prefetch(2).with_options(_options())
+
+
+def _part_of_worker(
+    examples: tf.data.Dataset,
+    global_batch_size: int,
+    context: tf.distribute.InputContext,
+) -> tf.data.Dataset:
+    """The rows of each global batch that a worker's replicas take, one after another.
+
+    So the place of an image in the global batch, which dropout masks depend on, is the
+    same on any number of workers.
+    """
+    workers = context.num_input_pipelines
+    if workers == 1:
+        return examples
+    blocks = examples.window(global_batch_size // workers)
+    blocks = blocks.shard(workers, context.input_pipeline_id)
+    return blocks.flat_map(lambda *block: tf.data.Dataset.zip(block))
 
 
 def _make_crop(

@@ -202,7 +202,8 @@ def picture_and_label(info, where: str) -> tuple[str, str]:
         label, tfds.features.ClassLabel
     ):
         raise UserError(
-            f"{where} has no picture with a class label; it has {', '.join(sorted(features))}"
+            f"{where} has no picture with a class label; it has "
+            + ", ".join(sorted(features))
         )
     return image_key, label_key
 
