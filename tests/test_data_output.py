@@ -32,9 +32,9 @@ def make(root, number=4, size=8):
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
         for i in range(number):
-            pixels = generator.integers(0, 256, (size, size, 3)).astype(np.uint8)
+            pixels = generator.integers(0, 256, (8, 8, 3)).astype(np.uint8)
             buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "BMP")
+            Image.fromarray(pixels).resize((size, size)).save(buffer, "BMP")
             (root / name / f"{i}.bmp").write_bytes(buffer.getvalue())
     return root
 

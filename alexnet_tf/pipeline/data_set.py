@@ -201,9 +201,8 @@ def picture_and_label(info, where: str) -> tuple[str, str]:
     if not (is_raw or isinstance(image, tfds.features.Image)) or not isinstance(
         label, tfds.features.ClassLabel
     ):
-        raise UserError(
-            f"{where} has no picture with a class label; it has {', '.join(sorted(features))}"
-        )
+        found = ", ".join(sorted(features))
+        raise UserError(f"{where} has no picture with a class label; it has {found}")
     return image_key, label_key
 
 
