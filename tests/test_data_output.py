@@ -151,12 +151,13 @@ def test_two_at_once(tmp_path):
 
 
 def children(pid):
-    """Returns the processes that a process has started."""
+    """Returns the processes that the threads of a process have started."""
     try:
-        text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except FileNotFoundError:
+        threads = list(pathlib.Path(f"/proc/{pid}/task").iterdir())
+        lines = [(thread / "children").read_text() for thread in threads]
+    except (FileNotFoundError, ProcessLookupError):
         return []
-    return [int(child) for child in text.split()]
+    return [int(child) for line in lines for child in line.split()]
 
 
 def is_alive(pid):
