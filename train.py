@@ -77,4 +77,4 @@ def main(values: flags.FlagValues) -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags, interrupted=command_line.EXIT_INTERRUPTED)
+    command_line.run(main, define_flags)

@@ -6,6 +6,11 @@ python -m data.prepare --source=tfds --name=cifar100 --output=DIR
 python -m data.prepare --source=elpv --output=DIR
 """
 
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle()
+
 import collections
 import concurrent.futures
 import contextlib
@@ -17,7 +22,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from alexnet_tf import command_line, files, signals
+from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from data.held_out import find_thresholds

@@ -16,6 +16,7 @@ from absl import flags
 from alexnet_tf import command_line, signals
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = [*(path.stem for path in ROOT.glob("*.py")), "data.prepare", "data.check"]
 START = """
 '''Tries things.'''
 import dataclasses, gc, os, sys, time, weakref
@@ -302,10 +303,9 @@ def test_closed_pipe_is_quiet(program):
 
 def test_without_the_packages():
     """As with the system's Python: one line that says what to install."""
-    scripts = "train.py", "eval.py", "predict.py", "export.py", "data/prepare.py"
-    for script in scripts:
+    for script in SCRIPTS:
         ended = subprocess.run(
-            [sys.executable, "-S", script],
+            [sys.executable, "-S", "-m", script],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -563,9 +563,7 @@ def main(values):
     assert stop(process, signal.SIGINT) == (130, "None\n", "interrupted\n")
 
 
-@pytest.mark.parametrize(
-    "script", ["train", "eval", "predict", "export", "data.prepare", "data.check"]
-)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_signal_in_the_first_imports_of_the_scripts(tmp_path, script):
     """While the first library is being imported, the handler is there."""
     (tmp_path / "absl.py").write_text(
@@ -583,3 +581,19 @@ def test_signal_in_the_first_imports_of_the_scripts(tmp_path, script):
     assert (code, output) == (75 if script == "train" else 130, "")
     assert len(errors.splitlines()) == 1
     assert errors.startswith("interrupted")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_every_script(script):
+    """Without TensorFlow, whatever else is missing, in columns that fit."""
+    ended = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", script, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Flags:" in ended.stdout
+    assert max(map(len, ended.stdout.splitlines())) < 88
+    assert "tensorflow" not in ended.stderr
+    assert len(re.findall("^  --", ended.stdout, flags=re.MULTILINE)) < 30
