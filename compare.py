@@ -9,7 +9,7 @@ from alexnet_tf import signals
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
 
-from alexnet_tf import command_line
+from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 
 
@@ -20,9 +20,10 @@ def define_flags() -> None:
 
 def check(values: flags.FlagValues, model_dirs: list[str]) -> list[str]:
     """Returns the directories of the runs; they are all that is no flag."""
-    del values
     if not model_dirs:
         raise flags.Error("give the directories of runs, as in runs/*")
+    if values.output:
+        files.check_output(values.output, what="--output", kind="file")
     return model_dirs
 
 

@@ -24,7 +24,7 @@ def define_flags() -> None:
         "Directory of the run; eval.json is written there.",
         exists=True,
     )
-    define_path("data_dir", None, "Default: the data of the run.", exists=True)
+    define_path("data_dir", None, "Data set; by default that of the run.", exists=True)
     text("split", "validation", "Split to evaluate.")
     define_path(
         "checkpoint",
@@ -34,10 +34,14 @@ def define_flags() -> None:
         many=True,
     )
     flags.DEFINE_enum(
-        "views", "1", ["1", "10"], "10: corners, centre and mirror images (4.1)."
+        "views",
+        "1",
+        ["1", "10"],
+        "Crops of a picture whose probabilities are averaged: the central one, or the "
+        "corners, the centre and their mirror images (section 4.1).",
     )
-    whole("num_gpus", None, "Default: all there are.", lower_bound=0)
-    whole("global_batch_size", 128, "Over all replicas.", lower_bound=1)
+    whole("num_gpus", None, "GPUs; by default all there are.", lower_bound=0)
+    whole("global_batch_size", 128, "Images in a step, in all.", lower_bound=1)
     flags.DEFINE_enum(
         "precision",
         "float32",

@@ -41,6 +41,7 @@ body { font: 14px sans-serif; display: flex; flex-wrap: wrap; gap: 16px }
 figure { margin: 0; width: 224px; overflow-wrap: anywhere }
 img { max-width: 100% }
 meter { width: 64px }
+p { color: #555; margin: 4px 0 }
 </style>
 """
 
@@ -334,7 +335,7 @@ def light(image, falls):
     size = [side * _CELL for side in reversed(falls.shape)]
     light = cells.resize(size, Image.Resampling.BICUBIC)
     light = np.asarray(light.crop((0, 0, *image.size))).clip(0, 1)[:, :, np.newaxis]
-    return Image.fromarray(np.uint8(np.asarray(image) * (0.2 + 0.8 * light)))
+    return Image.fromarray(np.uint8(np.asarray(image) * (0.3 + 0.7 * light)))
 
 
 def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
@@ -350,19 +351,19 @@ def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
     except ValueError:  # what only the model can read has no picture
         image, look = None, None
     pictures = _format_image(image, "") if image else ""
-    if look:
-        name, class_id, _ = prediction.classes[0]
-        falls = look(image, class_id)
-        pictures += _format_image(light(image, falls), "Where the model looks") + (
-            f"<br>Light: what {html.escape(name)} depends on. Hiding the part that "
-            f"matters most costs {max(falls.max(), 0):.1%}."
-        )
-    lines = "".join(
+    caption = html.escape(shown(prediction.name)) + "".join(
         f"<br><meter value={probability:.4f}></meter> {probability:.1%} "
         f"{html.escape(name)}"
         for name, _, probability in prediction.classes
     )
-    caption = html.escape(shown(prediction.name)) + lines
+    if look:
+        name, class_id, _ = prediction.classes[0]
+        falls = look(image, class_id)
+        pictures += _format_image(light(image, falls), "Where the model looks")
+        caption += (
+            f"<p>Light: what {html.escape(name)} depends on. Where hiding costs most, "
+            f"its probability falls by {100 * max(falls.max(), 0):.1f} points.</p>"
+        )
     return f"<figure>{pictures}<figcaption>{caption}</figcaption></figure>\n"
 
 

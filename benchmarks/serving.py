@@ -28,7 +28,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from alexnet_tf import alexnet, export
-from alexnet_tf.pipeline.decoding import central_crop
+from alexnet_tf.pipeline.pictures import Fitting, decode_pictures, fit_images
 
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Calls of each kind and batch size.")
 _BATCH_SIZES = (1, 8, 32)
@@ -50,14 +50,12 @@ def main(_) -> None:
     model = alexnet(seed=0)
     pictures = make_pictures(max(_BATCH_SIZES))
     jpegs = [tf.io.encode_jpeg(picture, quality=95).numpy() for picture in pictures]
-    crops = central_crop(pictures, 224).numpy()
+    crops = fit_images(tf.constant(pictures), Fitting()).numpy()
     with tempfile.TemporaryDirectory() as directory:
         export.export_model(model, [f"class {i}" for i in range(1000)], directory)
         loaded = tf.saved_model.load(directory)
     network = tf.function(lambda images: model(images, training=False))
-    decode = tf.function(
-        lambda image_bytes: export.decode_pictures(image_bytes, 224)[0]
-    )
+    decode = tf.function(lambda files: decode_pictures(files, Fitting())[0])
     print(f"a JPEG has {np.mean([len(jpeg) for jpeg in jpegs]) / 1000:.0f} kB")
     print("batch  what      p50 ms   p99 ms  pictures/s")
     for batch_size in _BATCH_SIZES:

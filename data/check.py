@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
+from alexnet_tf.errors import UserError
+from data.source import check_class_names
 
 # TensorFlow is imported inside functions, after the flags are parsed.
 _DAMAGED = "damaged, and what follows it cannot be read"
@@ -41,6 +43,10 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
         f"{first + data_set.num_classes - 1}"
     )
     problems, duplicates, counts = [], Duplicates(), {}
+    try:
+        check_class_names(data_set.class_names)
+    except UserError as error:
+        problems.append(str(error))
     for name, split in data_set.splits.items():
         labels = _read_split(data_set, split, fast, problems, duplicates)
         counts[name] = np.bincount(labels, minlength=data_set.num_classes).tolist()

@@ -25,7 +25,7 @@ _BEGINNING = re.compile(
 _NAMED_AS_PICTURE = re.compile(
     r".+\.(jpe?g|jpe|jfif|a?png|bmp|dib|gif|webp|tiff?|p[pgbn]m|hei[cf]|avif|jp2|jxl"
     r"|tga|ico|psd|svg)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 _LITTER = re.compile(
     r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|__macosx|@eadir|\$recycle\.bin"

@@ -104,4 +104,4 @@ def _write_table(directory: str, name: str, header, rows) -> None:
         return
     with tf.io.gfile.GFile(os.path.join(directory, name), "w") as file:
         for row in itertools.chain((header, first), rows):
-            file.write("\t".join(" ".join(field.split()) for field in row) + "\n")
+            file.write("\t".join(shown(" ".join(f.split())) for f in row) + "\n")

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import venv
 
@@ -38,7 +37,7 @@ def define_flags() -> None:
     """Defines the flags."""
     flags.DEFINE_string("model_dir", "runs/demo", "Directory of the run.")
     flags.DEFINE_string("environment", "build/kserve", "Where the server is installed.")
-    flags.DEFINE_integer("port", 8911, "Of HTTP; the next one is for gRPC.")
+    flags.DEFINE_integer("port", 8911, "Of HTTP, on this machine alone.")
 
 
 def make_environment(folder: str) -> str:
@@ -60,7 +59,6 @@ def serve(python: str, saved_model: str, port: int):
     url = f"http://127.0.0.1:{port}/v1/models/alexnet"
     command = [python, os.path.join(HERE, "kserve_server.py")]
     command += [f"--saved_model={saved_model}", f"--http_port={port}"]
-    command += [f"--grpc_port={port + 1}"]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
@@ -118,11 +116,8 @@ def main(values: flags.FlagValues) -> int:
                     wrong += answer["class_ids"][0] != label
                     at = answer["class_ids"].index(label)
                     losses.append(-math.log(answer["probabilities"][at]))
-            (bad,) = ask(url, [b"no picture"])
+            bad = ask(url, [b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0\0\0\1" * 5])
             seconds = time.perf_counter() - start
-            with contextlib.suppress(urllib.error.HTTPError):
-                ask(url, [b"\x89PNG\r\n\x1a\n" + b"\0\0\0\1" * 5])
-                raise UserError("a broken PNG was answered")
     error, cross_entropy = wrong / len(losses), math.fsum(losses) / len(losses)
     for who, top_1, entropy in (
         ("eval.py", expected["top_1_error"], expected["cross_entropy"]),
@@ -133,7 +128,7 @@ def main(values: flags.FlagValues) -> int:
     same = (
         abs(error - expected["top_1_error"]) < 1e-9
         and abs(cross_entropy - expected["cross_entropy"]) < 1e-5
-        and set(bad["class_ids"]) == {-1}
+        and {class_id for answer in bad for class_id in answer["class_ids"]} == {-1}
     )
     print("the same" if same else "NOT the same")
     return 0 if same else 1

@@ -95,6 +95,15 @@ def test_pictures_of_one_color(data_dir):
     assert problem.endswith(".tfrecord-00000-of-00001, record 4")
 
 
+def test_class_names_that_no_file_of_lines_can_hold(data_dir):
+    (data_dir / "label.labels.txt").write_text("cat\u2028fish\ndog\n")
+    (problem,) = check(str(data_dir), fast=True)
+    assert "'cat\\u2028fish' has a control character or a line separator" in problem
+    (data_dir / "label.labels.txt").write_text("dog\ndog\n")
+    (problem,) = check(str(data_dir), fast=True)
+    assert problem.startswith("two classes are called dog")
+
+
 def test_label_out_of_range(data_dir):
     def change(examples):
         label(examples[3])[0] = 2

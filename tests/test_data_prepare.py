@@ -542,6 +542,65 @@ def test_raw_records_can_be_prepared_again(tmp_path):
         assert after[f"train/{index:08d}"] == record
 
 
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_tfds_directory_of_others_that_names_a_class(tmp_path, monkeypatch, key):
+    write_folders(tmp_path / "pets", 2)
+    theirs = tmp_path / "tfds" / "pets" / "1.0.0"
+    prepare_folder(tmp_path / "pets", theirs)
+    features = json.loads((theirs / "features.json").read_text())
+    feature = features["featuresDict"]["features"]["file_name"]
+    del feature["pythonClassName"]
+    feature[key] = "payload.Text"
+    (theirs / "features.json").write_text(json.dumps(features))
+    (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"names the class payload\.Text, which"):
+        prepare(
+            source="tfds",
+            name="pets",
+            input=str(tmp_path / "tfds"),
+            output=str(tmp_path / "out"),
+        )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_control_characters_in_names_reach_no_table(tmp_path, capsys):
+    write_folders(tmp_path / "in", 2)
+    bad = tmp_path / "in" / "cat" / "\x1b[31mred\n.jpg"
+    bad.write_bytes(b"no picture")
+    prepare_folder(tmp_path / "in", tmp_path / "out")
+    table = (tmp_path / "out" / "rejected.tsv").read_text()
+    assert "cat/\\x1b[31mred .jpg\tnot a picture in a known format" in table
+    with pytest.raises(UserError) as error:
+        prepare_folder(tmp_path / "in", tmp_path / "out2", max_errors=0)
+    assert "\x1b" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_tfds_data_set_without_classes(tmp_path):
+    example = {"image": np.zeros((8, 8, 3), np.uint8), "label": 1}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="numbers",
+        version="1.0.0",
+        data_dir=tmp_path,
+        features=tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=(8, 8, 3)), "label": np.int64}
+        ),
+        split_datasets={"train": [("1", example)]},
+    )
+    message = "no picture with a class label; it has image, label"
+    with pytest.raises(UserError, match=f"numbers has {message}"):
+        prepare(
+            source="tfds",
+            name="numbers",
+            input=str(tmp_path),
+            output=f"{tmp_path}_out",
+        )
+    with pytest.raises(UserError, match=message):
+        open_data_set(str(tmp_path))
+
+
 def test_splits_and_labels_of_tfds(tmp_path, capsys):
     def examples(number, label):
         for i in range(number):

@@ -89,7 +89,7 @@ def test_older_imagenet_shards(tmp_path, pictures, pattern, labels, offset):
         for serialized in tf.data.TFRecordDataset(shards)
     ]
     assert [int(label) for _, label in parsed] == [n - offset for n in labels[:5]]
-    assert all(label.dtype == tf.int32 for _, label in parsed)
+    assert all(label.dtype == tf.int64 for _, label in parsed)
     np.testing.assert_array_equal(tf.io.decode_image(parsed[4][0]), pictures[4])
 
 
@@ -117,8 +117,11 @@ def test_user_cache_where_the_directory_cannot_be_written(
 ):
     data_dir = tmp_path / "data"
     write_imagenet(data_dir, pictures, range(1, 7))
-    (data_dir / ".alexnet_tf-records.npz").mkdir()  # no file can take this name
     first = open_data_set(str(data_dir))
+    (kept,) = data_dir.glob(".alexnet_tf-*")
+    kept.unlink()
+    kept.mkdir()  # now no file can take this name
+    assert open_data_set(str(data_dir)) == first
     (cached,) = (user_cache / "alexnet_tf").glob("*.npz")
     assert np.load(cached)["label_offset"] == 1
     assert open_data_set(str(data_dir)) == first
@@ -156,10 +159,9 @@ def test_directories_without_a_data_set(tmp_path):
         open_data_set(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no data set in"):
         open_data_set(str(tmp_path))
-    (tmp_path / "cats.incomplete").mkdir()
-    for name in ("cats", "cats.incomplete"):
-        with pytest.raises(UserError, match="did not finish"):
-            open_data_set(str(tmp_path / name))
+    (tmp_path / ".cats.x1.incomplete").mkdir()  # as a killed preparation leaves it
+    with pytest.raises(UserError, match=r"the preparation of .*cats did not finish"):
+        open_data_set(str(tmp_path / "cats"))
     (tmp_path / "dataset_info.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         open_data_set(str(tmp_path))

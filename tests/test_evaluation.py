@@ -328,6 +328,25 @@ def test_eval_json_says_what_was_evaluated(runs, tmp_path):
     assert other["data_fingerprint"] == facts["data_fingerprint"]
 
 
+def test_a_remote_run_is_evaluated(runs):
+    remote = "ram://test_evaluation/run"
+    for path in pathlib.Path(runs[0].model_dir).rglob("*"):
+        name = f"{remote}/{path.relative_to(runs[0].model_dir)}"
+        if path.is_file():
+            tf.io.gfile.makedirs(name.rsplit("/", 1)[0])
+            with tf.io.gfile.GFile(name, "wb") as file:
+                file.write(path.read_bytes())
+    checkpoint = Run(remote).checkpoint_path()
+    error = evaluate_run(runs[0].model_dir).top_1_error
+    for arguments in ({"model_dir": remote}, {"model_dir": None}):
+        given = {} if arguments["model_dir"] else {"checkpoints": [checkpoint]}
+        assert evaluate_run(**arguments, **given).top_1_error == error
+    with tf.io.gfile.GFile(f"{remote}/eval.json") as file:
+        assert json.loads(file.read())["checkpoint"] == checkpoint
+    with tf.io.gfile.GFile(f"{remote}/per_class.csv") as file:
+        assert len(file.read().splitlines()) == 4
+
+
 def test_the_fingerprint_changes_with_the_data(data_set, tmp_path):
     other = write(tmp_path, spoilt={0})
     prints = [results.fingerprint(d.splits["validation"]) for d in (data_set, other)]

@@ -1,21 +1,20 @@
-"""Tests of frames.py."""
+"""Tests of frames.py and raw_records.py."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_batches import SIDE, N, example, picture, same, take, write
 
-from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import frames
-from alexnet_tf.pipeline.batches import BadRecords, label_errors
-from alexnet_tf.pipeline.frames import MemoryImages, RawRecords, read_crops
+from alexnet_tf.pipeline.batches import BadRecords
+from alexnet_tf.pipeline.frames import MappedFrames, MemoryFrames
+from alexnet_tf.pipeline.raw_records import index_pixels
 
 
 @pytest.fixture
@@ -29,32 +28,32 @@ def in_order(monkeypatch):
 
     def take_in_order(*args, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(RawRecords, "suits", lambda *_: False)
+            patch.setattr(MappedFrames, "suits", lambda *_: False)
             return take(*args, **options)
 
     return take_in_order
 
 
-def never(*args):
-    raise AssertionError(args)
+def crops_of(frames, record_ids, corners, size):
+    """Cuts crops in a graph, as the pipeline does; labels and images as arrays."""
+    dataset = tf.data.Dataset.from_tensor_slices((record_ids, corners))
+    dataset = dataset.map(lambda i, corner: frames.crop(i, corner, size))
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.stack(images), np.array(labels)
 
 
-def test_crops_are_what_numpy_cuts_out():
+def test_crops_from_memory_are_what_numpy_cuts_out():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 12, 10, 3)).astype(np.uint8)
     ids = np.array([3, 0, 4, 1, 2])
-    source = MemoryImages(ids, ids.astype(np.int32) * 10, images)
+    frames = MemoryFrames(*map(tf.constant, (images, ids * 10, np.argsort(ids))))
     record_ids = np.array([2, 2, 0, 4, 3, 1, 0])
     corners = np.stack([rng.integers(0, 6, 7), rng.integers(0, 4, 7)], -1)
-    mirrored = np.array([1, 0, 0, 1, 0, 1, 1], bool)
-    for turned in (mirrored, ~mirrored, mirrored & False, mirrored | True):
-        arguments = (record_ids, corners.astype(np.int32), turned)
-        labels, crops = read_crops(source, *map(tf.constant, arguments), 7)
-        assert labels.numpy().tolist() == [20, 20, 0, 40, 30, 10, 0]
-        for i, (top, left) in enumerate(corners):
-            image = images[ids.tolist().index(record_ids[i])]
-            expected = image[top : top + 7, left : left + 7]
-            assert np.array_equal(crops[i], expected[:, :: -1 if turned[i] else 1])
+    crops, labels = crops_of(frames, record_ids, corners.astype(np.int32), 7)
+    assert labels.tolist() == [20, 20, 0, 40, 30, 10, 0]
+    for record_id, crop, (top, left) in zip(record_ids, crops, corners, strict=True):
+        image = images[ids.tolist().index(record_id)]
+        assert np.array_equal(crop, image[top : top + 7, left : left + 7])
 
 
 @pytest.mark.parametrize("color", ["none", "jitter"])
@@ -67,12 +66,12 @@ def test_batches_are_those_of_reading_in_order(tmp_path, records, in_order, colo
 def test_raw_records_of_the_right_size_on_a_disk_are_read_so(tmp_path, records):
     data_set = write(tmp_path, records, encoding="raw")
     split = data_set.splits["train"]
-    assert RawRecords.suits(data_set, split, SIDE)
-    assert not RawRecords.suits(data_set, split, SIDE + 1)
+    assert MappedFrames.suits(data_set, split, SIDE)
+    assert not MappedFrames.suits(data_set, split, SIDE + 1)
     far = type(split)("train", ("gs://bucket/shard",), (N,))
-    assert not RawRecords.suits(data_set, far, SIDE)
+    assert not MappedFrames.suits(data_set, far, SIDE)
     jpegs = write(tmp_path, records, encoding="jpeg")
-    assert not RawRecords.suits(jpegs, split, SIDE)
+    assert not MappedFrames.suits(jpegs, split, SIDE)
 
 
 def test_bad_records_are_named_and_cost_no_others(tmp_path, records, in_order):
@@ -99,29 +98,26 @@ def test_bad_records_are_named_and_cost_no_others(tmp_path, records, in_order):
     assert same((images, labels), in_order(data_set, 30))
 
 
-def test_a_shard_that_is_lost_later_is_named_too(tmp_path, records):
+def test_a_file_may_go_while_it_is_read(tmp_path, records):
     data_set = write(tmp_path, records, (15, 15), encoding="raw")
-    shards = data_set.splits["train"].filenames
-    bad = []
-    source = RawRecords(data_set, data_set.splits["train"], lambda i, _: bad.append(i))
-    assert source.read(14)[0] == 14
-    os.truncate(shards[0], 10_000)
-    os.remove(shards[1])
-    for record_id in (14, 20):
-        label, image = source.read(record_id)
-        assert label == -1
-        assert not image.any()
-    assert bad == [14, 20]
-    assert source.read(0)[0] == 0
+    frames = MappedFrames.open(data_set, data_set.splits["train"])
+    for filename in data_set.splits["train"].filenames:
+        os.remove(filename)
+    corners = np.zeros((2, 2), np.int32)
+    images, labels = crops_of(frames, np.array([14, 20]), corners, SIDE)
+    assert labels.tolist() == [14, 20]
+    assert np.array_equal(images, [picture(14), picture(20)])
 
 
-@pytest.mark.parametrize("label", [-1, N, 10**10])
-def test_a_label_out_of_range_stops_with_its_place(tmp_path, records, label):
-    records[11] = example(picture(11).tobytes(), label)
+def test_the_pixels_are_sought_once(tmp_path, records, monkeypatch):
     data_set = write(tmp_path, records, encoding="raw")
-    place = rf"label {label} of record 1 of .*shard-2 is out of range: expected 0..29"
-    with pytest.raises(UserError, match=place), label_errors(data_set, "train"):
-        take(data_set, 8)
+    first = take(data_set, 5)
+    monkeypatch.setattr(frames, "index_pixels", None)
+    assert same(take(data_set, 5), first)
+    (kept,) = tmp_path.glob(".alexnet_tf-pixels-*")
+    kept.write_bytes(kept.read_bytes()[:-9])
+    with pytest.raises(TypeError):
+        take(data_set, 5)
 
 
 def test_pixels_are_found_behind_what_looks_like_them(tmp_path):
@@ -138,67 +134,52 @@ def test_pixels_are_found_behind_what_looks_like_them(tmp_path):
         feature = features | {key: tf.train.Feature(bytes_list=name)}
         record = tf.train.Example(features=tf.train.Features(feature=feature))
         data_set = write(tmp_path, [record.SerializeToString()] * 5, (5,))
-        source = RawRecords(data_set, data_set.splits["train"], never)
-        for _ in range(2):  # when it is parsed, and when it is not
-            label, found = source.read(4)
-            assert label == 3
-            assert np.array_equal(found, image)
+        data_set = dataclasses.replace(data_set, data_dir=str(tmp_path / key))
+        found = MappedFrames.open(data_set, data_set.splits["train"])
+        images, labels = crops_of(
+            found, np.array([4]), np.zeros((1, 2), np.int32), SIDE
+        )
+        assert labels.tolist() == [3]
+        assert np.array_equal(images, [image])
 
 
-def test_few_files_stay_open(tmp_path):
-    lengths = (1,) * 100
-    records = [example(picture(i).tobytes(), i) for i in range(100)]
-    data_set = write(tmp_path, records, lengths, encoding="raw")
-    source = RawRecords(data_set, data_set.splits["train"], never)
-    before = len(os.listdir("/proc/self/fd"))
-    assert [source.read(i)[0] for i in range(100)] == list(range(100))
-    assert len(os.listdir("/proc/self/fd")) - before <= 64
-    del source
-    assert len(os.listdir("/proc/self/fd")) == before
+def test_what_stands_in_a_record_is_what_protobuf_finds(tmp_path):
+    rng = np.random.default_rng(0)
+    image = picture(7).tobytes()
+    for trial in range(20):
+        message = tf.train.Example()
+        feature = message.features.feature
+        label = int(rng.integers(-(2**63), 2**63 - 1)) >> int(rng.integers(0, 63))
+        feature["label"].int64_list.value.append(label)
+        feature["image"].bytes_list.value.append(image)
+        feature["floats"].float_list.value.extend(rng.normal(size=trial))
+        feature["numbers"].int64_list.value.extend(rng.integers(-9, 9, trial).tolist())
+        feature["nothing"].SetInParent()
+        feature["é" * trial].bytes_list.value.extend([b"x" * 200] * (trial % 3))
+        record = message.SerializeToString(deterministic=bool(trial % 2))
+        data_set = write(tmp_path, [b"\x00" * trial, record], (2,), encoding="raw")
+        index = index_pixels(data_set, data_set.splits["train"])
+        begin = (tmp_path / "shard-0").read_bytes().index(image)
+        assert index["begins"].tolist() == [-1, begin]
+        assert index["labels"].tolist() == [0, label]
 
 
-def test_the_end_of_the_process_waits_for_calls():
-    calls, ended = frames.Calls(), []
-    assert not calls.gate.is_closed()
-
-    def call():
-        for _ in range(2):
-            with calls:
-                time.sleep(0.3)
-            time.sleep(0.02)
-        ended.append(True)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    time.sleep(0.1)
-    calls.end()
-    assert ended
-    assert calls.gate.is_closed()
-    thread.join()
-
-
-def test_the_end_of_the_process_does_not_wait_for_ever(monkeypatch):
-    calls, slept = frames.Calls(), []
-    assert not calls.gate.is_closed()
-    monkeypatch.setattr(time, "sleep", slept.append)
-    with calls:
-        calls.end()
-    assert sum(slept) == pytest.approx(10)
-
-
-def test_nothing_is_called_once_the_process_ends(monkeypatch):
-    calls = frames.Calls()
-    monkeypatch.setattr(frames, "_calls", calls)
-    images = MemoryImages(np.arange(2), np.ones(2), np.ones((2, 8, 8, 3), np.uint8))
-    args = images, [0, 1], [[0, 0], [1, 1]], tf.constant([False, True]), 4
-    labels, crops = read_crops(*args)
-    assert labels.numpy().tolist() == [1, 1]
-    assert (crops.numpy() == 1).all()
-    calls.end()
-    monkeypatch.setattr(images, "read", never)
-    labels, crops = read_crops(*args)
-    assert labels.numpy().tolist() == [-1, -1]
-    assert (crops.numpy() == 0).all()
+def test_no_record_breaks_the_search_for_pixels(tmp_path):
+    rng = np.random.default_rng(0)
+    image = picture(7)[:2, :2].tobytes()
+    whole = bytearray(example(image, 3))
+    shape = {"image_shape": (2, 2, 3), "encoding": "raw"}
+    for _ in range(30):
+        records = []
+        for _ in range(20):
+            mutant = whole[: rng.integers(len(whole) + 1)]
+            for place in rng.integers(0, max(1, len(mutant)), 2 if mutant else 0):
+                mutant[place] = rng.integers(256)
+            records.append(bytes(mutant))
+        data_set = write(tmp_path, [*records, bytes(whole)], (21,), **shape)
+        index = index_pixels(data_set, data_set.splits["train"])
+        assert index["labels"][-1] == 3
+        assert index["begins"][-1] > 0
 
 
 @pytest.mark.parametrize("steps", [1, 5])

@@ -158,7 +158,10 @@ def test_they_are_kept_for_the_user_where_the_data_cannot_be_written(
     tmp_path, pictures, user_cache, monkeypatch
 ):
     data_set = write_raw(tmp_path, pictures)
-    (tmp_path / f".alexnet_tf-pixels-{SIDE}.npz").mkdir()  # no file can take this name
+    pixel_statistics(data_set, CROP)
+    (kept,) = tmp_path.glob(".alexnet_tf-*")
+    kept.unlink()
+    kept.mkdir()  # now no file can take this name
     pixel_statistics(data_set, CROP)
     (kept,) = (user_cache / "alexnet_tf").iterdir()
     assert kept.suffix == ".npz"

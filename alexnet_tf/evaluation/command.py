@@ -17,6 +17,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import results
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation
+from alexnet_tf.files import is_remote
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 
@@ -133,7 +134,7 @@ def load_members(
 
 
 def _load_member(name: str, model_dir: str | None, precision: str) -> Member:
-    if os.path.exists(Run(name).config_file):
+    if Run(name).exists():
         name, model_dir = "latest", name
     elif name not in ("latest", "best"):
         model_dir = _run_of(name) or model_dir
@@ -146,11 +147,11 @@ def _load_member(name: str, model_dir: str | None, precision: str) -> Member:
 
 def _run_of(checkpoint: str) -> str | None:
     """The directory of the run that a checkpoint's path lies in."""
-    directory = os.path.dirname(os.path.abspath(checkpoint))
-    while directory != os.path.dirname(directory):
-        if os.path.exists(Run(directory).config_file):
-            return directory
-        directory = os.path.dirname(directory)
+    path = checkpoint if is_remote(checkpoint) else os.path.abspath(checkpoint)
+    while path != os.path.dirname(path):
+        path = os.path.dirname(path)
+        if Run(path).exists():
+            return path
     return None
 
 

@@ -12,7 +12,7 @@ from alexnet_tf.config import flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import figures
 from alexnet_tf.evaluation.results import printable, read_records
-from alexnet_tf.files import replacing
+from alexnet_tf.files import writing
 from alexnet_tf.run import Run
 
 # What two runs may differ in without being other experiments.
@@ -57,7 +57,7 @@ def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
     print(format_comparison(rows))
     if output:
         curves = figures.run_curves({row.name: row.records for row in rows})
-        with replacing(output) as path, open(path, "wb") as file:
+        with writing(output, "wb") as file:
             file.write(figures.to_png(curves))
         print(f"The curves are in {printable(output)}")
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from alexnet_tf.evaluation.metrics import cross_entropy, rank
 from alexnet_tf.evaluation.results import Evaluation, Predictions
-from alexnet_tf.pipeline.batches import evaluation_batches, label_errors
+from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet
 
 
@@ -55,13 +55,12 @@ class Evaluator:
             The errors; they do not depend on the batch size or on the replicas.
         """
         steps, num_evaluated = [], 0
-        with label_errors(data_set, split):
-            for batch in self._batches(data_set, split, global_batch_size, views):
-                rows = {name: x.numpy() for name, x in self._step(*batch).items()}
-                steps.append(rows)
-                num_evaluated += int((rows["labels"] >= 0).sum())
-                if on_batch:
-                    on_batch(num_evaluated)
+        for batch in self._batches(data_set, split, global_batch_size, views):
+            rows = {name: x.numpy() for name, x in self._step(*batch).items()}
+            steps.append(rows)
+            num_evaluated += int((rows["labels"] >= 0).sum())
+            if on_batch:
+                on_batch(num_evaluated)
         rows = {
             name: np.concatenate([step[name] for step in steps]) for name in steps[0]
         }

@@ -1,5 +1,6 @@
 """Records of numbers, to metrics.jsonl and to TensorBoard."""
 
+import functools
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.results import read_records
-from alexnet_tf.files import explain, replacing
+from alexnet_tf.files import writing
 
 _SCALARS = (
     "cross_entropy",
@@ -46,8 +47,9 @@ class MetricsLog:
 
     def __init__(self, model_dir: str, metrics_file: str, step: int):
         self.model_dir, self._failures = model_dir, {}
+        self._whole_files = {}  # content by path, until it is written
         self.records = read_records(metrics_file, step)
-        _replace(metrics_file, "".join(map(_line, self.records)).encode())
+        _write(metrics_file, "".join(map(_line, self.records)).encode())
         self._metrics = _GrowingFile(metrics_file)
         self._events = {}
         for split in ("train", "validation"):
@@ -73,6 +75,7 @@ class MetricsLog:
         self.records.append(record)
         self._append(self._metrics, _line(record).encode())
         self.write_summaries(split, step, *(scalar_pb(*x) for x in scalars.items()))
+        self._write_whole_files()
 
     def write_summaries(
         self, split: str, step: int, *summaries: summary_pb2.Summary
@@ -92,8 +95,8 @@ class MetricsLog:
 
     def write_file(self, name: str, content: bytes) -> None:
         """Writes a file in the run's directory, in place of one of that name."""
-        path = os.path.join(self.model_dir, name)
-        self._try(path, lambda: _replace(path, content))
+        self._whole_files[os.path.join(self.model_dir, name)] = content
+        self._write_whole_files()
 
     def check(self) -> None:
         """Tries what is missing once more.
@@ -101,6 +104,7 @@ class MetricsLog:
         Raises:
             UserError: If the disk still refuses.
         """
+        self._write_whole_files()
         for file in (self._metrics, *self._events.values()):
             self._append(file, b"")
         if self._failures:
@@ -111,6 +115,12 @@ class MetricsLog:
                 "free some space before the next run"
             )
 
+    def _write_whole_files(self) -> None:
+        for path, content in list(self._whole_files.items()):
+            self._try(path, functools.partial(_write, path, content))
+            if path not in self._failures:
+                del self._whole_files[path]
+
     def _append(self, file: "_GrowingFile", data: bytes) -> None:
         self._try(file.path, lambda: file.append(data))
 
@@ -120,7 +130,9 @@ class MetricsLog:
             write()
             self._failures.pop(path, None)
         except (tf.errors.OpError, OSError) as error:
-            reason = explain(error) or str(error).splitlines()[0]
+            # TensorFlow writes "path; what the operating system says".
+            says = error.strerror if isinstance(error, OSError) else error.message
+            reason = str(says).splitlines()[0].rsplit("; ", 1)[-1]
             if path not in self._failures:
                 logging.warning(
                     "%s could not be written (%s); training goes on, and the next "
@@ -158,9 +170,8 @@ def _line(record: dict) -> str:
     return json.dumps(record) + "\n"
 
 
-def _replace(path: str, content: bytes) -> None:
-    """Writes a file that is there whole or not at all."""
-    with replacing(path) as temporary, tf.io.gfile.GFile(temporary, "wb") as file:
+def _write(path: str, content: bytes) -> None:
+    with writing(path, "wb") as file:
         file.write(content)
 
 
@@ -193,7 +204,7 @@ def _purge_events(directory: str, last_step: int) -> None:
                 content = file.read()
             end = _end_of_events(content, last_step)
             if end < len(content):
-                _replace(path, content[:end])
+                _write(path, content[:end])
 
 
 def _end_of_events(content: bytes, last_step: int) -> int:

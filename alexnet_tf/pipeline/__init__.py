@@ -2,6 +2,9 @@
 
 Read in the order of the data: `data_set.py` (what is on disk), `reading.py` (the order
 of the records, from any place of a run on), `decoding.py` (from bytes to a crop),
-`frames.py` (decoded images that can be had in any order), `augmentation.py` (crops,
-mirror images, colours), and `batches.py`, which puts them together.
+`examples.py` (a chunk of records at a time; bad ones are named), `frames.py` (decoded
+images that can be had in any order, and `raw_records.py`, where raw ones are found),
+`augmentation.py` (crops, mirror images, colours), and `batches.py`, which puts them
+together. `statistics.py` measures the training pixels, `measurements.py` keeps what was
+measured. `pictures.py` decodes what people send to a server.
 """

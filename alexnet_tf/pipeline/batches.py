@@ -4,15 +4,11 @@
 draws from (seed, position) is the same wherever a run starts.
 """
 
-import contextlib
 import functools
-import os
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import augmentation
@@ -23,55 +19,13 @@ from alexnet_tf.pipeline.examples import (
     BadRecords,
     decode_chunk,
     decode_in_order,
-    report_bad,
 )
-from alexnet_tf.pipeline.frames import MemoryImages, RawRecords, read_crops
-from alexnet_tf.pipeline.reading import find_record, read_all, shuffled_records
+from alexnet_tf.pipeline.frames import MappedFrames, MemoryFrames, check_memory
+from alexnet_tf.pipeline.reading import shuffled_records
 from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
 
 COLORS = ("jitter", "pca", "none")
 _READ_BATCH = 128
-
-
-@contextlib.contextmanager
-def label_errors(data_set: DataSet, split: str) -> Iterator[None]:
-    """Turns the pipeline's error about a label into a `UserError` with its place."""
-    try:
-        yield
-    except tf.errors.InvalidArgumentError as error:
-        found = re.search(r"\[label out of range\] \[(\d+)\] \[(-?\d+)\]", str(error))
-        if not found:
-            raise
-        filename, index = find_record(data_set.splits[split], int(found[1]))
-        raise UserError(
-            f"label {found[2]} of record {index} of {filename} is out of range: "
-            f"expected 0..{data_set.num_classes - 1}; check the data with data.check"
-        ) from None
-
-
-def _announce_cache(data_set: DataSet, split: str, size: int) -> None:
-    """Says what will be kept in memory; refuses what cannot fit."""
-    num_examples = data_set.splits[split].num_examples
-    needed = num_examples * size * size * 3 / 2**30
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    what = f"{needed:.2f} GiB for the {num_examples:,} decoded images of {split}"
-    if needed > total:
-        raise UserError(f"the cache needs {what}, of {total:.2f}; go without it")
-    logging.info("caching in memory %s", what)
-
-
-def _load(
-    data_set: DataSet, split: str, frame: int, bad_records: BadRecords | None
-) -> MemoryImages:
-    """Decodes a split into memory."""
-    _announce_cache(data_set, split, frame)
-    records = data_set.splits[split]
-    batches = decode_in_order(data_set, split, frame, frame, CHUNK, bad_records)
-    images, labels = batches.rebatch(records.num_examples).get_single_element()
-    order = read_all(records, ids_only=True).map(lambda record_id, _: record_id)
-    record_ids = order.batch(records.num_examples).get_single_element()
-    # Unlike .numpy(), this copies nothing.
-    return MemoryImages(*map(np.asarray, (record_ids, labels, images)))
 
 
 def training_batches(
@@ -82,6 +36,8 @@ def training_batches(
     split: str = "train",
     start_step: int = 0,
     image_size: int = 224,
+    random_crops: bool = True,
+    mirror: bool = True,
     color: str = "jitter",
     pca_source_2012: bool = False,
     statistics: PixelStatistics | None = None,
@@ -101,6 +57,8 @@ def training_batches(
         start_step: Steps done; the batches are those that an uninterrupted run yields
             from there on.
         image_size: Height and width of the crops, pixels.
+        random_crops: Whether crops are from anywhere, else from the centre.
+        mirror: Whether half of the images are turned left to right.
         color: "jitter" (brightness, contrast, saturation), "pca" (section 4.1) or
             "none".
         pca_source_2012: Whether "pca" is that of the source of 2012.
@@ -113,13 +71,13 @@ def training_batches(
             every example still comes once an epoch, but batches arrive in any order.
         input_context: This worker's place among the input workers; together they get
             the batches that a single one would.
-        bad_records: Collects the records that cannot be decoded (not those that a data
+        bad_records: Collects the records that cannot be used (not those that a data
             service meets).
 
     Returns:
         Batches of this worker, of the size that one replica takes: uint8 RGB
         `(batch, image_size, image_size, 3)` and int32 labels `(batch,)`, -1 where a
-        record could not be decoded.
+        record could not be used.
 
     Raises:
         UserError: An argument is out of its range, or the cache does not fit.
@@ -128,82 +86,127 @@ def training_batches(
         raise UserError(f"color must be one of {', '.join(COLORS)}, received {color!r}")
     if cache and data_service:
         raise UserError("cache and data_service exclude each other; choose one")
-    context = input_context or tf.distribute.InputContext()
-    batch_size = context.get_per_replica_batch_size(global_batch_size)
-    chunk_size = min(batch_size, CHUNK)
     records = data_set.splits[split]
     if not records.num_examples:
         raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
+    if data_service:
+        bad_records = None  # its queue is out of reach there
     frame = frame_size(data_set, image_size)
-    if color == "pca" and statistics is None:
-        statistics = pixel_statistics(data_set, image_size)
+    frames = None
+    if cache:
+        frames = MemoryFrames.load(data_set, split, frame, bad_records)
+    elif not data_service and MappedFrames.suits(data_set, records, frame):
+        frames = MappedFrames.open(data_set, records)
+    crop = _make_crop(data_set, frame, image_size, frames)
+    report_bad = None
+    if bad_records is not None:
+        report_bad = bad_records.add_source(data_set, records)
     last_position = tf.int64.max
     if color_until_epoch is not None:
         last_position = round(color_until_epoch * records.num_examples)
-    if data_service:
-        bad_records = None  # a list here is out of reach there
-    stored = None  # images that can be read in any order
-    if cache:
-        stored = _load(data_set, split, frame, bad_records)
-    elif not data_service and RawRecords.suits(data_set, records, frame):
-        report = functools.partial(report_bad, bad_records, data_set, records)
-        stored = RawRecords(data_set, records, report)
+    if color == "pca" and statistics is None:
+        statistics = pixel_statistics(data_set, image_size)
+    recolor = _make_recolor(color, seed, statistics, pca_source_2012)
+    context = input_context or tf.distribute.InputContext()
+    batch_size = context.get_per_replica_batch_size(global_batch_size)
+    chunk_size = min(batch_size, CHUNK)
 
-    def decode(corner, mirrored, record):
-        image_bytes, label = parse_record(record, data_set)
-        image = decode_crop(image_bytes, data_set, corner, image_size, frame)
-        mirror = functools.partial(tf.reverse, image, [1])
-        return label, tf.cond(mirrored, mirror, lambda: image)
-
-    def augment(positions, ids_and_records):
+    def make_chunk(positions, window):
         positions = positions.batch(chunk_size).get_single_element()
         positions = tf.ensure_shape(positions, [chunk_size])
         uniform = augmentation.draw_uniform(seed, positions)
         corners = tf.cast(uniform[:, :2] * (frame - image_size + 1), tf.int32)
-        mirrored = uniform[:, 2] < 0.5
-
-        def decode_place(place, _, record):
-            return decode(corners[place], mirrored[place], record)
-
-        if stored:
-            record_ids = ids_and_records[0].batch(chunk_size).get_single_element()
-            args = (stored, record_ids, corners, mirrored, image_size)
-            labels, images = read_crops(*args)
-        else:
-            args = (decode_place, ids_and_records, data_set, records, bad_records)
-            labels, images = decode_chunk(*args)
-        labels = tf.ensure_shape(labels, [chunk_size])
-        images = tf.ensure_shape(images, [chunk_size, *images.shape[1:]])
+        if not random_crops:
+            corners = tf.fill([chunk_size, 2], (frame - image_size) // 2)
+        mirrored = (uniform[:, 2] < 0.5) & mirror
+        decode = functools.partial(crop, corners, mirrored)
+        decoded = decode_chunk(decode, window, data_set.num_classes, report_bad)
+        images = tf.ensure_shape(decoded[0], [chunk_size, image_size, image_size, 3])
+        labels = tf.ensure_shape(decoded[1], [chunk_size])
         active = (positions < last_position) & (labels >= 0)
-        if color == "jitter":
-            images = augmentation.jitter(images, uniform[:, 3:], active)
-        elif color == "pca":
-            normal = augmentation.draw_normal(seed, positions)
-            images = augmentation.add_pca_noise(
-                images, normal, active, statistics, pca_source_2012
-            )
-        return images, labels
+        return recolor(images, positions, uniform[:, 3:], active), labels
 
     start = start_step * global_batch_size
-    examples = shuffled_records(records, seed, start, ids_only=bool(stored))
+    examples = shuffled_records(records, seed, start, ids_only=frames is not None)
     if not data_service:
-        shard = context.num_input_pipelines, context.input_pipeline_id
-        examples = examples.shard(*shard)
-    batches = examples.window(chunk_size).map(augment, tf.data.AUTOTUNE)
+        examples = _part_of_worker(examples, global_batch_size, context)
+    batches = examples.window(chunk_size).map(make_chunk, tf.data.AUTOTUNE)
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
-        service = tf.data.experimental.service
         name = f"alexnet_tf-{seed}-{start_step}"  # the hosts of a run share a job
-        batches = batches.with_options(_options()).apply(
-            service.distribute(
-                service.ShardingPolicy.DYNAMIC,
-                data_service,
-                job_name=name if context.num_input_pipelines > 1 else None,
-                compression=None,
-            )
-        )
+        job_name = name if context.num_input_pipelines > 1 else None
+        batches = _distribute(batches, data_service, job_name)
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return batches.apply(endless).prefetch(2).with_options(_options())
+
+
+def _part_of_worker(
+    examples: tf.data.Dataset,
+    global_batch_size: int,
+    context: tf.distribute.InputContext,
+) -> tf.data.Dataset:
+    """The rows of each global batch that a worker's replicas take, one after another.
+
+    So the place of an image in the global batch, which dropout masks depend on, is the
+    same on any number of workers.
+    """
+    workers = context.num_input_pipelines
+    if workers == 1:
+        return examples
+    blocks = examples.window(global_batch_size // workers)
+    blocks = blocks.shard(workers, context.input_pipeline_id)
+    return blocks.flat_map(lambda *block: tf.data.Dataset.zip(block))
+
+
+def _make_crop(
+    data_set: DataSet,
+    frame: int,
+    size: int,
+    frames: MemoryFrames | MappedFrames | None,
+) -> Callable:
+    """Makes what `decode_chunk` calls for each example of a chunk in training."""
+
+    def crop(corners, mirrored, number, record_id, record):
+        if frames:
+            image, label = frames.crop(record_id, corners[number], size)
+        else:
+            image_bytes, label = parse_record(record, data_set)
+            image = decode_crop(image_bytes, data_set, corners[number], size, frame)
+        mirror = functools.partial(tf.reverse, image, [1])
+        return tf.cond(mirrored[number], mirror, lambda: image), label
+
+    return crop
+
+
+def _make_recolor(
+    color: str, seed: int, statistics: PixelStatistics | None, pca_source_2012: bool
+) -> Callable:
+    """Makes the function that changes the colours of the active images of a chunk."""
+
+    def jitter(images, _, uniform, active):
+        return augmentation.jitter(images, uniform, active)
+
+    def add_pca_noise(images, positions, _, active):
+        normal = augmentation.draw_normal(seed, positions)
+        return augmentation.add_pca_noise(
+            images, normal, active, statistics, pca_source_2012
+        )
+
+    def keep(images, *_):
+        return images
+
+    return {"jitter": jitter, "pca": add_pca_noise, "none": keep}[color]
+
+
+def _distribute(
+    batches: tf.data.Dataset, address: str, job_name: str | None
+) -> tf.data.Dataset:
+    """Has the workers of a tf.data service make the batches."""
+    service = tf.data.experimental.service
+    sharding = service.ShardingPolicy.DYNAMIC
+    return batches.with_options(_options()).apply(
+        service.distribute(sharding, address, job_name=job_name, compression=None)
+    )
 
 
 def evaluation_batches(
@@ -226,13 +229,13 @@ def evaluation_batches(
         views: 1, the central crop, or 10 (section 4.1).
         cache: Whether the first pass keeps the decoded images in memory for later
             passes over the same `tf.data.Dataset`.
-        bad_records: Collects the records that cannot be decoded.
+        bad_records: Collects the records that cannot be used.
 
     Returns:
         uint8 RGB `(global_batch_size, image_size, image_size, 3)`, or
         `(global_batch_size, 10, image_size, image_size, 3)`, and int32 labels
         `(global_batch_size,)`, -1 where the last batch is filled up and where a record
-        could not be decoded.
+        could not be used.
     """
     if views not in (1, 10):
         raise UserError(f"views must be 1 or 10, received {views}")
@@ -249,9 +252,9 @@ def evaluation_batches(
         return images, tf.ensure_shape(labels, [global_batch_size])
 
     chunk_size = min(global_batch_size, CHUNK)
-    batches = decode_in_order(data_set, split, size, frame, chunk_size, bad_records)
+    batches = decode_in_order(data_set, split, size, frame, bad_records, chunk_size)
     if cache:
-        _announce_cache(data_set, split, size)
+        check_memory(data_set.splits[split].num_examples, size, split)
         batches = batches.cache()
     batches = batches.rebatch(global_batch_size).map(fill_up)
     return batches.prefetch(2).with_options(_options())

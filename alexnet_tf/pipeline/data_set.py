@@ -202,7 +202,8 @@ def picture_and_label(info, where: str) -> tuple[str, str]:
         label, tfds.features.ClassLabel
     ):
         raise UserError(
-            f"{where} has no picture with a class label; it has {', '.join(features)}"
+            f"{where} has no picture with a class label; it has "
+            + ", ".join(sorted(features))
         )
     return image_key, label_key
 
@@ -365,8 +366,8 @@ def parse_record(
         data_set: Where it is from.
 
     Returns:
-        The picture's bytes, a string scalar, and its label, an int32 scalar counted
-        from 0.
+        The picture's bytes, a string scalar, and its label, an int64 scalar counted
+        from 0; it may be out of range.
     """
     example = tf.io.parse_single_example(
         serialized,
@@ -376,4 +377,4 @@ def parse_record(
         },
     )
     label = example[data_set.label_key] - data_set.label_offset
-    return example[data_set.image_key], tf.cast(label, tf.int32)
+    return example[data_set.image_key], label

@@ -1,11 +1,13 @@
 """From records to labelled images, chunk by chunk; bad records are named, not fatal."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from absl import logging
+from google.protobuf.message import DecodeError
 
-from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
+from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record, record_spans
 from alexnet_tf.pipeline.decoding import decode_any, decode_crop
 from alexnet_tf.pipeline.reading import find_record, read_all
 
@@ -15,105 +17,127 @@ CHUNK = 64
 
 
 class BadRecords:
-    """Collects the records that could not be decoded, and warns once of each.
+    """Collects the records that cannot be used, and warns once of each.
 
-    Attributes:
-        reasons: By (shard's path, index of the record in it).
+    The pipeline's threads put the records' ids into queues of TensorFlow; what is wrong
+    with them is found out when somebody asks. So no thread of TensorFlow ever enters
+    Python: one that did after the interpreter has begun to end would hang the process.
     """
 
     def __init__(self):
-        self.reasons: dict[tuple[str, int], str] = {}
+        self._reasons: dict[tuple[str, int], str] = {}
+        self._sources = []
 
     def __len__(self) -> int:
         return len(self.reasons)
 
-    def add(self, filename: str, index: int, reason: str) -> None:
-        """Adds a record, once however often it is met."""
-        if (filename, index) not in self.reasons:
-            self.reasons[filename, index] = reason
+    @property
+    def reasons(self) -> dict[tuple[str, int], str]:
+        """What is wrong, by (shard's path, index of the record in it)."""
+        for queue, data_set, split in self._sources:
+            for record_id in queue.dequeue_many(queue.size()).numpy().tolist():
+                self._add(*find_record(split, record_id), data_set)
+        return self._reasons
+
+    def _add(self, filename: str, index: int, data_set: DataSet) -> None:
+        if (filename, index) not in self._reasons:
+            reason = _why_bad(filename, index, data_set)
+            self._reasons[filename, index] = reason
             logging.warning("bad record %d of %s: %s", index, filename, reason)
 
+    def add_source(self, data_set: DataSet, split: Split) -> Callable:
+        """Returns a function for graphs that takes ids of bad records of a split."""
+        with tf.init_scope(), tf.device("CPU"):
+            queue = tf.queue.FIFOQueue(-1, [tf.int64], [[]])  # -1: no limit
+        self._sources.append((queue, data_set, split))
+        return queue.enqueue_many
 
-def _why_bad(record: bytes, data_set: DataSet) -> str:
-    if not record:
-        return "missing, because the shard is gone, cut short or corrupt"
+
+def _why_bad(filename: str, index: int, data_set: DataSet) -> str:
+    record = _read_record(filename, index)
+    lost = "missing, because the shard is gone, cut short or corrupt"
+    if record is None:
+        return lost
     try:
-        image_bytes, _ = parse_record(tf.constant(record), data_set)
-        decode_any(image_bytes)
-    except tf.errors.OpError as error:
-        return error.message.splitlines()[0]
-    return f"not a picture of the shape {data_set.image_shape}"
+        features = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        return "not a tf.train.Example"
+    image_key, label_key = data_set.image_key, data_set.label_key
+    if len(features[image_key].bytes_list.value) != 1:
+        return f"{image_key} is not one string of bytes"
+    if len(features[label_key].int64_list.value) != 1:
+        return f"{label_key} is not one integer"
+    label, first = features[label_key].int64_list.value[0], data_set.label_offset
+    if not first <= label < first + data_set.num_classes:
+        last = first + data_set.num_classes - 1
+        return f"label {label} is out of range: expected {first}..{last}"
+    return _why_no_picture(features[image_key].bytes_list.value[0], data_set) or lost
 
 
-def report_bad(
-    bad_records: BadRecords | None,
-    data_set: DataSet,
-    split: Split,
-    record_id: int,
-    record: bytes,
-) -> None:
-    """Adds a record of a split to the bad ones, with what is wrong with it."""
-    if bad_records is not None:
-        place = find_record(split, record_id)
-        bad_records.add(*place, _why_bad(record, data_set))
+def _why_no_picture(image_bytes: bytes, data_set: DataSet) -> str | None:
+    shape = data_set.image_shape
+    if data_set.encoding == "raw":
+        is_picture = len(image_bytes) == tf.TensorShape(shape).num_elements()
+        return None if is_picture else f"not the pixels of a picture of {shape}"
+    try:
+        image = decode_any(tf.constant(image_bytes))
+    except tf.errors.OpError as error:  # between the names of the operations
+        return error.message.splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
+    if shape and image.shape != shape:
+        return f"a picture of {tuple(image.shape)}, not of {shape}"
+    return None
+
+
+def _read_record(filename: str, index: int) -> bytes | None:
+    try:
+        begin, length = next(itertools.islice(record_spans(filename), index, None))
+        with tf.io.gfile.GFile(filename, "rb") as file:
+            file.seek(begin)
+            return file.read(length)
+    except (StopIteration, OSError, tf.errors.OpError):
+        return None
 
 
 def decode_chunk(
     decode: Callable,
     window: Sequence[tf.data.Dataset],
-    data_set: DataSet,
-    split: Split,
-    bad_records: BadRecords | None,
+    num_classes: int,
+    report_bad: Callable | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes some examples one after another; one that fails gets the label -1.
 
     Args:
-        decode: Function from an example's place in the chunk, its id and its record to
-            the label and the image, of static shape.
+        decode: Function from an example's number in the chunk, its id and its record to
+            the image, of static shape, and the label, int64.
         window: Ids and records of at most `CHUNK` examples.
-        data_set: Where they are from.
-        split: The part of it.
-        bad_records: Collects what fails.
+        num_classes: Labels outside 0..num_classes-1 are failures too.
+        report_bad: From `BadRecords.add_source`.
 
     Returns:
-        int32 labels and uint8 images, batched; zeros where it failed.
+        uint8 images and int32 labels, batched; zeros and -1 where it failed.
     """
-    num_examples = window[0].cardinality()[tf.newaxis]
     numbered = tf.data.Dataset.zip(tf.data.Dataset.range(CHUNK), *window)
     # An error leaves its example out, at no cost for the others.
-    good = numbered.map(
-        lambda place, record_id, record: (
-            place,
-            record_id,
-            *decode(place, record_id, record),
-        )
-    ).ignore_errors()
+    good = numbered.map(lambda *args: (args[0], *decode(*args))).ignore_errors()
     none = [tf.zeros([0, *spec.shape], spec.dtype) for spec in good.element_spec]
     good = good.batch(CHUNK).concatenate(tf.data.Dataset.from_tensors(tuple(none)))
-    places, good_ids, labels, images = good.take(1).get_single_element()
-    wrong = (labels < 0) | (labels >= data_set.num_classes)
-    message = ["label out of range", good_ids[wrong], labels[wrong]]
-    check = tf.debugging.Assert(~tf.reduce_any(wrong), message, summarize=1)
+    numbers, images, labels = good.take(1).get_single_element()
+    in_range = (labels >= 0) & (labels < num_classes)
+    labels = tf.cast(tf.where(in_range, labels, -1), tf.int32)
 
-    def report(ids, records, good_ids):
-        for record_id, record in zip(ids, records, strict=True):
-            if record_id not in good_ids:
-                report_bad(bad_records, data_set, split, int(record_id), record)
+    def fill_gaps():
+        ids = window[0].batch(CHUNK).get_single_element()
+        at, shape = numbers[:, tf.newaxis], tf.shape(ids, tf.int64)
+        all_labels = tf.scatter_nd(at, labels + 1, shape) - 1
+        if report_bad:
+            report_bad(ids[all_labels < 0])
+        shown = tf.where(labels[:, None, None, None] >= 0, images, 0)
+        shape = tf.concat([shape, images.shape[1:]], 0)
+        return tf.scatter_nd(at, shown, shape), all_labels
 
-    def fill():
-        if bad_records is not None:
-            examples = tf.data.Dataset.zip(*window).batch(CHUNK)
-            arguments = [*examples.get_single_element(), good_ids]
-            tf.numpy_function(report, arguments, [])
-        filled = [
-            tf.scatter_nd(places[:, None], x, tf.concat([num_examples, x.shape[1:]], 0))
-            for x in (labels + 1, images)
-        ]
-        return filled[0] - 1, filled[1]
-
-    with tf.control_dependencies([check]):
-        some_are_bad = tf.size(places, tf.int64) < num_examples[0]
-        return tf.cond(some_are_bad, fill, lambda: (labels, images))
+    all_decoded = tf.size(labels, tf.int64) == window[0].cardinality()
+    all_good = all_decoded & tf.reduce_all(in_range)
+    return tf.cond(all_good, lambda: (images, labels), fill_gaps)
 
 
 def decode_in_order(
@@ -121,20 +145,21 @@ def decode_in_order(
     split: str,
     size: int,
     frame: int,
-    chunk: int,
-    bad_records: BadRecords | None,
+    bad_records: BadRecords | None = None,
+    chunk: int = CHUNK,
 ) -> tf.data.Dataset:
     """Every example of a split once, centrally cropped: (images, labels), in chunks."""
     records = data_set.splits[split]
+    report_bad = None
+    if bad_records is not None:
+        report_bad = bad_records.add_source(data_set, records)
     corner = tf.constant([(frame - size) // 2] * 2)
 
     def decode(_, __, record):
         image_bytes, label = parse_record(record, data_set)
-        return label, decode_crop(image_bytes, data_set, corner, size, frame)
+        return decode_crop(image_bytes, data_set, corner, size, frame), label
 
     def decode_window(*window):
-        args = (decode, window, data_set, records, bad_records)
-        labels, images = decode_chunk(*args)
-        return images, labels
+        return decode_chunk(decode, window, data_set.num_classes, report_bad)
 
     return read_all(records).window(chunk).map(decode_window, tf.data.AUTOTUNE)

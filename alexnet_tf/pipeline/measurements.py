@@ -12,12 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 
-def describe_files(directory: str, filenames: Sequence[str]) -> dict[str, int]:
-    """Returns the size of each file, bytes, by its path in the directory."""
+def describe_files(directory: str, filenames: Sequence[str]) -> dict[str, tuple]:
+    """Returns each file's size, bytes, and date, by its path in the directory."""
+
+    def describe(path: str) -> tuple:
+        try:
+            stat = tf.io.gfile.stat(path)
+        except tf.errors.NotFoundError:
+            return ()
+        return stat.length, stat.mtime_nsec
+
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        sizes = pool.map(lambda path: tf.io.gfile.stat(path).length, filenames)
+        facts = pool.map(describe, filenames)
         names = [os.path.relpath(path, directory) for path in filenames]
-        return dict(zip(names, sizes, strict=True))
+        return dict(zip(names, facts, strict=True))
 
 
 def measured_once(
@@ -39,10 +47,10 @@ def measured_once(
     """
     measured_on = json.dumps(measured_on, sort_keys=True)
     user_cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-    digest = hashlib.sha256(data_dir.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(measured_on.encode()).hexdigest()[:16]
     paths = (
-        os.path.join(data_dir, f".alexnet_tf-{name}.npz"),
-        os.path.join(user_cache, "alexnet_tf", f"{digest}-{name}.npz"),
+        os.path.join(data_dir, f".alexnet_tf-{name}-{digest}.npz"),
+        os.path.join(user_cache, "alexnet_tf", f"{name}-{digest}.npz"),
     )
     for path in paths:
         facts = _read(path)

@@ -5,6 +5,15 @@ p mod N of epoch p div N. An epoch takes its shards in a random order, a block o
 at a time: the shards of a block are read in turn, a record of each, and every window of
 that stream is shuffled. So any place of a run is reached by opening the shards of one
 block and skipping records there.
+
+An epoch of the shards A (a1 a2 a3), B (b1 b2) and C (c1 c2), with blocks of two shards
+and windows of three records:
+
+    order of the shards, drawn:     C A B
+    block 1, C and A in turn:       c1 a1 c2 | a2 a3      windows: c1 a1 c2, a2 a3
+    block 2, B alone:               b1 b2                 window: b1 b2
+    each window shuffled:           a1 c1 c2   a3 a2   b2 b1
+    to start at position 4 (a2):    skip c1 c2 of C and a1 of A; shuffle; skip one
 """
 
 import bisect

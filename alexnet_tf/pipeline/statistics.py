@@ -8,7 +8,7 @@ from absl import logging
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.pipeline.decoding import frame_size
-from alexnet_tf.pipeline.examples import CHUNK, decode_in_order
+from alexnet_tf.pipeline.examples import decode_in_order
 from alexnet_tf.pipeline.measurements import describe_files, measured_once
 
 MAX_IMAGES = 20_000
@@ -65,7 +65,7 @@ def pixel_statistics(data_set: DataSet, image_size: int = 224) -> PixelStatistic
     }
     facts = measured_once(
         data_set.data_dir,
-        f"pixels-{frame}",
+        "statistics",
         measured_on,
         lambda: _measure(data_set, _sample(split), frame),
     )
@@ -93,7 +93,7 @@ def _measure(data_set: DataSet, sample: Split, frame: int) -> dict[str, np.ndarr
     products = np.zeros((3, 3))
     num_images = 0
     sampled = dataclasses.replace(data_set, splits={"train": sample})
-    chunks = decode_in_order(sampled, "train", frame, frame, CHUNK, None)
+    chunks = decode_in_order(sampled, "train", frame, frame)
     for images, labels in chunks.prefetch(2).as_numpy_iterator():
         images = images[labels >= 0]
         num_images += len(images)

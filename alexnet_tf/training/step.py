@@ -180,6 +180,8 @@ class Trainer:
                 seed=self.config.seed,
                 start_step=self.step,
                 image_size=recipe.image_size,
+                random_crops=recipe.random_crops,
+                mirror=recipe.mirror,
                 color=recipe.color,
                 pca_source_2012=recipe.pca_source_2012,
                 color_until_epoch=recipe.color_until_epoch,

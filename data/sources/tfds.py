@@ -2,17 +2,23 @@
 
 import functools
 import itertools
+import json
 import os
+import pathlib
 import pickle
+import re
 import tarfile
 from collections.abc import Iterator
 
 import numpy as np
 
+from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import picture_and_label
+from data.pictures import shown
 from data.source import Item, Source, find_splits, hold_out, our_splits
 
+_FEATURE_CLASS = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
 _FIRST = 100  # pictures; where none of them has a label, the split has none
 
 
@@ -30,6 +36,9 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
         raise UserError("--source=tfds needs --name, such as --name=cifar100")
     import tensorflow_datasets as tfds
 
+    if input and not files.is_remote(input):
+        for path in pathlib.Path(input, name.split(":")[0]).rglob("features.json"):
+            check_features(path.read_text(errors="replace"), str(path))
     try:
         builder = tfds.builder(name, data_dir=input)
         builder.download_and_prepare()
@@ -50,6 +59,32 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
         metadata={"tfds": builder.info.full_name},
         notes=notes,
     )
+
+
+def check_features(text: str, where: str) -> None:
+    """Refuses features of a data set that are no classes of TFDS.
+
+    TFDS imports whatever class the file names, which can be a program of others.
+
+    Args:
+        text: Of `features.json`.
+        where: Its path, for the error.
+    """
+
+    def check(value: dict) -> dict:
+        for key in ("pythonClassName", "python_class_name", "type"):
+            name = value.get(key, "")
+            if isinstance(name, str) and name and not _FEATURE_CLASS.fullmatch(name):
+                raise UserError(
+                    f"{where} names the class {shown(name)}, which is none of TFDS's "
+                    "features and could run a program; do not use this data set"
+                )
+        return value
+
+    try:
+        json.loads(text, object_hook=check)
+    except (json.JSONDecodeError, RecursionError):
+        raise UserError(f"{where} is damaged; copy the data set again") from None
 
 
 def _find_splits(builder, name: str, items) -> tuple[dict[str, str], list[str]]:
