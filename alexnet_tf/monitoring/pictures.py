@@ -11,7 +11,7 @@ from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
 from alexnet_tf.pipeline.reading import read_all, shuffled_records
 
-_PICTURES, _VERSIONS = 4, 7  # of which augmented versions are shown, and how many
+_PICTURES, _VERSIONS = 4, 8  # of which augmented versions are shown, and how many
 _MOSAIC = 32  # pictures of a training batch
 _COUNTED = 5_000  # records of a split, at most, whose classes are counted
 
@@ -64,16 +64,8 @@ def class_counts(data_set: DataSet) -> bytes:
 
 
 def _augmented(data_set: DataSet, config: Config, number: int):
-    return training_batches(
-        data_set,
-        global_batch_size=number,
-        seed=config.seed,
-        image_size=config.image_size,
-        random_crops=config.recipe.random_crops,
-        mirror=config.recipe.mirror,
-        color=config.recipe.color,
-        pca_source_2012=config.recipe.pca_source_2012,
-    )
+    recipe = dataclasses.replace(config.recipe, global_batch_size=number)
+    return training_batches(data_set, recipe, seed=config.seed)
 
 
 def _first_records(split: Split, number: int) -> Split:
