@@ -160,7 +160,7 @@ def resolve(
         num_train_examples=num_train_examples,
         fit=data_set.fit,
         stored_size=data_set.image_shape and data_set.image_shape[0],
-        given=tuple(given),
+        given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
         **settings,
     )
 

@@ -374,15 +374,32 @@ def _replacing_remote(path: str, names: Sequence[str]) -> Iterator[str]:
             gfile.rename(new, path, overwrite=True)
             return
         remove_written(path, names)
-        for directory, _, files in list(gfile.walk(new)):
-            moved = path + directory.rstrip("/").removeprefix(new)
+        for directory, _, files in _walk_remote(new):
+            moved = path + directory.removeprefix(new)
             gfile.makedirs(moved)
             for file in files:
-                old = f"{directory.rstrip('/')}/{file}"
-                gfile.rename(old, f"{moved}/{file}", overwrite=True)
+                gfile.rename(f"{directory}/{file}", f"{moved}/{file}", overwrite=True)
     finally:
-        if gfile.exists(new):
-            gfile.rmtree(new)
+        if gfile.isdir(new):
+            for directory, _, files in _walk_remote(new)[::-1]:
+                for file in files:
+                    gfile.remove(f"{directory}/{file}")
+                gfile.rmtree(directory)
+        elif gfile.exists(new):
+            gfile.remove(new)
+
+
+def _walk_remote(directory: str) -> list[tuple[str, list[str], list[str]]]:
+    """As `os.walk`; ram:// shows assets.extra/x as assets/.extra, too: not a file."""
+    gfile = _gfile()
+    return [
+        (
+            folder.rstrip("/"),
+            folders,
+            [f for f in files if gfile.exists(f"{folder}/{f}")],
+        )
+        for folder, folders, files in gfile.walk(directory)
+    ]
 
 
 def remove_written(directory: str, names: Sequence[str]) -> None:
@@ -397,7 +414,7 @@ def remove_written(directory: str, names: Sequence[str]) -> None:
     walk, remove, remove_directory = os.walk, os.remove, os.rmdir
     if is_remote(directory):
         gfile = _gfile()
-        walk, remove, remove_directory = gfile.walk, gfile.remove, gfile.rmtree
+        walk, remove, remove_directory = _walk_remote, gfile.remove, gfile.rmtree
     root = directory.rstrip("/")
     parts = [name.split("/") for name in names]
     folders = {"/".join(path[:end]) for path in parts for end in range(1, len(path))}

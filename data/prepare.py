@@ -179,11 +179,12 @@ def _in_workers(
     pool = concurrent.futures.ProcessPoolExecutor(
         num_workers, context, initializer=_end_with_parent
     )
+    # A signal's exception in the main thread must not meet a process half started.
+    starter = concurrent.futures.ThreadPoolExecutor(1)
     pending = collections.deque()
     try:
         for task in tasks:
-            with signals.starting_processes():
-                pending.append(pool.submit(work, task))
+            pending.append(starter.submit(_submit, pool, work, task).result())
             if len(pending) >= num_workers * _TASKS_PER_WORKER:
                 yield from pending.popleft().result()
         while pending:
@@ -194,11 +195,19 @@ def _in_workers(
             f"than --num_workers={num_workers}"
         ) from None
     except BaseException:  # the pictures in work are not waited for
+        starter.shutdown()
         for worker in set(multiprocessing.active_children()) - others:
             worker.terminate()
         raise
     finally:
+        starter.shutdown()
         pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool, work: Callable, task: list[Item]) -> concurrent.futures.Future:
+    """Gives a task to the pool, which may start a process for it."""
+    with signals.starting_processes():
+        return pool.submit(work, task)
 
 
 def _end_with_parent() -> None:

@@ -202,7 +202,20 @@ def test_workers_together_see_what_one_sees(jpegs, workers):
         for worker in range(workers)
     ]
     for whole, shares in zip(alone, zip(*parts, strict=True), strict=True):
-        assert np.array_equal(whole, np.stack(shares, axis=1).reshape(whole.shape))
+        # Of each of the five batches a worker has rows that follow one another.
+        steps = [share.reshape(5, -1, *whole.shape[1:]) for share in shares]
+        assert np.array_equal(whole, np.concatenate(steps, axis=1).reshape(whole.shape))
+
+
+def test_without_random_crops_and_mirror_images_every_image_is_its_centre(tmp_path):
+    records = [example(picture(i).tobytes(), i) for i in range(N)]
+    data_set = write(tmp_path, records, encoding="raw")
+    options = {"color": "none", "random_crops": False, "mirror": False}
+    images, labels = take(data_set, 10, **options)
+    first = (SIDE - CROP) // 2
+    window = slice(first, first + CROP)
+    for image, label in zip(images, labels, strict=True):
+        assert np.array_equal(image, picture(label)[window, window])
 
 
 def test_crops_are_windows_of_the_picture_or_its_mirror_image(tmp_path):

@@ -32,9 +32,9 @@ def make(root, number=4, size=8):
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
         for i in range(number):
-            pixels = generator.integers(0, 256, (size, size, 3)).astype(np.uint8)
+            pixels = generator.integers(0, 256, (8, 8, 3)).astype(np.uint8)
             buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "BMP")
+            Image.fromarray(pixels).resize((size, size)).save(buffer, "BMP")
             (root / name / f"{i}.bmp").write_bytes(buffer.getvalue())
     return root
 
@@ -151,12 +151,13 @@ def test_two_at_once(tmp_path):
 
 
 def children(pid):
-    """Returns the processes that a process has started."""
+    """Returns the processes that the threads of a process have started."""
     try:
-        text = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except FileNotFoundError:
+        threads = list(pathlib.Path(f"/proc/{pid}/task").iterdir())
+        lines = [(thread / "children").read_text() for thread in threads]
+    except (FileNotFoundError, ProcessLookupError):
         return []
-    return [int(child) for child in text.split()]
+    return [int(child) for line in lines for child in line.split()]
 
 
 def is_alive(pid):

@@ -351,8 +351,8 @@ def test_directories_without_a_data_set(tmp_path):
         open_data_set(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no data set in"):
         open_data_set(str(tmp_path))
-    (tmp_path / ".cats.x7.incomplete").mkdir()
-    with pytest.raises(UserError, match="did not finish"):
+    (tmp_path / ".cats.x1.incomplete").mkdir()  # as a killed preparation leaves it
+    with pytest.raises(UserError, match=r"the preparation of .*cats did not finish"):
         open_data_set(str(tmp_path / "cats"))
     (tmp_path / "dataset_info.json").write_text("{")
     (tmp_path / "features.json").write_text("{}")

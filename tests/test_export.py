@@ -440,6 +440,20 @@ def test_an_export_replaces_nothing_but_an_export(run, tmp_path):
     assert (tmp_path / "precious").exists()
 
 
+def test_an_export_may_be_remote(run):
+    output = "ram://test_export/saved_model"
+    for name in ("saved_model.pb", "assets.extra/tf_serving_warmup_requests"):
+        with tf.io.gfile.GFile(f"{output}/{name}", "w") as file:
+            file.write("earlier")
+    export.export_run(run[0].model_dir, output)
+    picture = tf.constant([encode(noise(256, 256))])
+    answer = tf.saved_model.load(output).signatures["serving_default"](picture)
+    assert answer["class_ids"].shape == (1, len(NAMES))
+    assert tf.io.gfile.listdir("ram://test_export") == ["saved_model"]
+    with pytest.raises(UserError, match="cannot be remote"):
+        export.export_run(run[0].model_dir, "ram://test_export/x", format="litert")
+
+
 def test_an_export_that_answers_otherwise_replaces_nothing(run, monkeypatch, tmp_path):
     write = export.export_model
 

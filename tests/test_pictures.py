@@ -73,6 +73,20 @@ def test_what_is_transparent_is_white(form, color, decode):
     assert decoded[112, 112].tolist() == [*color]
 
 
+@pytest.mark.parametrize("largest", [255, 1000, 4095, 16383, 65535])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_are_scaled_as_preparation_scales_them(largest, channels, decode):
+    samples = np.random.default_rng(0).uniform(0, 1, (8, 8, channels))
+    samples = samples.repeat(32, 0).repeat(32, 1) * largest
+    samples[:32, :32] = largest
+    file = tf.io.encode_png(np.uint16(samples)).numpy()
+    (decoded,), _ = decode(file)
+    prepared, _ = load_rgb(file, "picture", 256)
+    expected = fit_as_prepared(prepared, Fitting())
+    assert np.ptp(expected) > 100
+    assert mean_difference(decoded, expected) < 1
+
+
 @pytest.mark.parametrize("shape", [(256, 256), (100, 300), (700, 200), (40, 30)])
 @pytest.mark.parametrize(
     "fitting",

@@ -69,6 +69,8 @@ def _augmented(data_set: DataSet, config: Config, number: int):
         global_batch_size=number,
         seed=config.seed,
         image_size=config.image_size,
+        random_crops=config.recipe.random_crops,
+        mirror=config.recipe.mirror,
         color=config.recipe.color,
         pca_source_2012=config.recipe.pca_source_2012,
     )

@@ -297,8 +297,10 @@ def picture_and_label(info, where: str) -> tuple[str, str]:
     if not (is_raw or isinstance(image, tfds.features.Image)) or not isinstance(
         label, tfds.features.ClassLabel
     ):
-        found = ", ".join(sorted(features))
-        raise UserError(f"{where} has no picture with a class label; it has {found}")
+        raise UserError(
+            f"{where} has no picture with a class label; it has "
+            + ", ".join(sorted(features))
+        )
     return image_key, label_key
 
 

@@ -199,13 +199,35 @@ def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
     needed = tf.strings.join([signature, chunks, _PNG_END])
     head = _head(needed, 26)
     height, width = _number(head, 20, 4, "big"), _number(head, 16, 4, "big")
+    is_deep = head[24] == 16
     has_alpha = tf.bitwise.bitwise_and(head[25], 4) > 0
-    with _require_size(image_bytes, height, width):
-        return tf.cond(
-            has_alpha | has_transparent_colors,
-            lambda: _on_white(tf.io.decode_png(needed, channels=4)),
-            lambda: tf.io.decode_png(needed, channels=3),
+    # Twice the bytes: a pixel of 16 bits counts as two.
+    with _require_size(image_bytes, height, tf.where(is_deep, 2 * width, width)):
+        return tf.case(
+            [
+                (is_deep & has_alpha, lambda: _on_white(_decode_deep(needed, 4))),
+                (is_deep, lambda: _decode_deep(needed, 3)),
+                (
+                    has_alpha | has_transparent_colors,
+                    lambda: _on_white(tf.io.decode_png(needed, channels=4)),
+                ),
+            ],
+            default=lambda: tf.io.decode_png(needed, channels=3),
         )
+
+
+def _decode_deep(picture: tf.Tensor, channels: int) -> tf.Tensor:
+    """Decodes a PNG of 16 bits, scaled to 8 as `data.depth` does it."""
+    samples = tf.io.decode_png(picture, channels, tf.uint16)
+
+    def scale(samples):
+        largest = tf.cast(tf.reduce_max(samples), tf.int32)
+        limits = [2**8, 2**10, 2**12, 2**14]  # what cameras and scanners fill
+        shift = 2 * tf.math.count_nonzero(largest >= limits, dtype=tf.uint16)
+        return tf.cast(tf.bitwise.right_shift(samples, shift), tf.uint8)
+
+    color, alpha = scale(samples[:, :, :3]), samples[:, :, 3:]
+    return color if channels == 3 else tf.concat([color, scale(alpha)], 2)
 
 
 def _png_chunks(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

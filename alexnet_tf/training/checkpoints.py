@@ -6,7 +6,7 @@ import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import for_tensorflow, remove_written
+from alexnet_tf.files import explain, for_tensorflow, remove_written
 from alexnet_tf.run import Run, list_checkpoints
 
 
@@ -81,15 +81,15 @@ class Checkpoints:
                 "next save tries again",
                 step,
                 self._failure,
-                self.latest,
+                self.latest or "not there yet",
             )
 
     def check(self) -> None:
         """Raises `UserError` if the last save failed."""
         if self._failure:
             raise UserError(
-                f"the last checkpoint could not be saved ({self._failure}): free some "
-                f"space and run the same command again; it goes on from {self.latest}"
+                f"the last checkpoint could not be saved: {self._failure}; the same "
+                f"command goes on from {self.latest or 'the beginning'}"
             )
 
     def _remove_unfinished(self) -> None:
@@ -103,5 +103,5 @@ def _make_manager(state, directory: str, keep: int) -> tf.train.CheckpointManage
 
 
 def _line(error: Exception) -> str:
-    """The end of the first line, where TensorFlow says what happened."""
-    return str(error).splitlines()[0].rsplit("}} ", 1)[-1][:300]
+    """What happened: what the file system said, or else the end of the first line."""
+    return explain(error) or str(error).splitlines()[0].rsplit("}} ", 1)[-1][:300]

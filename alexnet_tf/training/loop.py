@@ -254,6 +254,9 @@ class Loop:
                 "loss": f"{self._trained['cross_entropy']:.4f}",
                 "top1": f"{1 - self._trained['top_1_error']:.1%}",
             }
+        top_5 = {"validation_top5": f"{1 - result.top_5_error:.1%}"}
+        if len(self._config.class_names) <= 5:
+            top_5 = {}
         self._progress.row(
             is_best,
             epoch=f"{self._config.epoch(step):.2f}",
@@ -261,7 +264,7 @@ class Loop:
             **trained,
             validation_loss=f"{result.cross_entropy:.4f}",
             validation_top1=f"{1 - result.top_1_error:.1%}",
-            validation_top5=f"{1 - result.top_5_error:.1%}",
+            **top_5,
             evaluated=f"{result.num_evaluated} of {result.num_examples}",
         )
 
