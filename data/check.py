@@ -75,7 +75,7 @@ def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
     bar = progress_bar(None, split.num_examples, "records")
     for filename, expected in zip(split.filenames, split.shard_lengths, strict=True):
         shard, found = os.path.basename(filename), 0
-        for record in _read_shard(data_set, filename, fast):
+        for record in _read_shard(data_set, split, filename, fast):
             if isinstance(record, str):
                 problems.append(f"{shard}, record {found}: {record}")
             elif not 0 <= record[0] < data_set.num_classes:
@@ -98,7 +98,7 @@ def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
     return np.array(labels, int)
 
 
-def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
+def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | str]:
     """Yields (label, hash, whether it is of one colour), or what is wrong with it."""
     import tensorflow as tf
 
@@ -120,7 +120,7 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
 
     # TensorFlow crashes at a record that declares more bytes than there can be.
     number, is_whole = _count_whole_records(filename)
-    records = tf.data.TFRecordDataset(filename).take(number)
+    records = tf.data.TFRecordDataset(filename, split.compression).take(number)
     records = iter(records.map(inspect, num_parallel_calls=tf.data.AUTOTUNE))
     while True:
         try:
@@ -142,14 +142,11 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
 
 def _count_whole_records(filename: str) -> tuple[int, bool]:
     """Returns how many whole records a file has, and whether there is nothing else."""
-    from alexnet_tf.pipeline.data_set import record_spans
+    from alexnet_tf.pipeline.tfrecords import count_records
 
     if files.is_remote(filename):
         return -1, True  # a request for each record would take too long
-    number, end = 0, 0
-    for begin, length in record_spans(filename):
-        number, end = number + 1, begin + length + 4
-    return number, end == os.path.getsize(filename)
+    return count_records(filename)
 
 
 def _describe(data_set, name: str, counts: list[int]) -> None:

@@ -75,4 +75,6 @@ def _first_records(split: Split, number: int) -> Split:
         if length and sum(lengths) < number:
             filenames.append(filename)
             lengths.append(min(length, number - sum(lengths)))
-    return Split(split.name, tuple(filenames), tuple(lengths))
+    return dataclasses.replace(
+        split, filenames=tuple(filenames), shard_lengths=tuple(lengths)
+    )

@@ -214,13 +214,14 @@ def _make_crop(
     """Makes what `decode_chunk` calls for each example of a chunk in training."""
 
     def crop(corners, mirrored, number, record_id, record):
+        corner = tf.gather(corners, number)
         if frames:
-            image, label = frames.crop(record_id, corners[number], size)
+            image, label = frames.crop(record_id, corner, size)
         else:
             image_bytes, label = parse_record(record, data_set)
-            image = decode_crop(image_bytes, data_set, corners[number], size, frame)
+            image = decode_crop(image_bytes, data_set, corner, size, frame)
         mirror = functools.partial(tf.reverse, image, [1])
-        return tf.cond(mirrored[number], mirror, lambda: image), label
+        return tf.cond(tf.gather(mirrored, number), mirror, lambda: image), label
 
     return crop
 

@@ -5,28 +5,29 @@ older convention for ImageNet, `train-00000-of-01024`, with `image/encoded` and
 `image/class/label`.
 """
 
-import collections
-import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import os
-import re
-import struct
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.pipeline import older_shards
 from alexnet_tf.pipeline.measurements import describe_files, measured_once
+from alexnet_tf.pipeline.tfrecords import count_all
 
 INCOMPLETE_SUFFIX = ".incomplete"
 INFO_FILE = "dataset_info.json"
-_SHARD = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})(\.tfrecord)?")
-_SAMPLED_LABELS = 20_000  # a class of ImageNet is absent from so many with odds of 2e-9
+_FEATURES_FILE = "features.json"
+# The only classes that a data set may name: TFDS would import, and run, any other.
+_TFDS_FEATURES = "tensorflow_datasets.core.features."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,13 @@ class Split:
         name: "train", "validation" or "test".
         filenames: Absolute paths of the TFRecord shards, in order.
         shard_lengths: Records in each shard.
+        compression: Of the shards, "" or "GZIP".
     """
 
     name: str
     filenames: tuple[str, ...]
     shard_lengths: tuple[int, ...]
+    compression: str = ""
 
     @property
     def num_examples(self) -> int:
@@ -90,12 +93,17 @@ class DataSet:
         return len(self.class_names)
 
 
-def open_data_set(data_dir: str) -> DataSet:
+def open_data_set(
+    data_dir: str, *, class_names: str | None = None, label_offset: int | None = None
+) -> DataSet:
     """Opens a data set made by `data.prepare`, or another one that it can read.
 
     Args:
         data_dir: The directory with `dataset_info.json`, or one above it; or one with
             ImageNet's older shards, or with folders of them.
+        class_names: A text file with the names of the classes, one a line, for older
+            shards whose records do not tell them.
+        label_offset: The label of the first class in older shards.
 
     Raises:
         UserError: It is missing, empty, half-written or in an unknown format.
@@ -108,10 +116,32 @@ def open_data_set(data_dir: str) -> DataSet:
         )
     if not tf.io.gfile.isdir(data_dir):
         raise UserError(f"no such data_dir: {data_dir}; make one with data.prepare")
-    shards = _find_shards(data_dir)
+    shards = older_shards.find_shards(data_dir)
     if shards:
-        return _open_shards(data_dir, shards)
+        names = None if class_names is None else _read_names(class_names)
+        return _open_shards(data_dir, shards, names, label_offset)
+    if class_names is not None or label_offset is not None:
+        raise UserError(
+            f"{data_dir} holds no shards such as train-00000-of-01024: its labels need "
+            "neither --class_names nor --label_offset"
+        )
     return _open_tfds(_find_version_dir(data_dir))
+
+
+def _read_names(path: str) -> list[str]:
+    """The lines of a file of class names."""
+    try:
+        with tf.io.gfile.GFile(files.expand(path), "rb") as file:
+            names = file.read().decode("utf-8-sig").splitlines()
+    except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--class_names={path} cannot be read: {reason}") from None
+    names = [name.strip() for name in names]
+    if not all(names) or len(set(names)) < len(names) or not names:
+        raise UserError(
+            f"--class_names={path} must have a name on each line, each of them once"
+        )
+    return names
 
 
 def _is_unfinished(data_dir: str) -> bool:
@@ -134,7 +164,12 @@ def _find_version_dir(data_dir: str) -> str:
             raise UserError(
                 f"{data_dir} holds several data sets; give one of: {', '.join(found)}"
             )
-        entries = [os.path.join(d, name) for d in level for name in _list_names(d)]
+        entries = [
+            os.path.join(directory, name)
+            for directory in level
+            for name in files.list_names(directory)
+            if not name.endswith(INCOMPLETE_SUFFIX)
+        ]
         level = [entry for entry in entries if tf.io.gfile.isdir(entry)]
     raise UserError(
         f"no data set in {data_dir}: expected {INFO_FILE} or shards such as "
@@ -142,18 +177,23 @@ def _find_version_dir(data_dir: str) -> str:
     )
 
 
-def _list_names(directory: str) -> list[str]:
-    names = (name.rstrip("/") for name in tf.io.gfile.listdir(directory))
-    return sorted(n for n in names if not n.endswith(INCOMPLETE_SUFFIX))
-
-
 def _open_tfds(version_dir: str) -> DataSet:
     import tensorflow_datasets as tfds
 
+    _check_features(version_dir)
     try:
-        info = tfds.builder_from_directory(version_dir).info
+        with _readable_metadata(version_dir) as directory:
+            info = tfds.builder_from_directory(directory).info
+            shards = {
+                name: (list(split.filenames), tuple(split.shard_lengths))
+                for name, split in info.splits.items()
+            }
     except Exception as error:  # TFDS says it in a dozen ways
-        raise UserError(f"{version_dir}/{INFO_FILE} cannot be read: {error}") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{os.path.join(version_dir, INFO_FILE)} and what belongs to it cannot be "
+            f"read: {reason}"
+        ) from None
     image_key, label_key = picture_and_label(info, version_dir)
     image, label = info.features[image_key], info.features[label_key]
     if info.file_format is not tfds.core.FileFormat.TFRECORD:
@@ -161,11 +201,12 @@ def _open_tfds(version_dir: str) -> DataSet:
             f"{version_dir} is in the format {info.file_format.value}, not tfrecord; "
             "prepare it with --source=tfds"
         )
-    splits = {}
-    for name, split in info.splits.items():
-        _check_complete(version_dir, name, split.filenames, _list_names(version_dir))
-        filenames = tuple(os.path.join(version_dir, f) for f in split.filenames)
-        splits[name] = Split(name, filenames, tuple(split.shard_lengths))
+    splits, found = {}, files.list_names(version_dir)
+    for name, (filenames, lengths) in shards.items():
+        older_shards.check_complete(version_dir, name, filenames, found)
+        paths = tuple(os.path.join(version_dir, filename) for filename in filenames)
+        splits[name] = Split(name, paths, lengths)
+    _check_headers(version_dir, splits)
     return DataSet(
         data_dir=version_dir,
         name=info.name,
@@ -177,6 +218,61 @@ def _open_tfds(version_dir: str) -> DataSet:
         label_key=label_key,
         label_offset=0,
         fit=(info.metadata or {}).get("fit", "crop"),
+    )
+
+
+def _check_features(version_dir: str) -> None:
+    """Refuses a data set that names a class of others, before TFDS imports it."""
+    path = os.path.join(version_dir, _FEATURES_FILE)
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            classes = list(_named_classes(json.load(file)))
+    except (tf.errors.OpError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read: {reason}") from None
+    for name in classes:
+        if not name.startswith(_TFDS_FEATURES):
+            raise UserError(
+                f"{path} names the class {name!r}, which is none of {_TFDS_FEATURES}*: "
+                "it is not imported"
+            )
+
+
+def _named_classes(content) -> Iterator[str]:
+    children = content if isinstance(content, list) else ()
+    if isinstance(content, dict):
+        children = content.values()
+        for key in ("pythonClassName", "python_class_name", "type"):
+            if isinstance(content.get(key), str):
+                yield content[key]
+    for child in children:
+        yield from _named_classes(child)
+
+
+@contextlib.contextmanager
+def _readable_metadata(version_dir: str) -> Iterator[str]:
+    """Where TFDS can read all but the records: it knows few file systems."""
+    if not files.is_remote(version_dir):
+        yield version_dir
+        return
+    with tempfile.TemporaryDirectory() as copy:
+        for name in files.list_names(version_dir):
+            if name.endswith((".json", ".txt")):
+                target = os.path.join(copy, name)
+                tf.io.gfile.copy(os.path.join(version_dir, name), target)
+        yield copy
+
+
+def _check_headers(version_dir: str, splits: dict[str, Split]) -> None:
+    """Refuses absurd lengths of records, for which TensorFlow would ask for memory."""
+    if files.is_remote(version_dir):
+        return  # a request for each record would take too long
+    paths = [path for split in splits.values() for path in split.filenames]
+    measured_once(
+        version_dir,
+        "headers",
+        describe_files(version_dir, paths),
+        lambda: {"counts": np.array([n for n, _ in count_all(paths).values()])},
     )
 
 
@@ -208,152 +304,39 @@ def picture_and_label(info, where: str) -> tuple[str, str]:
     return image_key, label_key
 
 
-def _check_complete(directory, split, wanted: Sequence[str], found: Sequence[str]):
-    missing = sorted(set(wanted) - set(found))
-    if missing:
-        raise UserError(
-            f"{directory} is incomplete: of {len(wanted)} shards of {split} "
-            f"{len(missing)} are missing, {missing[0]} first"
-        )
-
-
-def _find_shards(data_dir: str) -> dict[str, list[str]]:
-    """Finds shards of the older convention, here or in `train/` and `validation/`."""
-    shards = collections.defaultdict(list)
-    for folder in ("", "train", "validation", "test"):
-        directory = os.path.join(data_dir, folder)
-        if not tf.io.gfile.isdir(directory):
-            continue
-        names = _list_names(directory)
-        matches = [match for match in map(_SHARD.fullmatch, names) if match]
-        for split, count, suffix in sorted({match.group(1, 3, 4) for match in matches}):
-            wanted = [
-                f"{split}-{index:05d}-of-{count}{suffix or ''}"
-                for index in range(int(count))
-            ]
-            _check_complete(directory, split, wanted, names)
-            shards[split] += [os.path.join(directory, name) for name in wanted]
-    return shards
-
-
-def _open_shards(data_dir: str, shards: dict[str, list[str]]) -> DataSet:
-    """Opens ImageNet in the older convention, whose facts have to be measured."""
-    paths = [path for split in shards.values() for path in split]
-
-    def build(facts: dict) -> DataSet:
-        lengths = dict(zip(paths, facts["shard_lengths"].tolist(), strict=True))
-        splits = {
-            name: Split(name, tuple(paths), tuple(lengths[path] for path in paths))
-            for name, paths in shards.items()
-        }
-        return DataSet(
-            data_dir=data_dir,
-            name="imagenet2012",
-            class_names=tuple(imagenet_class_names()),
-            splits=splits,
-            encoding="jpeg",
-            image_shape=None,
-            image_key="image/encoded",
-            label_key="image/class/label",
-            label_offset=int(facts["label_offset"]),
-        )
-
-    def measure() -> dict:
-        logging.info("Reading %d shards in %s, once.", len(paths), data_dir)
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            lengths = np.array(list(pool.map(count_records, paths)), np.int64)
-        facts = {"shard_lengths": lengths, "label_offset": np.array(0)}
-        offset = _find_label_offset(_sample_labels(build(facts)))
-        return facts | {"label_offset": np.array(offset)}
-
-    measured_on = describe_files(data_dir, paths)
-    return build(measured_once(data_dir, "records", measured_on, measure))
-
-
-def imagenet_class_names() -> list[str]:
-    """Returns a readable, unique name for each of ImageNet's 1000 classes."""
-    from tensorflow_datasets.datasets.siscore import labels
-
-    names = []
-    for synonyms in labels.IMAGENET_LABELS_LIST:
-        name = synonyms.split(",")[0]
-        names.append(synonyms if name in names else name)
-    return names
-
-
-def record_spans(filename: str) -> Iterator[tuple[int, int]]:
-    """Finds the whole records of a TFRecord file by their headers.
-
-    Yields:
-        Where the content of a record begins in the file, and its length, bytes.
-    """
-    # tf.io's files read half a megabyte after every seek; Python's do not.
-    opener = tf.io.gfile.GFile if "://" in filename else open
-    size, position = tf.io.gfile.stat(filename).length, 0
-    with opener(filename, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(8)  # then its checksum, the content, its checksum
-            if len(header) < 8:
-                return
-            (length,) = struct.unpack("<Q", header)
-            begin, position = position + 8 + 4, position + 8 + 4 + length + 4
-            if position <= size:
-                yield begin, length
-
-
-def count_records(filename: str) -> int:
-    """Counts the records of a TFRecord file by their headers.
-
-    Raises:
-        UserError: The file does not end where a record does.
-    """
-    count, end = 0, 0
-    for begin, length in record_spans(filename):
-        count, end = count + 1, begin + length + 4
-    if end != tf.io.gfile.stat(filename).length:
-        raise UserError(
-            f"{filename} is cut short or damaged after {count} records; copy it again"
-        )
-    return count
-
-
-def _first_records(filenames: Sequence[str], number: int) -> tf.data.Dataset:
-    """Takes equally many records from the beginning of every file."""
-    each = -(-number // len(filenames))
-    return tf.data.Dataset.from_tensor_slices(list(filenames)).flat_map(
-        lambda filename: tf.data.TFRecordDataset(filename).take(each)
-    )
-
-
-def _sample_labels(data_set: DataSet) -> np.ndarray:
-    filenames = [f for split in data_set.splits.values() for f in split.filenames]
-    records = _first_records(filenames, _SAMPLED_LABELS)
+def _open_shards(
+    data_dir: str,
+    shards: dict[str, list[str]],
+    class_names: Sequence[str] | None,
+    label_offset: int | None,
+) -> DataSet:
+    """Opens data in ImageNet's older convention, whose facts have to be measured."""
+    paths = list(itertools.chain.from_iterable(shards.values()))
+    facts = older_shards.measure_shards(data_dir, paths)
     try:
-        labels = records.map(lambda record: parse_record(record, data_set)[1])
-        return np.fromiter(labels.as_numpy_iterator(), int)
-    except tf.errors.InvalidArgumentError:
-        example = tf.train.Example.FromString(next(records.as_numpy_iterator()))
-        keys = ", ".join(sorted(example.features.feature))
-        raise UserError(
-            f"the records in {data_set.data_dir} lack {data_set.image_key} or "
-            f"{data_set.label_key}; they have {keys}"
-        ) from None
-
-
-def _find_label_offset(labels: np.ndarray) -> int:
-    """Tells labels 0..999 from 1..1000, where 0 is a background without pictures."""
-    if not labels.size:
-        raise UserError("the shards are empty")
-    low, high = labels.min(), labels.max()
-    if low >= 1 and high <= 1000:
-        offset = 1
-    elif low == 0 and high <= 999:
-        offset = 0
-    else:
-        raise UserError(f"expected labels 0..999 or 1..1000, found {low}..{high}")
-    logging.info("Labels %d..%d: ImageNet's %d..%d.", low, high, offset, 999 + offset)
-    return offset
+        classes = older_shards.find_classes(facts.classes, class_names, label_offset)
+    except UserError as error:
+        raise UserError(f"{data_dir}: {error}") from None
+    splits = {
+        name: Split(
+            name,
+            tuple(paths),
+            tuple(facts.shard_lengths[path] for path in paths),
+            facts.compression,
+        )
+        for name, paths in shards.items()
+    }
+    return DataSet(
+        data_dir=data_dir,
+        name="imagenet2012" if classes.are_imagenets else os.path.basename(data_dir),
+        class_names=classes.names,
+        splits=splits,
+        encoding="jpeg",
+        image_shape=None,
+        image_key=older_shards.IMAGE_KEY,
+        label_key=older_shards.LABEL_KEY,
+        label_offset=classes.offset,
+    )
 
 
 def parse_record(

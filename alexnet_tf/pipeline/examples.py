@@ -1,15 +1,15 @@
 """From records to labelled images, chunk by chunk; bad records are named, not fatal."""
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
-from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record, record_spans
+from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
 from alexnet_tf.pipeline.decoding import decode_any, decode_crop
 from alexnet_tf.pipeline.reading import find_record, read_all
+from alexnet_tf.pipeline.tfrecords import read_record
 
 # Images, at most, that one call decodes, one after another: twice as many fall out of
 # the processor's cache before their colours change.
@@ -54,7 +54,7 @@ class BadRecords:
 
 
 def _why_bad(filename: str, index: int, data_set: DataSet) -> str:
-    record = _read_record(filename, index)
+    record = read_record(filename, index)
     lost = "missing, because the shard is gone, cut short or corrupt"
     if record is None:
         return lost
@@ -86,16 +86,6 @@ def _why_no_picture(image_bytes: bytes, data_set: DataSet) -> str | None:
     if shape and image.shape != shape:
         return f"a picture of {tuple(image.shape)}, not of {shape}"
     return None
-
-
-def _read_record(filename: str, index: int) -> bytes | None:
-    try:
-        begin, length = next(itertools.islice(record_spans(filename), index, None))
-        with tf.io.gfile.GFile(filename, "rb") as file:
-            file.seek(begin)
-            return file.read(length)
-    except (StopIteration, OSError, tf.errors.OpError):
-        return None
 
 
 def decode_chunk(

@@ -60,10 +60,10 @@ class MemoryFrames:
         self, record_id: tf.Tensor, corner: tf.Tensor, size: int
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the crop, uint8 `(size, size, 3)`, and the label, an int64 scalar."""
-        row = self.rows[record_id]
+        row = tf.gather(self.rows, record_id)  # cheaper than rows[record_id]
         begin = tf.concat([[tf.cast(row, tf.int32)], corner, [0]], axis=0)
         crop = tf.slice(self.images, begin, [1, size, size, 3])
-        return crop[0], tf.cast(self.labels[row], tf.int64)
+        return crop[0], tf.cast(tf.gather(self.labels, row), tf.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +134,13 @@ class MappedFrames:
         )
         top, left = tf.unstack(tf.cast(corner, tf.int64))
         row = self.width * 3
-        begin = self.begins[record_id]
+        begin = tf.gather(self.begins, record_id)
         # No slice begins at -1, nor so far before it: that is an error.
         begin = tf.where(begin < 0, begin, begin + top * row)
         rows = tf.slice(content, [begin], [size * row])
         rows = tf.reshape(rows, [size, self.width, 3])
         crop = tf.slice(rows, [0, left, 0], [size, size, 3])
-        return crop, self.labels[record_id]
+        return crop, tf.gather(self.labels, record_id)
 
 
 def _map_files(filenames: tuple[str, ...]) -> tf.Tensor:

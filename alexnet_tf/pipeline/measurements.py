@@ -11,16 +11,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf import files
+
 
 def describe_files(directory: str, filenames: Sequence[str]) -> dict[str, tuple]:
     """Returns each file's size, bytes, and date, by its path in the directory."""
 
     def describe(path: str) -> tuple:
         try:
-            stat = tf.io.gfile.stat(path)
-        except tf.errors.NotFoundError:
+            if files.is_remote(path):
+                stat = tf.io.gfile.stat(path)
+                return stat.length, stat.mtime_nsec
+            stat = os.stat(path)  # TensorFlow's counts whole seconds
+            return stat.st_size, stat.st_mtime_ns
+        except (tf.errors.NotFoundError, FileNotFoundError):
             return ()
-        return stat.length, stat.mtime_nsec
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         facts = pool.map(describe, filenames)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.pipeline.data_set import DataSet, Split, record_spans
+from alexnet_tf.pipeline.data_set import DataSet, Split
+from alexnet_tf.pipeline.tfrecords import record_spans
 
 # Kinds of a `tf.train.Feature`, by their numbers in its definition.
 _BYTES, _INT64 = 1, 3

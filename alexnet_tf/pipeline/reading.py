@@ -57,7 +57,8 @@ def _read_in_turn(
         ids = tf.data.Dataset.range(first + skip, first + length)
         if ids_only:
             return tf.data.Dataset.zip(ids, nothing)
-        records = tf.data.TFRecordDataset(filenames[shard]).skip(skip)
+        records = tf.data.TFRecordDataset(filenames[shard], split.compression)
+        records = records.skip(skip)
         # A shard that is corrupt or cut short gives empty records from there on: bad
         # ones, each with its name, and the places of all others stay what they were.
         # One that cannot be opened gives the same error at every attempt: the ids, one
@@ -154,8 +155,9 @@ def shuffled_records(
         start: The first position.
         ids_only: Whether to read nothing and give empty records.
     """
-    file_size = tf.io.gfile.stat(split.filenames[0]).length
-    bytes_per_record = max(1, file_size // max(1, split.shard_lengths[0]))
+    longest = int(np.argmax(split.shard_lengths))
+    file_size = tf.io.gfile.stat(split.filenames[longest]).length
+    bytes_per_record = max(1, file_size // split.shard_lengths[longest])
     window_size = max(1, min(SHUFFLE_RECORDS, SHUFFLE_BYTES // bytes_per_record))
     num_blocks = -(-len(split.filenames) // BLOCK_SHARDS)
     first = _find_start(split, seed, start, window_size)

@@ -81,7 +81,8 @@ def _sample(split: Split) -> Split:
     total = split.num_examples
     number = min(total, MAX_IMAGES)
     ends = [first * number // max(1, total) for first in (*split.first_ids, total)]
-    return Split(split.name, split.filenames, tuple(np.diff(ends).tolist()))
+    lengths = tuple(np.diff(ends).tolist())
+    return dataclasses.replace(split, shard_lengths=lengths)
 
 
 def _measure(data_set: DataSet, sample: Split, frame: int) -> dict[str, np.ndarray]:

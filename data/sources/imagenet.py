@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pipeline.data_set import imagenet_class_names
+from alexnet_tf.pipeline.older_shards import imagenet_class_names
 from data.pictures import LeftOut
 from data.source import Item, Source, find_splits, hold_out, our_splits
 from data.sources.folder import count_pictures, list_items
