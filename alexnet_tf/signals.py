@@ -106,6 +106,8 @@ class _Signals:
 
     def _handle(self, signum, frame) -> None:
         del frame
+        if self.received:  # before the thread has come to it
+            os._exit(_exit_code(signum))
         self.received.append(signum)
         self._is_taken = self.mode != "end"
         if self.mode == "ask":

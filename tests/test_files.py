@@ -327,6 +327,7 @@ def test_only_what_was_written_is_removed(tmp_path):
         "inner/config.json": "a nested run",
         "inner/checkpoints/ckpt-1.index": "",
         "checkpoints/notes.txt": "",
+        "events.mine/notes.txt": "",
         "train/photos/events.jpg": "",
         "other/.keep": "",
     }
@@ -342,7 +343,8 @@ def test_only_what_was_written_is_removed(tmp_path):
     outside = tmp_path / "photos"
     write_tree(outside, {"config.json": ""})
     (run / "checkpoints" / "link").symlink_to(outside)
-    names = ["config.json", "checkpoints/ckpt-*", "checkpoints/best/ckpt-*"]
+    names = ["config.json", "events.*", "checkpoints/ckpt-*"]
+    names += ["checkpoints/best/ckpt-*"]
     names += ["train/events.*", "validation/events.*", "checkpoints/link/*"]
     files.remove_written(str(run), names)
     assert tree(run) == mine | {"checkpoints/link": str(outside)}
@@ -515,6 +517,18 @@ def test_lock_of_a_replaced_directory(tmp_path):
             write_tree(temporary, {"a": "new"})
         assert tree(tmp_path) == {"out/a": "new"}
     assert tree(tmp_path) == {"out/a": "new"}
+
+
+def test_lock_of_another_is_not_taken_away(tmp_path):
+    """Who takes the place of a directory that was moved away locks the new one."""
+    run = str(tmp_path / "run")
+    with files.lock(run, "the run"):
+        os.rename(run, tmp_path / "moved")
+        owner = python(LOCKING, run, stdin=subprocess.PIPE)
+        assert owner.stdout.readline() == "locked\n"
+    with pytest.raises(UserError, match=f"process {owner.pid} on"):
+        files.lock(run, "the run").__enter__()
+    owner.communicate()
 
 
 # Checkpoints.

@@ -4,6 +4,7 @@
 draws from (seed, position) is the same wherever a run starts.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import augmentation
-from alexnet_tf.pipeline.data_set import DataSet, parse_record
+from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
 from alexnet_tf.pipeline.decoding import decode_crop, frame_size
 from alexnet_tf.pipeline.examples import (
     CHUNK,
@@ -25,6 +26,7 @@ from alexnet_tf.pipeline.reading import shuffled_records
 from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
 
 COLORS = ("jitter", "pca", "none")
+_ENDLESS = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
 _READ_BATCH = 128
 
 
@@ -82,6 +84,45 @@ def training_batches(
     Raises:
         UserError: An argument is out of its range, or the cache does not fit.
     """
+    records = _check_arguments(data_set, split, color, cache, data_service)
+    context = input_context or tf.distribute.InputContext()
+    batch_size = context.get_per_replica_batch_size(global_batch_size)
+    if data_service:
+        bad_records = None  # its queue is out of reach there
+    if color == "pca":
+        statistics = statistics or pixel_statistics(data_set, image_size)
+    frame = frame_size(data_set, image_size)
+    frames = None
+    if not data_service:
+        frames = _open_frames(data_set, split, frame, cache, bad_records)
+    chunk = _Chunk(
+        min(batch_size, CHUNK),
+        seed,
+        image_size,
+        frame,
+        random_crops,
+        mirror,
+        colored_until=_position(records, color_until_epoch),
+        num_classes=data_set.num_classes,
+        crop=_make_crop(data_set, frame, image_size, frames),
+        recolor=_make_recolor(color, seed, statistics, pca_source_2012),
+        report_bad=_reporter(bad_records, data_set, records),
+    )
+    start = start_step * global_batch_size
+    examples = shuffled_records(records, seed, start, ids_only=frames is not None)
+    if not data_service:
+        examples = _part_of_worker(examples, global_batch_size, context)
+    batches = examples.window(chunk.size).map(chunk.make, tf.data.AUTOTUNE)
+    batches = batches.rebatch(batch_size, drop_remainder=True)
+    if data_service:
+        is_shared = context.num_input_pipelines > 1  # the hosts of a run share a job
+        name = f"alexnet_tf-{seed}-{start_step}" if is_shared else None
+        batches = _distribute(batches, data_service, name)
+    return batches.apply(_ENDLESS).prefetch(2).with_options(_options())
+
+
+def _check_arguments(data_set, split, color, cache, data_service) -> Split:
+    """Returns the split; raises `UserError` for what is out of its range."""
     if color not in COLORS:
         raise UserError(f"color must be one of {', '.join(COLORS)}, received {color!r}")
     if cache and data_service:
@@ -89,55 +130,82 @@ def training_batches(
     records = data_set.splits[split]
     if not records.num_examples:
         raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
-    if data_service:
-        bad_records = None  # its queue is out of reach there
-    frame = frame_size(data_set, image_size)
-    frames = None
+    return records
+
+
+def _reporter(bad_records, data_set: DataSet, records: Split) -> Callable | None:
+    if bad_records is None:  # an empty one is there, too
+        return None
+    return bad_records.add_source(data_set, records)
+
+
+def _position(records: Split, epoch: float | None) -> int:
+    """Where in a run an epoch begins; its end where there is none."""
+    return tf.int64.max if epoch is None else round(epoch * records.num_examples)
+
+
+def _open_frames(
+    data_set: DataSet,
+    split: str,
+    frame: int,
+    cache: bool,
+    bad_records: BadRecords | None,
+) -> MemoryFrames | MappedFrames | None:
+    """Decoded images that can be had in any order, where there are some."""
     if cache:
-        frames = MemoryFrames.load(data_set, split, frame, bad_records)
-    elif not data_service and MappedFrames.suits(data_set, records, frame):
-        frames = MappedFrames.open(data_set, records)
-    crop = _make_crop(data_set, frame, image_size, frames)
-    report_bad = None
-    if bad_records is not None:
-        report_bad = bad_records.add_source(data_set, records)
-    last_position = tf.int64.max
-    if color_until_epoch is not None:
-        last_position = round(color_until_epoch * records.num_examples)
-    if color == "pca" and statistics is None:
-        statistics = pixel_statistics(data_set, image_size)
-    recolor = _make_recolor(color, seed, statistics, pca_source_2012)
-    context = input_context or tf.distribute.InputContext()
-    batch_size = context.get_per_replica_batch_size(global_batch_size)
-    chunk_size = min(batch_size, CHUNK)
+        return MemoryFrames.load(data_set, split, frame, bad_records)
+    if MappedFrames.suits(data_set, data_set.splits[split], frame):
+        return MappedFrames.open(data_set, data_set.splits[split])
+    return None
 
-    def make_chunk(positions, window):
-        positions = positions.batch(chunk_size).get_single_element()
-        positions = tf.ensure_shape(positions, [chunk_size])
-        uniform = augmentation.draw_uniform(seed, positions)
-        corners = tf.cast(uniform[:, :2] * (frame - image_size + 1), tf.int32)
-        if not random_crops:
-            corners = tf.fill([chunk_size, 2], (frame - image_size) // 2)
-        mirrored = (uniform[:, 2] < 0.5) & mirror
-        decode = functools.partial(crop, corners, mirrored)
-        decoded = decode_chunk(decode, window, data_set.num_classes, report_bad)
-        images = tf.ensure_shape(decoded[0], [chunk_size, image_size, image_size, 3])
-        labels = tf.ensure_shape(decoded[1], [chunk_size])
-        active = (positions < last_position) & (labels >= 0)
-        return recolor(images, positions, uniform[:, 3:], active), labels
 
-    start = start_step * global_batch_size
-    examples = shuffled_records(records, seed, start, ids_only=frames is not None)
-    if not data_service:
-        examples = _part_of_worker(examples, global_batch_size, context)
-    batches = examples.window(chunk_size).map(make_chunk, tf.data.AUTOTUNE)
-    batches = batches.rebatch(batch_size, drop_remainder=True)
-    if data_service:
-        name = f"alexnet_tf-{seed}-{start_step}"  # the hosts of a run share a job
-        job_name = name if context.num_input_pipelines > 1 else None
-        batches = _distribute(batches, data_service, job_name)
-    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return batches.apply(endless).prefetch(2).with_options(_options())
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """Makes some images: draws, decodes and crops, mirrors, changes colours.
+
+    Attributes:
+        size: Images in a chunk.
+        seed: Of the draws.
+        image_size: Height and width of the images, pixels.
+        frame: Height and width of what they are cut from, pixels.
+        random_crops: Whether crops are from anywhere, else from the centre.
+        mirror: Whether half of them are turned left to right.
+        colored_until: The position from which on colours stay as they are.
+        num_classes: Labels from there on are out of range.
+        crop: From `_make_crop`.
+        recolor: From `_make_recolor`.
+        report_bad: What `decode_chunk` tells of records that cannot be used.
+    """
+
+    size: int
+    seed: int
+    image_size: int
+    frame: int
+    random_crops: bool
+    mirror: bool
+    colored_until: int
+    num_classes: int
+    crop: Callable
+    recolor: Callable
+    report_bad: Callable | None
+
+    def make(self, positions, window) -> tuple[tf.Tensor, tf.Tensor]:
+        """From the positions of examples and their ids and records."""
+        positions = positions.batch(self.size).get_single_element()
+        positions = tf.ensure_shape(positions, [self.size])
+        uniform = augmentation.draw_uniform(self.seed, positions)
+        space = self.frame - self.image_size
+        corners = tf.cast(uniform[:, :2] * (space + 1), tf.int32)
+        if not self.random_crops:
+            corners = tf.fill([self.size, 2], space // 2)
+        mirrored = (uniform[:, 2] < 0.5) & self.mirror
+        decode = functools.partial(self.crop, corners, mirrored)
+        images, labels = decode_chunk(decode, window, self.num_classes, self.report_bad)
+        shape = [self.size, self.image_size, self.image_size, 3]
+        images = tf.ensure_shape(images, shape)
+        labels = tf.ensure_shape(labels, [self.size])
+        active = (positions < self.colored_until) & (labels >= 0)
+        return self.recolor(images, positions, uniform[:, 3:], active), labels
 
 
 def _part_of_worker(

@@ -184,6 +184,7 @@ class Trainer:
                 mirror=recipe.mirror,
                 color=recipe.color,
                 pca_source_2012=recipe.pca_source_2012,
+                statistics=self._statistics,
                 color_until_epoch=recipe.color_until_epoch,
                 cache=self.config.cache,
                 data_service=self.config.data_service,
