@@ -210,7 +210,8 @@ def torch_loader(folder, normalize):
 def with_train(data_set, filenames, lengths, **changes):
     """The data set with another training split."""
     split = Split("train", tuple(filenames), tuple(lengths))
-    return dataclasses.replace(data_set, splits={"train": split}, **changes)
+    changes |= {"splits": {"train": split}, "data_dir": os.path.dirname(filenames[0])}
+    return dataclasses.replace(data_set, **changes)
 
 
 def write_records(path, data_set, examples, **changes):
