@@ -290,12 +290,16 @@ def seconds_to_first_batch(data_set, step):
 
 
 def peak_memory(data_set):
-    """GiB that this process has held, once it has gone through two windows and more."""
+    """GiB of its own that this process has held, going through more than two windows.
+
+    Pages of mapped files are not its own: the system takes them back when it likes.
+    """
+    peak = 0
     batches = training_batches(data_set, global_batch_size=_BATCH, seed=0)
     for _ in batches.take(_LARGE // _BATCH):
-        pass
-    with open("/proc/self/status") as file:  # getrusage would count the parent in
-        return int(re.search(r"VmHWM:\s*(\d+)", file.read())[1]) / 2**20
+        with open("/proc/self/status") as file:
+            peak = max(peak, int(re.search(r"RssAnon:\s*(\d+)", file.read())[1]))
+    return peak / 2**20
 
 
 def main(_):
