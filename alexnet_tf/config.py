@@ -131,7 +131,7 @@ def resolve(
         The configuration.
 
     Raises:
-        UserError: A name is unknown.
+        UserError: A name is unknown, or a value out of its range.
     """
     unknown = set(given) - set(_names(Recipe)) - set(_names(Config))
     if unknown:
@@ -152,9 +152,12 @@ def resolve(
     }
     settings |= {name: given[name] for name in _names(Config) if name in given}
     changes = {name: given[name] for name in _names(Recipe) if name in given}
-    _check_lengths(changes)
+    try:
+        chosen = dataclasses.replace(chosen, **changes)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
     return Config(
-        recipe=dataclasses.replace(chosen, **changes),
+        recipe=chosen,
         data_dir=data_set.data_dir,
         class_names=data_set.class_names,
         num_train_examples=num_train_examples,
@@ -163,16 +166,6 @@ def resolve(
         given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
         **settings,
     )
-
-
-def _check_lengths(changes: Mapping[str, object]) -> None:
-    for field in dataclasses.fields(Recipe):
-        value, length = changes.get(field.name), field.metadata.get("length")
-        if length and value is not None and len(value) != length:
-            raise UserError(
-                f"--{field.name} takes {length} numbers, received {len(value)}: "
-                + ",".join(map(str, value))
-            )
 
 
 def _names(kind: type) -> list[str]:

@@ -38,6 +38,26 @@ def _expert(default, help, **limits):
     return setting(default, help, expert=True, **limits)
 
 
+def _check(field: dataclasses.Field, value: object) -> None:
+    """Raises `ValueError` where a value is not what its field allows."""
+    limits = field.metadata
+    choices, length = limits.get("choices"), limits.get("length")
+    lower, upper = limits.get("lower_bound"), limits.get("upper_bound")
+    if value is None:
+        return
+    if choices and value not in choices:
+        expected = f"one of {', '.join(map(str, choices))}"
+    elif length and len(value) != length:
+        expected = f"{length} numbers"
+    elif lower is not None and not value >= lower:
+        expected = f"at least {lower:g}"
+    elif upper is not None and not value <= upper:
+        expected = f"at most {upper:g}"
+    else:
+        return
+    raise ValueError(f"{field.name} must be {expected}, received {value}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A network and the way to train it. The defaults are the paper's.
@@ -204,6 +224,10 @@ class Recipe:
     conv1_stop_epoch: float | None = _expert(
         None, "From where on conv1 stays as it is, epochs."
     )
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
 
     @property
     def initial_rate(self) -> float:

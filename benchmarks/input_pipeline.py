@@ -43,6 +43,7 @@ from absl import app, flags
 from alexnet_tf.pipeline import augmentation
 from alexnet_tf.pipeline.batches import training_batches
 from alexnet_tf.pipeline.data_set import Split, open_data_set, parse_record
+from alexnet_tf.recipes import RECIPES
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared set.", required=True)
 _ORIGINALS = flags.DEFINE_string("originals", None, "Folder of JPEG files, any size.")
@@ -51,6 +52,7 @@ _PEERS = flags.DEFINE_bool("peers", True, "Measure the peers too.")
 _TURNS = flags.DEFINE_integer("turns", 3, "Turns; medians are printed.")
 _IMAGES = flags.DEFINE_integer("images", 3000, "Images of a turn.")
 _BATCH = 128
+_RECIPE = dataclasses.replace(RECIPES["paper"], global_batch_size=_BATCH)
 _LARGE = 15_000  # examples; more than a window
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 _IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -281,9 +283,7 @@ def enlarge(data_set, path):
 
 def seconds_to_first_batch(data_set, step):
     """How long it takes to start at a step."""
-    batches = training_batches(
-        data_set, global_batch_size=_BATCH, seed=0, start_step=step
-    )
+    batches = training_batches(data_set, _RECIPE, seed=0, start_step=step)
     start = time.perf_counter()
     next(iter(batches))
     return time.perf_counter() - start
@@ -295,7 +295,7 @@ def peak_memory(data_set):
     Pages of mapped files are not its own: the system takes them back when it likes.
     """
     peak = 0
-    batches = training_batches(data_set, global_batch_size=_BATCH, seed=0)
+    batches = training_batches(data_set, _RECIPE, seed=0)
     for _ in batches.take(_LARGE // _BATCH):
         with open("/proc/self/status") as file:
             peak = max(peak, int(re.search(r"RssAnon:\s*(\d+)", file.read())[1]))
@@ -309,7 +309,8 @@ def main(_):
         raw = convert(data_set, folder)
 
         def ours(data, color):
-            return training_batches(data, global_batch_size=_BATCH, seed=0, color=color)
+            recipe = dataclasses.replace(_RECIPE, color=color)
+            return training_batches(data, recipe, seed=0)
 
         rows = {
             "decode only": lambda: decode_only(data_set),

@@ -27,6 +27,20 @@ def test_what_is_given_wins_over_the_recipe(data_dir):
         resolve(open_data_set(data_dir), given={"momentun": 0.8})
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"filters": (96, 256)}, "--filters must be 5 numbers, received"),
+        ({"color": "sepia"}, "--color must be one of jitter, pca, none"),
+        ({"dropout_rate": 1.0}, "--dropout_rate must be at most 0.99, received 1.0"),
+        ({"momentum": float("nan")}, "--momentum must be at least 0, received nan"),
+    ],
+)
+def test_values_out_of_range_are_one_line(data_dir, given, message):
+    with pytest.raises(UserError, match=message):
+        resolve(open_data_set(data_dir), given=given)
+
+
 def test_large_data_sets_and_large_batches(data_dir):
     data_set = open_data_set(data_dir)
     given = {"optimizer": "lars", "global_batch_size": 1024, "scale_lr": True}
@@ -164,7 +178,7 @@ def test_another_networks_checkpoint_is_refused(data_dir, tmp_path):
     path = tf.train.Checkpoint(step=tf.Variable(1)).write(
         str(tmp_path / "checkpoints" / "ckpt-1")
     )
-    with pytest.raises(UserError, match="cannot be read as a checkpoint of the net"):
+    with pytest.raises(UserError, match="has no weights for conv1/bias"):
         run.load_model()
     with pytest.raises(UserError, match="no checkpoint 'nowhere'"):
         run.load_model("nowhere")

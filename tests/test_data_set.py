@@ -7,15 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_batches import make_batches
 from test_data_check import masked_crc32c
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import older_shards, reading, tfrecords
-from alexnet_tf.pipeline.batches import (
-    BadRecords,
-    evaluation_batches,
-    training_batches,
-)
+from alexnet_tf.pipeline.batches import BadRecords, evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
 from alexnet_tf.pipeline.reading import read_all
 from alexnet_tf.pipeline.statistics import pixel_statistics
@@ -331,7 +328,7 @@ def test_a_record_of_absurd_length(tmp_path, pictures, data_dir):
     assert data_set.splits["train"].whole_lengths == (149,)
     bad = BadRecords()
     options = {"global_batch_size": 50, "image_size": 32, "color": "none"}
-    batches = training_batches(data_set, seed=0, bad_records=bad, **options).take(3)
+    batches = make_batches(data_set, seed=0, bad_records=bad, **options).take(3)
     labels = np.concatenate([labels for _, labels in batches])
     assert (labels < 0).sum() == 1
     assert [index for _, index in bad.reasons] == [149]
@@ -426,11 +423,11 @@ def test_remote_directories(data_dir, ram_dir):
     for one, other in zip(
         [
             *evaluation_batches(near, "validation", **options),
-            *training_batches(near, seed=1, **options).take(2),
+            *make_batches(near, seed=1, **options).take(2),
         ],
         [
             *evaluation_batches(far, "validation", **options),
-            *training_batches(far, seed=1, **options).take(2),
+            *make_batches(far, seed=1, **options).take(2),
         ],
         strict=True,
     ):

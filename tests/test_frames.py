@@ -194,12 +194,12 @@ def test_a_process_ends_whatever_is_still_being_read(tmp_path, steps):
 
         atexit.register(hold)
         sys.path[:0] = {[os.path.dirname(__file__), *sys.path]}
-        from test_batches import N, example, picture, training_batches, write
+        from test_batches import N, example, make_batches, picture, write
 
         pictures = [example(picture(i).tobytes(), i) for i in range(N)]
         data_set = write(pathlib.Path({str(tmp_path)!r}), pictures, encoding="raw")
         options = dict(global_batch_size=16, seed=0, image_size=32)
-        batches = iter(training_batches(data_set, **options))
+        batches = iter(make_batches(data_set, **options))
         for _ in range({steps}):
             next(batches)
         print("done")

@@ -12,7 +12,7 @@ from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
 from alexnet_tf.pipeline.reading import read_all, shuffled_records
 from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
 
-_PICTURES, _VERSIONS = 4, 7  # of which augmented versions are shown, and how many
+_PICTURES, _VERSIONS = 4, 8  # of which augmented versions are shown, and how many
 _MOSAIC = 32  # pictures of a training batch
 _COUNTED = 5_000  # records of a split, at most, whose classes are counted
 
@@ -70,21 +70,12 @@ def _statistics(data_set: DataSet, config: Config) -> PixelStatistics | None:
     """What PCA colours need, of the whole training split."""
     if config.recipe.color != "pca":
         return None
-    return pixel_statistics(data_set, config.image_size)
+    return pixel_statistics(data_set, config.recipe.image_size)
 
 
 def _augmented(data_set: DataSet, config: Config, number: int, statistics):
-    return training_batches(
-        data_set,
-        global_batch_size=number,
-        seed=config.seed,
-        image_size=config.image_size,
-        random_crops=config.recipe.random_crops,
-        mirror=config.recipe.mirror,
-        color=config.recipe.color,
-        pca_source_2012=config.recipe.pca_source_2012,
-        statistics=statistics,
-    )
+    recipe = dataclasses.replace(config.recipe, global_batch_size=number)
+    return training_batches(data_set, recipe, seed=config.seed, statistics=statistics)
 
 
 def _first_records(split: Split, number: int) -> Split:

@@ -101,13 +101,7 @@ def _complete(recipe, groups: int | None, dropout_rate: float | None) -> Recipe:
         recipe = RECIPES[recipe]
     given = {"groups": groups, "dropout_rate": dropout_rate}
     given = {name: value for name, value in given.items() if value is not None}
-    recipe = dataclasses.replace(recipe, **given)
-    if recipe.groups not in (1, 2) or not 0 <= recipe.dropout_rate < 1:
-        raise ValueError(
-            "groups must be 1 or 2 and 0 <= dropout_rate < 1; received "
-            f"groups={recipe.groups}, dropout_rate={recipe.dropout_rate}"
-        )
-    return recipe
+    return dataclasses.replace(recipe, **given)
 
 
 class _Layers:

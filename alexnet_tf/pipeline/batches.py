@@ -24,26 +24,20 @@ from alexnet_tf.pipeline.examples import (
 from alexnet_tf.pipeline.frames import MappedFrames, MemoryFrames, check_memory
 from alexnet_tf.pipeline.reading import shuffled_records
 from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
+from alexnet_tf.recipes import Recipe
 
-COLORS = ("jitter", "pca", "none")
 _ENDLESS = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
 _READ_BATCH = 128
 
 
 def training_batches(
     data_set: DataSet,
+    recipe: Recipe,
     *,
-    global_batch_size: int,
     seed: int,
     split: str = "train",
     start_step: int = 0,
-    image_size: int = 224,
-    random_crops: bool = True,
-    mirror: bool = True,
-    color: str = "jitter",
-    pca_source_2012: bool = False,
     statistics: PixelStatistics | None = None,
-    color_until_epoch: float | None = None,
     cache: bool = False,
     data_service: str | None = None,
     input_context: tf.distribute.InputContext | None = None,
@@ -53,19 +47,12 @@ def training_batches(
 
     Args:
         data_set: The data.
-        global_batch_size: Images in a step, over all replicas.
+        recipe: Says how large batches and images are, and how images are changed.
         seed: Of the order and of the augmentation.
         split: Name of the split.
         start_step: Steps done; the batches are those that an uninterrupted run yields
             from there on.
-        image_size: Height and width of the crops, pixels.
-        random_crops: Whether crops are from anywhere, else from the centre.
-        mirror: Whether half of the images are turned left to right.
-        color: "jitter" (brightness, contrast, saturation), "pca" (section 4.1) or
-            "none".
-        pca_source_2012: Whether "pca" is that of the source of 2012.
-        statistics: What "pca" needs; None for those of the data set.
-        color_until_epoch: Epoch from which on colours stay as they are.
+        statistics: What the colours "pca" need; None for those of the data set.
         cache: Whether to decode all images into memory first. The batches are the same,
             but for the rounding of pictures that have to be scaled.
         data_service: Address of a tf.data service, "grpc://host:port", that reads and
@@ -82,36 +69,33 @@ def training_batches(
         record could not be used.
 
     Raises:
-        UserError: An argument is out of its range, or the cache does not fit.
+        UserError: The split is empty, or the cache does not fit.
     """
-    records = _check_arguments(data_set, split, color, cache, data_service)
+    records = _check_arguments(data_set, split, cache, data_service)
     context = input_context or tf.distribute.InputContext()
-    batch_size = context.get_per_replica_batch_size(global_batch_size)
+    batch_size = context.get_per_replica_batch_size(recipe.global_batch_size)
+    if recipe.color == "pca":
+        statistics = statistics or pixel_statistics(data_set, recipe.image_size)
+    frame = frame_size(data_set, recipe.image_size)
     if data_service:
-        bad_records = None  # its queue is out of reach there
-    if color == "pca":
-        statistics = statistics or pixel_statistics(data_set, image_size)
-    frame = frame_size(data_set, image_size)
-    frames = None
-    if not data_service:
+        bad_records = frames = None  # out of reach there
+    else:
         frames = _open_frames(data_set, split, frame, cache, bad_records)
     chunk = _Chunk(
-        min(batch_size, CHUNK),
-        seed,
-        image_size,
-        frame,
-        random_crops,
-        mirror,
-        colored_until=_position(records, color_until_epoch),
+        size=min(batch_size, CHUNK),
+        seed=seed,
+        recipe=recipe,
+        frame=frame,
+        colored_until=_position(records, recipe.color_until_epoch),
         num_classes=data_set.num_classes,
-        crop=_make_crop(data_set, frame, image_size, frames),
-        recolor=_make_recolor(color, seed, statistics, pca_source_2012),
+        crop=_make_crop(data_set, frame, recipe.image_size, frames),
+        recolor=_make_recolor(recipe, seed, statistics),
         report_bad=_reporter(bad_records, data_set, records),
     )
-    start = start_step * global_batch_size
+    start = start_step * recipe.global_batch_size
     examples = shuffled_records(records, seed, start, ids_only=frames is not None)
     if not data_service:
-        examples = _part_of_worker(examples, global_batch_size, context)
+        examples = _part_of_worker(examples, recipe.global_batch_size, context)
     batches = examples.window(chunk.size).map(chunk.make, tf.data.AUTOTUNE)
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
@@ -121,10 +105,8 @@ def training_batches(
     return batches.apply(_ENDLESS).prefetch(2).with_options(_options())
 
 
-def _check_arguments(data_set, split, color, cache, data_service) -> Split:
-    """Returns the split; raises `UserError` for what is out of its range."""
-    if color not in COLORS:
-        raise UserError(f"color must be one of {', '.join(COLORS)}, received {color!r}")
+def _check_arguments(data_set, split, cache, data_service) -> Split:
+    """Returns the split; raises `UserError` for what cannot be."""
     if cache and data_service:
         raise UserError("cache and data_service exclude each other; choose one")
     records = data_set.splits[split]
@@ -166,10 +148,8 @@ class _Chunk:
     Attributes:
         size: Images in a chunk.
         seed: Of the draws.
-        image_size: Height and width of the images, pixels.
+        recipe: Says how images are changed.
         frame: Height and width of what they are cut from, pixels.
-        random_crops: Whether crops are from anywhere, else from the centre.
-        mirror: Whether half of them are turned left to right.
         colored_until: The position from which on colours stay as they are.
         num_classes: Labels from there on are out of range.
         crop: From `_make_crop`.
@@ -179,10 +159,8 @@ class _Chunk:
 
     size: int
     seed: int
-    image_size: int
+    recipe: Recipe
     frame: int
-    random_crops: bool
-    mirror: bool
     colored_until: int
     num_classes: int
     crop: Callable
@@ -194,14 +172,15 @@ class _Chunk:
         positions = positions.batch(self.size).get_single_element()
         positions = tf.ensure_shape(positions, [self.size])
         uniform = augmentation.draw_uniform(self.seed, positions)
-        space = self.frame - self.image_size
+        image_size = self.recipe.image_size
+        space = self.frame - image_size
         corners = tf.cast(uniform[:, :2] * (space + 1), tf.int32)
-        if not self.random_crops:
+        if not self.recipe.random_crops:
             corners = tf.fill([self.size, 2], space // 2)
-        mirrored = (uniform[:, 2] < 0.5) & self.mirror
+        mirrored = (uniform[:, 2] < 0.5) & self.recipe.mirror
         decode = functools.partial(self.crop, corners, mirrored)
         images, labels = decode_chunk(decode, window, self.num_classes, self.report_bad)
-        shape = [self.size, self.image_size, self.image_size, 3]
+        shape = [self.size, image_size, image_size, 3]
         images = tf.ensure_shape(images, shape)
         labels = tf.ensure_shape(labels, [self.size])
         active = (positions < self.colored_until) & (labels >= 0)
@@ -248,7 +227,7 @@ def _make_crop(
 
 
 def _make_recolor(
-    color: str, seed: int, statistics: PixelStatistics | None, pca_source_2012: bool
+    recipe: Recipe, seed: int, statistics: PixelStatistics | None
 ) -> Callable:
     """Makes the function that changes the colours of the active images of a chunk."""
 
@@ -258,13 +237,13 @@ def _make_recolor(
     def add_pca_noise(images, positions, _, active):
         normal = augmentation.draw_normal(seed, positions)
         return augmentation.add_pca_noise(
-            images, normal, active, statistics, pca_source_2012
+            images, normal, active, statistics, recipe.pca_source_2012
         )
 
     def keep(images, *_):
         return images
 
-    return {"jitter": jitter, "pca": add_pca_noise, "none": keep}[color]
+    return {"jitter": jitter, "pca": add_pca_noise, "none": keep}[recipe.color]
 
 
 def _distribute(

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import gc
 import os
-import sys
 import time
 import types
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
+from alexnet_tf.command_line import command
 from alexnet_tf.config import Config, flat, resolve
 from alexnet_tf.devices import (
     check_batch_size,
@@ -24,7 +24,7 @@ from alexnet_tf.devices import (
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.files import list_names, lock, make_fresh_directory
+from alexnet_tf.files import check_output, list_names, lock, make_fresh_directory
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop
@@ -72,6 +72,7 @@ def train(
             _check_alone(strategy)
             model_dir = _choose_directory(data_set, recipe, given, stack)
         elif is_chief(strategy):
+            check_output(model_dir, [data_dir], what="--model_dir", replaced=False)
             stack.enter_context(lock(model_dir, "the run"))
         run = Run(model_dir)
         return _train_run(run, data_set, strategy, recipe, given, overwrite, export)
@@ -199,14 +200,13 @@ def _finish(run: Run, config: Config, data_set: DataSet, export: bool) -> None:
     if export:
         export_run(run.model_dir)
         lines.append(f"The SavedModel is in {run.saved_model_dir}")
-    programs = os.path.relpath(os.path.dirname(sys.executable)) + os.sep
-    if programs.startswith(".."):  # not this project's .venv
-        programs = ""
     lines += [
         "Next:",
-        f"  {programs}tensorboard --logdir={run.model_dir}",
-        f"  {programs}python eval.py --model_dir={run.model_dir} --views=10",
-        f"  {programs}python train.py --data_dir=DIR    ({programs}python -m "
-        "data.prepare makes DIR of your own pictures)",
+        "  " + command("tensorboard", f"--logdir={run.model_dir}"),
+        "  "
+        + command("python", "eval.py", f"--model_dir={run.model_dir}", "--views=10"),
+        "  "
+        + command("python", "-m", "data.prepare", "--source=folder")
+        + " --input=PICTURES --output=DIR   (a data set of your own pictures)",
     ]
     print("\n".join(lines))

@@ -172,20 +172,13 @@ class Trainer:
 
     def batches(self) -> Iterator:
         """The batches from the current step on, for every replica."""
-        recipe = self.recipe
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: training_batches(
                 self.data_set,
-                global_batch_size=recipe.global_batch_size,
+                self.recipe,
                 seed=self.config.seed,
                 start_step=self.step,
-                image_size=recipe.image_size,
-                random_crops=recipe.random_crops,
-                mirror=recipe.mirror,
-                color=recipe.color,
-                pca_source_2012=recipe.pca_source_2012,
                 statistics=self._statistics,
-                color_until_epoch=recipe.color_until_epoch,
                 cache=self.config.cache,
                 data_service=self.config.data_service,
                 input_context=context,
