@@ -121,9 +121,9 @@ def _measure(data_set: DataSet, sample: Split, frame: int) -> dict[str, np.ndarr
 
 
 def _color_products(image: np.ndarray) -> np.ndarray:
-    """The sum over the pixels of the outer product of RGB with itself, float64."""
-    # Not `@`, whose threads wait for each other longer than they compute here.
-    planes = [image[..., channel].astype(np.float64).ravel() for channel in range(3)]
+    """The sum over the pixels of the outer product of RGB with itself, exactly."""
+    # Of whole numbers: the product of two vectors by BLAS wakes all cores for little.
+    planes = [image[..., channel].astype(np.int64) for channel in range(3)]
     return np.array([[(one * other).sum() for other in planes] for one in planes])
 
 
