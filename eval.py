@@ -10,6 +10,8 @@ from alexnet_tf import signals
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
 
+import os
+
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 
@@ -64,6 +66,13 @@ def check_outputs(values: flags.FlagValues, arguments: list[str]) -> None:
             files.check_output(
                 values[name].value, inputs, what=f"--{name}", replaced=False
             )
+    if values.report_dir:
+        files.check_output(
+            os.path.join(values.report_dir, "index.html"),
+            what="the page of --report_dir",
+            kind="file",
+            mark=b"<title>AlexNet on ",
+        )
 
 
 def main(values: flags.FlagValues, _) -> None:

@@ -14,8 +14,9 @@ from alexnet_tf.command_line import flags
 
 def define_flags() -> None:
     """Defines the flags."""
-    flags.DEFINE_string("model_dir", None, "Directory of the run.", required=True)
-    flags.DEFINE_string(
+    define_path = command_line.define_path
+    define_path("model_dir", None, "Directory of the run.", exists=True, required=True)
+    define_path(
         "output", None, "Directory. Default: one in the model_dir, named as the format."
     )
     flags.DEFINE_enum(
@@ -24,7 +25,7 @@ def define_flags() -> None:
         ["saved_model", "litert", "onnx"],
         "What to write: pictures to classes for a server, or the network alone.",
     )
-    flags.DEFINE_string("checkpoint", "latest", "latest, best, or a path.")
+    define_path("checkpoint", "latest", "latest, best, or a path.")
     flags.DEFINE_integer(
         "top_k", 5, "How many classes a SavedModel answers.", lower_bound=1
     )

@@ -97,7 +97,13 @@ def check(values: flags.FlagValues, arguments: list[str]) -> Task:
             )
         names += inside
     if values.output_html:
-        files.check_output(values.output_html, names, what="--output_html", kind="file")
+        files.check_output(
+            values.output_html,
+            names,
+            what="--output_html",
+            kind="file",
+            mark=b"<title>Predictions</title>",
+        )
     print(
         *left_out.lines(), sep="\n", end="\n" * bool(left_out.lines()), file=sys.stderr
     )

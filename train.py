@@ -14,7 +14,7 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 import dataclasses
 import os
 
-from alexnet_tf import command_line
+from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.config import Config
 from alexnet_tf.recipes import RECIPES, Recipe
@@ -63,7 +63,7 @@ def main(values: flags.FlagValues) -> int:
         from data.prepare import prepare
 
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
-        if not os.path.exists(data_dir):
+        if not files.list_names(data_dir):  # not yet, or its preparation was killed
             prepare(source="elpv", output=data_dir)
     finished = train(
         data_dir,

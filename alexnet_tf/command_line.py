@@ -283,7 +283,8 @@ def format_help(values: flags.FlagValues, everything: bool = False) -> str:
             hidden += 1
             continue
         choices = getattr(flag.parser, "enum_values", None)
-        kind = "|".join(map(str, choices or [_KINDS.get(flag.flag_type(), "TEXT")]))
+        type_name = flag.flag_type().removeprefix("multi ")
+        kind = "|".join(map(str, choices or [_KINDS.get(type_name, "TEXT")]))
         lines.append(
             f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={kind}"
         )

@@ -57,7 +57,7 @@ def make_training_strategy(
         A `MultiWorkerMirroredStrategy` where the environment variable `TF_CONFIG` is
         set, else what `make_strategy` returns.
     """
-    if "TF_CONFIG" not in os.environ:
+    if not os.environ.get("TF_CONFIG", "").strip():
         return make_strategy(num_gpus, simulate_gpus)
     if num_gpus == 0:
         tf.config.set_visible_devices([], "GPU")

@@ -59,10 +59,10 @@ def export_run(
             than an export, a library is missing, or the export does not answer as the
             checkpoint does.
     """
-    run = Run(model_dir)
+    run, is_given = Run(model_dir), output is not None
     output = (output or os.path.join(model_dir, format)).rstrip("/")
     files.check_output(output, [run.checkpoint_dir], what="--output")
-    if files.list_names(output) and not _is_export(output):
+    if is_given and files.list_names(output) and not _is_export(output):
         raise UserError(f"--output={output} exists and is no export: give a new one")
     if format != "saved_model":
         files.local_only(output, f"the output of --format={format}")

@@ -38,6 +38,7 @@ from alexnet_tf.errors import UserError
 
 LOCK_FILE = ".lock"
 _UNFINISHED = ".incomplete"
+_MARKED = 256  # first bytes of a file, by which its program is known
 _ROOM = 2**20  # bytes that an output must be able to take
 _PATTERN = re.compile(r"[]\\[*?]")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -141,6 +142,7 @@ def check_output(
     what: str = "the output",
     kind: str = "directory",
     replaced: bool = True,
+    mark: bytes = b"",
 ) -> None:
     """Checks, before the work begins, that an output can be written.
 
@@ -152,9 +154,12 @@ def check_output(
         replaced: Whether a directory is replaced as a whole (by `replacing`), so that
             no input may be equal to it, inside or above; else files are written into
             it, and it may only not be equal to an input.
+        mark: What is in the first bytes of every file that the program writes there. A
+            file without it is a person's own, and is not replaced.
 
     Raises:
-        UserError: If it is of the wrong kind, an input, or cannot be written.
+        UserError: If it is of the wrong kind, an input, a person's own file, or cannot
+            be written.
     """
     if is_remote(path):
         _check_remote_output(path, what)
@@ -170,18 +175,34 @@ def check_output(
             )
     if is_remote(path):
         return
-    if kind == "file" and os.path.isdir(target):
-        raise UserError(f"{what}={path} is a directory: give the name of a file")
-    if kind == "directory" and os.path.exists(target) and not os.path.isdir(target):
-        raise UserError(f"{what}={path} is a file: give the name of a directory")
-    if replaced and os.path.ismount(target):
-        raise UserError(
-            f"{what}={path} is a mount point, which cannot be replaced: give a "
-            "directory in it"
-        )
+    _check_place(target, f"{what}={path}", kind, replaced)
+    if mark and os.path.isfile(target):
+        _check_mark(target, f"{what}={path}", mark)
     is_moved = replaced or kind == "file"
     with disk_errors(f"{what}={path}"):
         _try_to_write(os.path.dirname(target) if is_moved else target)
+
+
+def _check_place(target: str, shown: str, kind: str, replaced: bool) -> None:
+    """Refuses what is there, if it is of another kind or cannot be replaced."""
+    if kind == "file" and os.path.isdir(target):
+        raise UserError(f"{shown} is a directory: give the name of a file")
+    if kind == "file" and os.path.exists(target) and not os.path.isfile(target):
+        raise UserError(f"{shown} is a device or a pipe: give the name of a file")
+    if kind == "directory" and os.path.exists(target) and not os.path.isdir(target):
+        raise UserError(f"{shown} is a file: give the name of a directory")
+    if replaced and os.path.ismount(target):
+        raise UserError(
+            f"{shown} is a mount point, which cannot be replaced: give a directory in "
+            "it"
+        )
+
+
+def _check_mark(target: str, shown: str, mark: bytes) -> None:
+    with disk_errors(shown), open(target, "rb") as file:
+        beginning = file.read(_MARKED)
+    if beginning and mark not in beginning:
+        raise UserError(f"{shown} is a file of another program: give a new name")
 
 
 def _try_to_write(directory: str) -> None:
@@ -195,7 +216,8 @@ def _try_to_write(directory: str) -> None:
 def _check_remote_output(path: str, what: str) -> None:
     # An unknown kind of file system is said only when something is made.
     with disk_errors(f"{what}={path}"):
-        _gfile().makedirs(os.path.dirname(path.rstrip("/")))
+        parent = os.path.dirname(path.rstrip("/"))
+        _gfile().makedirs(parent if is_remote(parent) else path)
 
 
 def _is_same(path: str, other: str) -> bool:
@@ -450,10 +472,11 @@ def lock(directory: str, what: str) -> Iterator[None]:
         logging.warning("no lock on %s: let no other program write there", directory)
         yield
         return
-    was_missing = not os.path.isdir(directory)
-    path = os.path.join(directory, LOCK_FILE)
+    made = os.path.realpath(directory)  # of a link to nothing, what it names
+    was_missing = not os.path.isdir(made)
+    path = os.path.join(made, LOCK_FILE)
     while True:
-        os.makedirs(directory, exist_ok=True)
+        os.makedirs(made, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # its last owner just removed it
             descriptor = _try_lock(path)
             break
@@ -474,7 +497,7 @@ def lock(directory: str, what: str) -> Iterator[None]:
         os.close(descriptor)
         if was_missing:
             with contextlib.suppress(OSError):  # not empty
-                os.rmdir(directory)
+                os.rmdir(made)
 
 
 def _try_lock(path: str) -> int | None:

@@ -86,6 +86,8 @@ def prepare(
     if source in ("folder", "imagenet") and not input:
         raise UserError(f"--source={source} needs --input")
     input = files.expand(input) if input else None
+    if input and source != "tfds":
+        files.local_only(input, f"the input of --source={source}")
     output = files.expand(output)
     files.check_output(output, [input] if input else [], what="--output")
     with (

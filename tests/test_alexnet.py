@@ -1,5 +1,10 @@
 """The network: its shapes, its numbers, its input."""
 
+import os
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -129,3 +134,58 @@ def test_bad_arguments_are_named(kwargs):
     (name,) = kwargs
     with pytest.raises(ValueError, match=name):
         alexnet(**kwargs)
+
+
+LIBRARY = """
+import alexnet_tf, keras, numpy as np
+from alexnet_tf.training.optimizers import MomentumSGD
+model = alexnet_tf.alexnet(2, "small", width=0.05, seed=1)
+optimizer = MomentumSGD(0.01)
+optimizer.build(model.trainable_variables)
+print(model.input.dtype, {str(v.dtype) for v in model.variables + optimizer.variables})
+print([layer.data_format for layer in model.layers if hasattr(layer, "data_format")])
+images = np.arange(224 * 224 * 3, dtype=np.uint8).reshape(1, 224, 224, 3)
+print(model(images).dtype.name, *model(images).numpy().ravel())
+"""
+
+
+def use_as_library(code, **environment):
+    """Runs it in another process; returns its exit code, lines and errors."""
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=pathlib.Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    return ended.returncode, ended.stdout.splitlines(), ended.stderr
+
+
+def test_what_keras_is_set_to_makes_no_other_network(tmp_path):
+    (tmp_path / "keras.json").write_text(
+        '{"floatx": "float16", "image_data_format": "channels_first"}'
+    )
+    code, lines, errors = use_as_library(
+        LIBRARY, KERAS_HOME=str(tmp_path), TF_USE_LEGACY_KERAS="1", TF_CONFIG=""
+    )
+    assert code == 0, errors
+    dtypes, formats, logits = lines
+    assert dtypes in ("float32 {'float32', 'int64'}", "float32 {'int64', 'float32'}")
+    assert set(formats.strip("[]").split(", ")) == {"'channels_last'"}
+    images = np.arange(224 * 224 * 3, dtype=np.uint8).reshape(1, 224, 224, 3)
+    expected = alexnet(2, "small", width=0.05, seed=1)(images).numpy().ravel()
+    kind, *values = logits.split()
+    assert kind == "float32"
+    np.testing.assert_allclose([float(v) for v in values], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "LocalResponseNormalization"])
+def test_another_backend_is_refused_in_one_line(name):
+    code, _, errors = use_as_library(
+        f"import alexnet_tf; alexnet_tf.{name}", KERAS_BACKEND="jax"
+    )
+    assert code == 1
+    line = errors.splitlines()[-1]
+    assert line.startswith("ImportError: alexnet_tf runs on TensorFlow, and Keras is ")
+    assert "KERAS_BACKEND=tensorflow" in line
+    assert "No module named" not in errors

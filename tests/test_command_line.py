@@ -597,3 +597,5 @@ def test_help_of_every_script(script):
     assert max(map(len, ended.stdout.splitlines())) < 88
     assert "tensorflow" not in ended.stderr
     assert len(re.findall("^  --", ended.stdout, flags=re.MULTILINE)) < 30
+    paths = r"^  --(?:\w+_dir|input|output\w*|saved_model|checkpoint)=(?!PATH)"
+    assert not re.findall(paths, ended.stdout, flags=re.MULTILINE)

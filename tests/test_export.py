@@ -440,6 +440,16 @@ def test_an_export_replaces_nothing_but_an_export(run, tmp_path):
     assert (tmp_path / "precious").exists()
 
 
+def test_an_export_in_the_run_leaves_what_it_did_not_write(run):
+    directory = pathlib.Path(run[0].saved_model_dir)
+    directory.mkdir()
+    (directory / "notes.txt").write_text("mine")
+    for _ in range(2):
+        export.export_run(run[0].model_dir)
+        assert (directory / "saved_model.pb").exists()
+        assert (directory / "notes.txt").read_text() == "mine"
+
+
 def test_an_export_may_be_remote(run):
     output = "ram://test_export/saved_model"
     for name in ("saved_model.pb", "assets.extra/tf_serving_warmup_requests"):

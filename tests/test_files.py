@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -398,6 +399,27 @@ def test_output_of_the_wrong_kind(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_output_that_another_program_wrote(tmp_path):
+    write_tree(
+        tmp_path, {"ours": "head ours tail", "mine": "a photograph", "empty": ""}
+    )
+    check = functools.partial(files.check_output, kind="file", mark=b"ours")
+    with pytest.raises(UserError, match=r"/mine is a file of another program"):
+        check(str(tmp_path / "mine"))
+    for name in ("ours", "empty", "new"):
+        check(str(tmp_path / name))
+    with pytest.raises(UserError, match="/dev/null is a device"):
+        check("/dev/null")
+    assert len(tree(tmp_path)) == 3
+
+
+def test_remote_output_without_a_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="scheme 'nofs' not implemented"):
+        files.check_output("nofs://page.html", kind="file")
+    assert os.listdir() == []
+
+
 def test_output_that_cannot_be_written(tmp_path):
     for replaced in (True, False):
         with pytest.raises(UserError, match=r"^--output=/proc/x/y: cannot use|No such"):
@@ -517,6 +539,13 @@ def test_lock_of_a_replaced_directory(tmp_path):
             write_tree(temporary, {"a": "new"})
         assert tree(tmp_path) == {"out/a": "new"}
     assert tree(tmp_path) == {"out/a": "new"}
+
+
+def test_lock_follows_a_link_to_nothing(tmp_path):
+    (tmp_path / "link").symlink_to("later")
+    with files.lock(str(tmp_path / "link"), "the run"):
+        assert (tmp_path / "later" / files.LOCK_FILE).exists()
+    assert tree(tmp_path) == {"link": "later"}
 
 
 def test_lock_of_another_is_not_taken_away(tmp_path):

@@ -162,6 +162,7 @@ def test_csv_from_the_standard_input(saved_model):
 
 def test_html_shows_pictures_and_escapes_names(saved_model, pictures, tmp_path):
     page = tmp_path / "page.html"
+    page.write_text("<html><title>Predictions</title>an earlier page")
     done = predict(f"--saved_model={saved_model}", f"--output_html={page}", pictures)
     assert done.returncode == 0, done.stderr
     images, tags = [], []
@@ -285,6 +286,11 @@ def test_a_page_takes_the_place_of_no_picture(saved_model, tmp_path):
         done = predict(f"--saved_model={saved_model}", f"--output_html={path}", given)
         assert done.returncode == 1
         assert "would overwrite the input" in done.stderr.decode()
+    other = tmp_path / "b.jpg"
+    other.write_bytes(picture((0, 0, 255)))
+    done = predict(f"--saved_model={saved_model}", "--output_html", path, other)
+    assert done.returncode == 1
+    assert "a.jpg is a file of another program" in done.stderr.decode()
     assert path.read_bytes() == picture((0, 0, 255))
 
 

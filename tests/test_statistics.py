@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import pathlib
+import resource
 
 import numpy as np
 import PIL.Image
@@ -13,6 +14,7 @@ from test_batches import encode, example, write
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import statistics
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+from alexnet_tf.pipeline.measurements import measured_once
 from alexnet_tf.pipeline.statistics import pixel_statistics
 
 SIDE, CROP = 24, 16
@@ -176,3 +178,18 @@ def test_data_without_a_picture_to_measure(tmp_path, pictures):
     splits = {"validation": data_set.splits["train"]}
     with pytest.raises(UserError, match="no split train, but validation"):
         pixel_statistics(dataclasses.replace(data_set, splits=splits), CROP)
+
+
+def test_a_full_disk_leaves_nothing_beside_the_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    large = {"numbers": np.arange(10_000.0)}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    try:
+        facts = measured_once(str(tmp_path / "data"), "x", {}, lambda: large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert facts == large
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+    assert list((tmp_path / "data").iterdir()) == []

@@ -12,7 +12,7 @@ from alexnet_tf.config import flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import figures
 from alexnet_tf.evaluation.results import printable, read_records
-from alexnet_tf.files import writing
+from alexnet_tf.files import expand, writing
 from alexnet_tf.run import Run
 
 # What two runs may differ in without being other experiments.
@@ -49,7 +49,7 @@ def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
     rows = []
     for model_dir in model_dirs:
         try:
-            rows.append(_read(Run(model_dir)))
+            rows.append(_read(Run(expand(model_dir))))
         except UserError as error:  # runs/* names other directories too
             print(f"left out: {printable(str(error))}")
     if not rows:

@@ -17,6 +17,7 @@ from alexnet_tf.recipes import RECIPES, Recipe
 
 # RGB mean of ImageNet's training images, 0..255.
 IMAGENET_MEAN = (124.0, 117.0, 104.0)
+_DATA_FORMAT = "channels_last"  # whatever ~/.keras/keras.json says
 
 
 def alexnet(
@@ -69,7 +70,8 @@ def alexnet(
     conv, lrn, pool = net.conv, net.lrn, net.pool
     groups, one, filters = recipe.groups, recipe.bias_init, recipe.filters
 
-    images = keras.Input((recipe.image_size, recipe.image_size, 3), name="images")
+    shape = (recipe.image_size, recipe.image_size, 3)
+    images = keras.Input(shape, dtype="float32", name="images")
     x = net.normalize_input(images, image_mean)
     if recipe.lrn1_before_relu:
         x = conv(x, "conv1", filters[0], 11, strides=4, activation="linear")
@@ -130,7 +132,9 @@ class _Layers:
         )(images)
         # 224 → 55: in the source of 2012 the last windows hang over the edge.
         padding = (recipe.conv1_padding, recipe.conv1_padding)
-        return keras.layers.ZeroPadding2D(padding, dtype=self.dtype, name="pad1")(x)
+        return keras.layers.ZeroPadding2D(
+            padding, data_format=_DATA_FORMAT, dtype=self.dtype, name="pad1"
+        )(x)
 
     def conv(
         self, x, name, filters, size, *, strides=1, bias=0.0, groups=1, activation=None
@@ -141,6 +145,7 @@ class _Layers:
             size,
             strides=strides,
             padding="valid" if name == "conv1" else "same",
+            data_format=_DATA_FORMAT,
             groups=groups,
             activation=activation or self.recipe.activation,
             name=name,
@@ -190,15 +195,20 @@ class _Layers:
         return x
 
     def pool(self, x, name):
-        size = self.recipe.pool_size
-        return keras.layers.MaxPooling2D(size, 2, name=name, dtype=self.dtype)(x)
+        return keras.layers.MaxPooling2D(
+            self.recipe.pool_size,
+            2,
+            data_format=_DATA_FORMAT,
+            name=name,
+            dtype=self.dtype,
+        )(x)
 
     def activation(self, x, name):
         kind = self.recipe.activation
         return keras.layers.Activation(kind, dtype=self.dtype, name=name)(x)
 
     def flatten(self, x):
-        return keras.layers.Flatten(dtype=self.dtype, name="flatten")(x)
+        return keras.layers.Flatten(_DATA_FORMAT, dtype=self.dtype, name="flatten")(x)
 
     def _initial(self, name: str, fan_in: int, bias: float) -> dict:
         if self.recipe.init == "fan_in":

@@ -5,13 +5,13 @@ import hashlib
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from alexnet_tf import files
+from alexnet_tf.errors import UserError
 
 
 def describe_files(directory: str, filenames: Sequence[str]) -> dict[str, tuple]:
@@ -66,7 +66,7 @@ def measured_once(
         try:
             _write(path, {"measured_on": measured_on, **facts})
             break
-        except tf.errors.OpError:
+        except (tf.errors.OpError, OSError, UserError):
             continue
     return facts
 
@@ -80,10 +80,5 @@ def _read(path: str) -> dict[str, np.ndarray]:
 
 
 def _write(path: str, facts: dict) -> None:
-    content = io.BytesIO()
-    np.savez(content, **facts)
-    tf.io.gfile.makedirs(os.path.dirname(path))
-    unfinished = f"{path}.{uuid.uuid4().hex}"  # several processes may write at once
-    with tf.io.gfile.GFile(unfinished, "wb") as file:
-        file.write(content.getvalue())
-    tf.io.gfile.rename(unfinished, path, overwrite=True)
+    with files.writing(path, "wb") as file:  # several processes may write at once
+        np.savez(file, **facts)

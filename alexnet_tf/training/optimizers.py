@@ -53,7 +53,12 @@ class MomentumSGD(keras.optimizers.SGD):
         can_stop: tuple[str, ...] = (),
         **kwargs,
     ):
-        super().__init__(learning_rate, momentum, **kwargs)
+        floatx = keras.config.floatx()
+        keras.config.set_floatx("float32")  # of the rate, whatever keras.json says
+        try:
+            super().__init__(learning_rate, momentum, **kwargs)
+        finally:
+            keras.config.set_floatx(floatx)
         # Not Keras' `weight_decay`, which is decoupled from the momentum.
         self.l2 = weight_decay
         self.decay_biases = decay_biases
@@ -64,7 +69,10 @@ class MomentumSGD(keras.optimizers.SGD):
         keras.optimizers.Optimizer.build(self, variables)
         self.momentums = self.add_optimizer_variables(variables, "velocity")
         self.rate_factors = keras.Variable(
-            tf.ones(len(variables)), trainable=False, name="rate_factors"
+            tf.ones(len(variables)),
+            dtype="float32",
+            trainable=False,
+            name="rate_factors",
         )
 
     def decays(self, variable) -> bool:
