@@ -39,12 +39,15 @@ class Split:
         filenames: Absolute paths of the TFRecord shards, in order.
         shard_lengths: Records in each shard.
         compression: Of the shards, "" or "GZIP".
+        whole_lengths: Records in each shard that are whole, which alone are read; () if
+            that is not known.
     """
 
     name: str
     filenames: tuple[str, ...]
     shard_lengths: tuple[int, ...]
     compression: str = ""
+    whole_lengths: tuple[int, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -213,7 +216,8 @@ def _open_tfds(version_dir: str) -> DataSet:
         older_shards.check_complete(version_dir, name, filenames, found)
         paths = tuple(os.path.join(version_dir, filename) for filename in filenames)
         splits[name] = Split(name, paths, lengths)
-    _check_headers(version_dir, splits)
+    if not files.is_remote(version_dir):  # a request for each record would take long
+        splits = _with_whole_lengths(version_dir, splits)
     return DataSet(
         data_dir=version_dir,
         name=info.name,
@@ -270,17 +274,22 @@ def _readable_metadata(version_dir: str) -> Iterator[str]:
         yield copy
 
 
-def _check_headers(version_dir: str, splits: dict[str, Split]) -> None:
-    """Refuses absurd lengths of records, for which TensorFlow would ask for memory."""
-    if files.is_remote(version_dir):
-        return  # a request for each record would take too long
+def _with_whole_lengths(version_dir: str, splits: dict[str, Split]) -> dict[str, Split]:
+    """Adds how many records are whole: TensorFlow crashes at one of absurd length."""
     paths = [path for split in splits.values() for path in split.filenames]
-    measured_once(
-        version_dir,
-        "headers",
-        describe_files(version_dir, paths),
-        lambda: {"counts": np.array([n for n, _ in count_all(paths).values()])},
-    )
+
+    def measure() -> dict[str, np.ndarray]:
+        return {"counts": np.array([count for count, _ in count_all(paths).values()])}
+
+    described = describe_files(version_dir, paths)
+    counts = measured_once(version_dir, "headers", described, measure)["counts"]
+    counts = dict(zip(paths, counts.tolist(), strict=True))
+    return {
+        name: dataclasses.replace(
+            split, whole_lengths=tuple(counts[path] for path in split.filenames)
+        )
+        for name, split in splits.items()
+    }
 
 
 def picture_and_label(info, where: str) -> tuple[str, str]:
