@@ -75,6 +75,8 @@ class DataSet:
         image_key: Key of the picture in a `tf.train.Example`.
         label_key: Key of the label.
         label_offset: What to subtract from a stored label: 1 for labels 1..1000.
+        given_offset: The `label_offset`, where the user told what labels mean; None
+            where the data tell it.
         fit: How the pictures were fitted to their shape: "crop" (scaled, the centre cut
             out) or "pad" (the whole picture on its mean colour).
     """
@@ -88,6 +90,7 @@ class DataSet:
     image_key: str
     label_key: str
     label_offset: int
+    given_offset: int | None = None
     fit: str = "crop"
 
     @property
@@ -97,15 +100,18 @@ class DataSet:
 
 
 def open_data_set(
-    data_dir: str, *, class_names: str | None = None, label_offset: int | None = None
+    data_dir: str,
+    *,
+    class_names: str | Sequence[str] | None = None,
+    label_offset: int | None = None,
 ) -> DataSet:
     """Opens a data set made by `data.prepare`, or another one that it can read.
 
     Args:
         data_dir: The directory with `dataset_info.json`, or one above it; or one with
             ImageNet's older shards, or with folders of them.
-        class_names: A text file with the names of the classes, one a line, for older
-            shards whose records do not tell them.
+        class_names: The names of the classes, or a text file of them, one a line, for
+            older shards whose records do not tell them.
         label_offset: The label of the first class in older shards.
 
     Raises:
@@ -121,8 +127,9 @@ def open_data_set(
         raise UserError(f"no such data_dir: {data_dir}; make one with data.prepare")
     shards = older_shards.find_shards(data_dir)
     if shards:
-        names = None if class_names is None else _read_names(class_names)
-        return _open_shards(data_dir, shards, names, label_offset)
+        if isinstance(class_names, str):
+            class_names = _read_names(class_names)
+        return _open_shards(data_dir, shards, class_names, label_offset)
     if class_names is not None or label_offset is not None:
         raise UserError(
             f"{data_dir} holds no shards such as train-00000-of-01024: its labels need "
@@ -320,6 +327,7 @@ def _open_shards(
     label_offset: int | None,
 ) -> DataSet:
     """Opens data in ImageNet's older convention, whose facts have to be measured."""
+    is_given = class_names is not None or label_offset is not None
     paths = list(itertools.chain.from_iterable(shards.values()))
     facts = older_shards.measure_shards(data_dir, paths)
     try:
@@ -345,6 +353,7 @@ def _open_shards(
         image_key=older_shards.IMAGE_KEY,
         label_key=older_shards.LABEL_KEY,
         label_offset=classes.offset,
+        given_offset=classes.offset if is_given else None,
     )
 
 
