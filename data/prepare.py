@@ -175,14 +175,10 @@ def _in_workers(
     """Works in other processes, with a bounded number of pictures in flight."""
     items = iter(items)
     tasks = iter(lambda: list(itertools.islice(items, _ITEMS_PER_TASK)), [])
-    # Forking a process that runs TensorFlow's threads is not safe.
-    context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    pool = concurrent.futures.ProcessPoolExecutor(
-        num_workers, context, initializer=_end_with_parent
-    )
     # A signal's exception in the main thread must not meet a process half started.
     starter = concurrent.futures.ThreadPoolExecutor(1)
+    pool = starter.submit(_make_pool, num_workers).result()
     pending = collections.deque()
     try:
         for task in tasks:
@@ -204,6 +200,16 @@ def _in_workers(
     finally:
         starter.shutdown()
         pool.shutdown(cancel_futures=True)
+
+
+def _make_pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    """Makes a pool, and with it Python's own process that keeps its semaphores."""
+    # Forking a process that runs TensorFlow's threads is not safe.
+    context = multiprocessing.get_context("spawn")
+    with signals.starting_processes():
+        return concurrent.futures.ProcessPoolExecutor(
+            num_workers, context, initializer=_end_with_parent
+        )
 
 
 def _submit(pool, work: Callable, task: list[Item]) -> concurrent.futures.Future:

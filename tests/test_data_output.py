@@ -176,7 +176,8 @@ def wait_for(condition, process):
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)]
+    ("signum", "code"),
+    [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 143), ("SIGKILL", -9)],
 )
 def test_a_signal_ends_it(tmp_path, signum, code):
     signum = getattr(signal, signum)
