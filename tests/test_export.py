@@ -442,7 +442,7 @@ def test_an_export_replaces_nothing_but_an_export(run, tmp_path):
 
 def test_an_export_in_the_run_leaves_what_it_did_not_write(run):
     directory = pathlib.Path(run[0].saved_model_dir)
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     (directory / "notes.txt").write_text("mine")
     for _ in range(2):
         export.export_run(run[0].model_dir)
