@@ -27,6 +27,7 @@ def define_flags() -> None:
         exists=True,
     )
     define_path("data_dir", None, "Data set; by default that of the run.", exists=True)
+    command_line.define_label_flags(expert=True)
     text("split", "validation", "Split to evaluate.")
     define_path(
         "checkpoint",
@@ -83,6 +84,8 @@ def main(values: flags.FlagValues, _) -> None:
     command.evaluate_run(
         values.model_dir,
         data_dir=values.data_dir,
+        class_names=values.class_names,
+        label_offset=values.label_offset,
         split=values.split,
         checkpoints=values.checkpoint,
         views=int(values.views),

@@ -39,6 +39,7 @@ def define_flags() -> None:
     )
     command_line.define_flags_from(Recipe, _describe_default)
     command_line.define_flags_from(Config)
+    command_line.define_label_flags(expert=True)
     flags.DEFINE_bool("overwrite", False, "Start anew in a used model_dir.")
     flags.DEFINE_bool("export", True, "Export a SavedModel at the end.")
 
@@ -70,6 +71,8 @@ def main(values: flags.FlagValues) -> int:
         model_dir,
         values.recipe,
         command_line.given_flags(values, Recipe, Config),
+        class_names=values.class_names,
+        label_offset=values.label_offset,
         overwrite=values.overwrite,
         export=values.export,
     )

@@ -15,6 +15,10 @@ The rooms, in the order of reading; each imports only from those above it:
 - `training/`: the step, the loop around it, the command.
 """
 
+import importlib
+import importlib.machinery
+import sys
+
 _PUBLIC = {
     "alexnet": "network.alexnet",
     "LocalResponseNormalization": "network.layers",
@@ -28,6 +32,35 @@ def __getattr__(name: str):
     """Imports a public name on first use, so that `--help` needs no TensorFlow."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+class _KerasFinder:
+    """Finds Keras as Python does, and has our layers imported right after it."""
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None):
+        if name != "keras":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec and spec.loader:
+            run = spec.loader.exec_module
+
+            def run_and_register(module):
+                run(module)
+                _register_layers()
+
+            spec.loader.exec_module = run_and_register
+        return spec
+
+
+def _register_layers() -> None:
+    importlib.import_module(f"{__name__}.network.layers")
+
+
+# Keras can load a saved model of ours wherever both are imported, in either order; and
+# what does without Keras (`--help`, the workers of data.prepare) stays without it.
+if "keras" in sys.modules:
+    _register_layers()
+else:
+    sys.meta_path.insert(0, _KerasFinder)

@@ -205,6 +205,25 @@ def define_path(
         mark_expert(name)
 
 
+def define_label_flags(*, expert: bool = False) -> None:
+    """Defines what says of older shards, which may not tell it, what labels mean.
+
+    Args:
+        expert: Whether only `--helpfull` shows the flags.
+    """
+    define_path(
+        "class_names",
+        None,
+        "Names of the classes, one a line, for shards whose records do not tell them.",
+        exists=True,
+        expert=expert,
+    )
+    help = "Label of the first class in such shards; by default 0 or 1, as they show."
+    flags.DEFINE_integer("label_offset", None, help)
+    if expert:
+        mark_expert("label_offset")
+
+
 def mark_expert(*names: str) -> None:
     """Has only `--helpfull` show some flags."""
     _expert_flags.update(names)

@@ -27,6 +27,7 @@ class Config:
         num_train_examples: Images in its training split.
         fit: How its pictures were made square: "crop", "pad" or "warp".
         stored_size: Height and width of its pictures, pixels; None where they vary.
+        given_offset: Label of the first class, where the user told what labels mean.
         given: Names of the settings that came from the user.
     """
 
@@ -36,6 +37,7 @@ class Config:
     num_train_examples: int
     fit: str = "crop"
     stored_size: int | None = None
+    given_offset: int | None = None
     given: tuple[str, ...] = ()
 
     width: float = setting(
@@ -163,6 +165,7 @@ def resolve(
         num_train_examples=num_train_examples,
         fit=data_set.fit,
         stored_size=data_set.image_shape and data_set.image_shape[0],
+        given_offset=data_set.given_offset,
         given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
         **settings,
     )
@@ -182,7 +185,12 @@ def fixed_settings(config: Config) -> dict[str, object]:
         for field in dataclasses.fields(kind)
         if field.metadata.get("fixed")
     }
-    return {"recipe": config.recipe.name, **fixed, "class_names": config.class_names}
+    return {
+        "recipe": config.recipe.name,
+        **fixed,
+        "class_names": config.class_names,
+        "label_offset": config.given_offset,
+    }
 
 
 def flat(config: Config) -> dict[str, object]:

@@ -212,7 +212,8 @@ def torch_loader(folder, normalize):
 def with_train(data_set, filenames, lengths, **changes):
     """The data set with another training split."""
     split = Split("train", tuple(filenames), tuple(lengths))
-    return dataclasses.replace(data_set, splits={"train": split}, **changes)
+    changes |= {"splits": {"train": split}, "data_dir": os.path.dirname(filenames[0])}
+    return dataclasses.replace(data_set, **changes)
 
 
 def write_records(path, data_set, examples, **changes):
@@ -289,12 +290,16 @@ def seconds_to_first_batch(data_set, step):
 
 
 def peak_memory(data_set):
-    """GiB that this process has held, once it has gone through two windows and more."""
+    """GiB of its own that this process has held, going through more than two windows.
+
+    Pages of mapped files are not its own: the system takes them back when it likes.
+    """
+    peak = 0
     batches = training_batches(data_set, _RECIPE, seed=0)
     for _ in batches.take(_LARGE // _BATCH):
-        pass
-    with open("/proc/self/status") as file:  # getrusage would count the parent in
-        return int(re.search(r"VmHWM:\s*(\d+)", file.read())[1]) / 2**20
+        with open("/proc/self/status") as file:
+            peak = max(peak, int(re.search(r"RssAnon:\s*(\d+)", file.read())[1]))
+    return peak / 2**20
 
 
 def main(_):

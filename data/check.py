@@ -10,6 +10,7 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 
 import array
 import os
+import re
 from collections.abc import Iterator
 
 from alexnet_tf import command_line, files
@@ -22,19 +23,29 @@ _DAMAGED = "damaged, and what follows it cannot be read"
 _FLAT = 2  # of 255: JPEG makes no more of a picture of one colour
 
 
-def check(data_dir: str, fast: bool = False) -> list[str]:
+def check(
+    data_dir: str,
+    fast: bool = False,
+    *,
+    class_names: str | None = None,
+    label_offset: int | None = None,
+) -> list[str]:
     """Reads every record, prints what is there, and returns what is wrong.
 
     Args:
         data_dir: Of a data set that `open_data_set` opens.
         fast: Whether to leave the pictures undecoded.
+        class_names: See `open_data_set`.
+        label_offset: See `open_data_set`.
     """
     import numpy as np
 
     from alexnet_tf.pipeline.data_set import open_data_set
     from data.progress import Duplicates, find_gaps
 
-    data_set = open_data_set(data_dir)
+    data_set = open_data_set(
+        data_dir, class_names=class_names, label_offset=label_offset
+    )
     kind = "older ImageNet shards" if "/" in data_set.image_key else "TFDS directory"
     first = data_set.label_offset
     print(f"{data_set.data_dir}: {data_set.name}, {kind}, {data_set.encoding} pictures")
@@ -136,8 +147,13 @@ def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | 
         except UnicodeDecodeError:  # in TensorFlow's own message
             yield "not a picture with a label, nor any other example"
         except tf.errors.InvalidArgumentError as error:
-            reason = " ".join(error.message.splitlines()[0].split())
-            yield f"not a picture with a label: {reason[:150]}"
+            yield f"not a picture with a label: {_reason(error.message)}"
+
+
+def _reason(message: str) -> str:
+    """What TensorFlow says of a record, without where in the pipeline it was seen."""
+    line = " ".join(message.splitlines()[0].split())
+    return re.sub(r".*Iterator::\S+ |.*\}\} |\s*\[\[.*", "", line)[:150]
 
 
 def _count_whole_records(filename: str) -> tuple[int, bool]:
@@ -180,12 +196,18 @@ def _check_order(labels) -> list[str]:
 def define_flags() -> None:
     """Defines the flags of this script."""
     command_line.define_path("data_dir", None, "Data set to read.", required=True)
+    command_line.define_label_flags()
     flags.DEFINE_bool("fast", False, "Leave the pictures undecoded.")
 
 
 def main(values: flags.FlagValues) -> int:
     """Checks the data set; returns 1 if it has problems."""
-    problems = check(values.data_dir, values.fast)
+    problems = check(
+        values.data_dir,
+        values.fast,
+        class_names=values.class_names,
+        label_offset=values.label_offset,
+    )
     for problem in problems[:50]:
         print(f"problem: {problem}")
     if len(problems) > 50:

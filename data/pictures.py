@@ -29,7 +29,7 @@ _NAMED_AS_PICTURE = re.compile(
 )
 _LITTER = re.compile(
     r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|__macosx|@eadir|\$recycle\.bin"
-    r"|lost\+found|system volume information",
+    r"|[#@]recycle|lost\+found|system volume information",
     re.IGNORECASE | re.DOTALL,
 )
 

@@ -83,13 +83,7 @@ def prepare(
     from data.report import Report
 
     options = options or Options()
-    if source in ("folder", "imagenet") and not input:
-        raise UserError(f"--source={source} needs --input")
-    input = files.expand(input) if input else None
-    if input and source != "tfds":
-        files.local_only(input, f"the input of --source={source}")
-    output = files.expand(output)
-    files.check_output(output, [input] if input else [], what="--output")
+    input, output = _check_paths(source, input, output)
     with (
         files.disk_errors(),
         files.lock(output, "the data set"),
@@ -113,6 +107,17 @@ def prepare(
             beam_options=beam_options,
         )
     print(f"{shown(output)}: {report.summary()}")
+
+
+def _check_paths(source: str, input: str | None, output: str) -> tuple:
+    """Expands the paths, and raises `UserError` for those that cannot be used."""
+    if source in ("folder", "imagenet") and not input:
+        raise UserError(f"--source={source} needs --input")
+    input, output = input and files.expand(input), files.expand(output)
+    if input and source != "tfds":
+        files.local_only(input, f"the input of --source={source}")
+    files.check_output(output, [input] if input else [], what="--output")
+    return input, output
 
 
 def _write(

@@ -85,8 +85,8 @@ def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
     """Finds which of the names mean a split.
 
     "train" or "training"; "val", "valid", "validation", "dev" or "eval"; "test" or
-    "testing", without case. With something before or after ("seg_train") only where
-    another split's name is made in the same way ("seg_test").
+    "testing", without case. With something before or after ("seg_train", "train2017")
+    only where another split's name is made in the same way ("seg_test", "val2017").
 
     Args:
         names: Of folders, or of TFDS's splits.
@@ -100,7 +100,7 @@ def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
     """
     splits, patterns = {}, collections.defaultdict(dict)
     for name in names:
-        words = re.split(r"([\W_]+)", name.lower())
+        words = re.split(r"([\W\d_]+)", name.lower())
         known = [i for i, word in enumerate(words) if word in _SPLITS]
         if len(words) == 1 and known:
             splits[name] = _SPLITS[name.lower()]

@@ -583,6 +583,27 @@ def test_signal_in_the_first_imports_of_the_scripts(tmp_path, script):
     assert errors.startswith("interrupted")
 
 
+@pytest.mark.parametrize("imports", ["keras, alexnet_tf", "alexnet_tf, keras"])
+def test_keras_loads_a_saved_network(tmp_path, imports):
+    """In a process of others, with the package imported alone, in either order."""
+    code = f"""
+import os
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import {imports}
+print(*sorted(n for n in keras.saving.get_custom_objects() if "alexnet_tf>" in n))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.stdout.split() == [
+        "alexnet_tf>Dropout",
+        "alexnet_tf>GroupedConv2D",
+        "alexnet_tf>InputNormalization",
+        "alexnet_tf>LocalResponseNormalization",
+        "alexnet_tf>SpatialResponseNormalization",
+    ], ended.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_of_every_script(script):
     """Without TensorFlow, whatever else is missing, in columns that fit."""

@@ -175,6 +175,17 @@ def test_record_that_is_no_example(data_dir):
         assert f"record {len(records) - index}: not a picture with a label" in problem
 
 
+def test_label_of_another_type(data_dir):
+    def change(examples):
+        del label(examples[3])[:]
+        examples[3].features.feature["label"].float_list.value.append(1.0)
+        return examples
+
+    rewrite(data_dir, change)
+    (problem,) = check(str(data_dir), fast=True)
+    assert "record 3: not a picture with a label: Key: label. Data types" in problem
+
+
 def test_picture_in_both_splits(data_dir):
     (shard,) = open_data_set(str(data_dir)).splits["validation"].filenames
     other = next(iter(tf.data.TFRecordDataset(shard).as_numpy_iterator()))

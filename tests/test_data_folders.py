@@ -169,6 +169,11 @@ def test_names_of_splits():
         "test": "test",
     }
     assert find_splits(["freight_train", "bus"], "x") == {}
+    assert find_splits(["train1", "train2"], "x") == {}
+    assert find_splits(["train2017", "val2017"], "x") == {
+        "train2017": "train",
+        "val2017": "validation",
+    }
     assert find_splits(["my.train", "my.VAL"], "x") == {
         "my.train": "train",
         "my.VAL": "validation",
@@ -184,6 +189,7 @@ SYSTEM = (
     "@eaDir",
     "$RECYCLE.BIN",
     "lost+found",
+    "#recycle",
     ".ipynb_checkpoints",
     "System Volume Information",
 )

@@ -4,8 +4,11 @@ import gzip
 import io
 import json
 import os
+import pathlib
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 import zlib
 
@@ -967,3 +970,26 @@ def test_beam_holds_out_the_same_pictures(tmp_path):
     assert sorted(os.listdir(tmp_path / "beam")) == names
     rejected = [(tmp_path / n / "rejected.tsv").read_text() for n in ("local", "beam")]
     assert rejected[0] == rejected[1]
+
+
+def test_workers_do_without_tensorflow(tmp_path):
+    write_folders(tmp_path / "in", 2)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if '--multiprocessing-fork' in sys.orig_argv:\n"
+        "    sys.modules['tensorflow'] = None  # whoever imports it fails\n"
+    )
+    arguments = [
+        "--source=folder",
+        f"--input={tmp_path}/in",
+        f"--output={tmp_path}/out",
+    ]
+    root = pathlib.Path(__file__).resolve().parent.parent
+    ended = subprocess.run(
+        [sys.executable, "-m", "data.prepare", "--source=folder", *arguments],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, "4 pictures" in ended.stdout) == (0, True), ended.stderr

@@ -7,10 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_batches import make_batches
+from test_data_check import masked_crc32c
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import older_shards, reading, tfrecords
-from alexnet_tf.pipeline.batches import evaluation_batches, training_batches
+from alexnet_tf.pipeline.batches import BadRecords, evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
 from alexnet_tf.pipeline.reading import read_all
 from alexnet_tf.pipeline.statistics import pixel_statistics
@@ -308,21 +310,28 @@ def test_shards_may_be_moved_or_opened_through_a_link(tmp_path, pictures, user_c
 def test_a_record_of_absurd_length(tmp_path, pictures, data_dir):
     write_imagenet(tmp_path, pictures, range(1, 7))
     shard = tmp_path / "train-00000-of-00002"
-    header = bytearray(shard.read_bytes()[:12])
-    # The checksum is that of the length, as a writer of such a file would have it.
-    header[:8] = (2**40).to_bytes(8, "little")
+    # As a writer of such a file would have it, with a right checksum.
+    header = (2**40).to_bytes(8, "little")
+    header += masked_crc32c(header).to_bytes(4, "little")
     with open(shard, "r+b") as file:
         file.write(header)
-    message = r"00000-of-00002 is damaged: at byte 0 .* 1,099,511,627,776 bytes"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="00000-of-00002 is cut short or damaged"):
         open_data_set(str(tmp_path))
     copy = tmp_path / "copy"
     shutil.copytree(open_data_set(data_dir).data_dir, copy)
-    shard = next(copy.glob("*train.tfrecord*"))
+    shard = str(next(copy.glob("*train.tfrecord*")))
+    begin, _ = list(tfrecords.record_spans(shard))[149]
     with open(shard, "r+b") as file:
+        file.seek(begin - 12)
         file.write(header)
-    with pytest.raises(UserError, match=r"is damaged: at byte 0"):
-        open_data_set(str(copy))
+    data_set = open_data_set(str(copy))
+    assert data_set.splits["train"].whole_lengths == (149,)
+    bad = BadRecords()
+    options = {"global_batch_size": 50, "image_size": 32, "color": "none"}
+    batches = make_batches(data_set, seed=0, bad_records=bad, **options).take(3)
+    labels = np.concatenate([labels for _, labels in batches])
+    assert (labels < 0).sum() == 1
+    assert [index for _, index in bad.reasons] == [149]
 
 
 def test_shard_cut_short(tmp_path, pictures):
@@ -414,11 +423,11 @@ def test_remote_directories(data_dir, ram_dir):
     for one, other in zip(
         [
             *evaluation_batches(near, "validation", **options),
-            *training_batches(near, seed=1, **options).take(2),
+            *make_batches(near, seed=1, **options).take(2),
         ],
         [
             *evaluation_batches(far, "validation", **options),
-            *training_batches(far, seed=1, **options).take(2),
+            *make_batches(far, seed=1, **options).take(2),
         ],
         strict=True,
     ):

@@ -281,11 +281,11 @@ def test_four_pictures_stand_beside_different_versions_of_themselves(
     assert len(open_data_set(data_dir).splits["train"].filenames) == 1
     png = read_start(folder).Tensors("augmentation")[0].tensor_proto.string_val[2]
     pixels = np.asarray(PIL.Image.open(io.BytesIO(png)).convert("RGB"))
-    assert pixels.shape == (4 * 228, 8 * 228, 3)
-    rows = [np.split(row, 8, axis=1) for row in np.split(pixels, 4)]
+    assert pixels.shape == (4 * 228, 9 * 228, 3)
+    rows = [np.split(row, 9, axis=1) for row in np.split(pixels, 4)]
     colors = set()
     for tiles in rows:
-        assert len({tile.tobytes() for tile in tiles}) == 8
+        assert len({tile.tobytes() for tile in tiles}) == 9
         # The noise of a class has one colour as its mean; jitter moves it by less than
         # the classes are apart.
         means = np.array([tile[2:-2, 2:-2].mean(axis=(0, 1)) for tile in tiles])

@@ -17,6 +17,7 @@ from helpers import SMALL, largest_difference, make_config, make_trainer
 
 from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.files import LOCK_FILE, lock
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run
@@ -132,6 +133,50 @@ def test_rates_of_original_are_its_timetable(data_dir):
         np.testing.assert_allclose(of_weights, [weights, conv1], rtol=1e-5)
         np.testing.assert_allclose(of_biases, [0.02, conv1_bias], rtol=1e-5)
     assert trainer.config.last_step == 91
+
+
+def test_a_run_goes_on_with_other_replicas(data_dir, tmp_path):
+    """Its weights, dropout and all, are those of one that kept its replicas."""
+    given = {"dropout_rate": 0.5, "recipe": "small", "warmup_epochs": 0.0}
+    expected, _ = weights_after(data_dir, 4, replicas=1, **given)
+    start, trainer = weights_after(data_dir, 2, replicas=2, **given)
+    path = trainer.checkpoint.save(str(tmp_path / "checkpoint"))
+    trainer = make_trainer(data_dir, replicas=1, **given)
+    trainer.checkpoint.restore(path).assert_existing_objects_matched()
+    trainer.run_steps(trainer.batches(), tf.constant(2))
+    found = [w.numpy() for w in trainer.model.trainable_variables]
+    assert largest_difference(start, expected) > 1e-4
+    assert largest_difference(found, expected) < 1e-6
+
+
+def test_what_labels_mean_is_told_to_a_run_once(tmp_path):
+    """Shards with labels 10..12 and no names; evaluation knows what training knew."""
+    (tmp_path / "shards").mkdir()
+    for split in ("train", "validation"):
+        path = tmp_path / "shards" / f"{split}-00000-of-00001"
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for i in range(32):
+                example = tf.train.Example()
+                feature = example.features.feature
+                image = np.full((32, 32, 3), 7 * i, np.uint8)
+                feature["image/encoded"].bytes_list.value.append(
+                    tf.io.encode_png(image).numpy()
+                )
+                feature["image/class/label"].int64_list.value.append(10 + i % 3)
+                writer.write(example.SerializeToString())
+    names = tmp_path / "names"
+    names.write_text("a\nb\nc\nd\n")
+    data_dir, model_dir = str(tmp_path / "shards"), str(tmp_path / "run")
+    given = {"given": SMALL | {"train_steps": 1}, "export": False}
+    with pytest.raises(UserError, match="--class_names=FILE"):
+        train(data_dir, model_dir, **given)
+    told = {"class_names": str(names), "label_offset": 10}
+    assert train(data_dir, model_dir, **given, **told)
+    assert Run(model_dir).read_config().class_names == ("a", "b", "c", "d")
+    labels = evaluate_run(model_dir).predictions.labels
+    assert np.bincount(labels).tolist() == [11, 11, 10]
+    with pytest.raises(UserError, match="label_offset 10, now 9"):
+        train(data_dir, model_dir, **given, **told | {"label_offset": 9})
 
 
 def test_checkpoint_metrics_and_summary_of_a_run(data_dir, tmp_path, capsys):

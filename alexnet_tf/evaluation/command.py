@@ -43,6 +43,8 @@ def evaluate_run(
     model_dir: str | None,
     data_dir: str | None = None,
     *,
+    class_names: str | None = None,
+    label_offset: int | None = None,
     split: str = "validation",
     checkpoints: Sequence[str] = ("latest",),
     views: int = 1,
@@ -59,6 +61,8 @@ def evaluate_run(
     Args:
         model_dir: Directory of the run; None where `checkpoints` says it all.
         data_dir: Directory of the data set; None for the one it was trained on.
+        class_names: See `open_data_set`; by default as the run was told.
+        label_offset: See `open_data_set`; by default as the run was told.
         split: Name of the split.
         checkpoints: See `load_members`; the probabilities of several are averaged.
         views: 1, the central crop, or 10 (section 4.1).
@@ -80,7 +84,7 @@ def evaluate_run(
         precision = choose_precision(strategy)
     with strategy.scope():
         members = load_members(checkpoints, model_dir, precision)
-    data_set = _open_data(data_dir, split, members[0])
+    data_set = _open_data(data_dir, class_names, label_offset, split, members[0])
     evaluator = Evaluator([member.model for member in members], strategy)
     start = time.perf_counter()
     evaluation = _evaluate(evaluator, data_set, split, global_batch_size, views)
@@ -155,9 +159,22 @@ def _run_of(checkpoint: str) -> str | None:
     return None
 
 
-def _open_data(data_dir: str | None, split: str, member: Member) -> DataSet:
+def _open_data(
+    data_dir: str | None,
+    class_names: Sequence[str] | str | None,
+    label_offset: int | None,
+    split: str,
+    member: Member,
+) -> DataSet:
     """Opens the data set, and checks that what is to be evaluated fits it."""
-    data_set = open_data_set(data_dir or member.config.data_dir)
+    config = member.config
+    is_own = data_dir is None or os.path.abspath(data_dir) == config.data_dir
+    if is_own and class_names is label_offset is None:
+        label_offset = config.given_offset  # what training was told holds here too
+        class_names = None if label_offset is None else config.class_names
+    data_set = open_data_set(
+        data_dir or config.data_dir, class_names=class_names, label_offset=label_offset
+    )
     splits = data_set.splits
     if split not in splits or not splits[split].num_examples:
         raise UserError(

@@ -10,6 +10,7 @@ from alexnet_tf.evaluation import figures
 from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
 from alexnet_tf.pipeline.reading import read_all, shuffled_records
+from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
 
 _PICTURES, _VERSIONS = 4, 8  # of which augmented versions are shown, and how many
 _MOSAIC = 32  # pictures of a training batch
@@ -26,7 +27,8 @@ def augmented_versions(data_set: DataSet, config: Config) -> np.ndarray:
     few = dataclasses.replace(data_set, splits={"train": split})
     number = split.num_examples
     # In each of as many epochs every picture comes once, as another version.
-    images, _ = next(iter(_augmented(few, config, number * _VERSIONS)))
+    statistics = _statistics(data_set, config)
+    images, _ = next(iter(_augmented(few, config, number * _VERSIONS, statistics)))
     order = shuffled_records(split, config.seed, 0, ids_only=True)
     versions = collections.defaultdict(list)
     for (_, (record_id, _)), image in zip(order, images.numpy(), strict=False):
@@ -38,7 +40,8 @@ def augmented_versions(data_set: DataSet, config: Config) -> np.ndarray:
 
 def training_batch(data_set: DataSet, config: Config) -> bytes:
     """A PNG of augmented training pictures with their classes."""
-    images, labels = next(iter(_augmented(data_set, config, _MOSAIC)))
+    statistics = _statistics(data_set, config)
+    images, labels = next(iter(_augmented(data_set, config, _MOSAIC, statistics)))
     images, labels = images.numpy()[:, ::2, ::2], labels.numpy()
     good = labels >= 0
     names = [figures.wrapped(data_set.class_names[i], 16) for i in labels[good]]
@@ -63,18 +66,20 @@ def class_counts(data_set: DataSet) -> bytes:
     return figures.to_png(figure)
 
 
-def _augmented(data_set: DataSet, config: Config, number: int):
+def _statistics(data_set: DataSet, config: Config) -> PixelStatistics | None:
+    """What PCA colours need, of the whole training split."""
+    if config.recipe.color != "pca":
+        return None
+    return pixel_statistics(data_set, config.recipe.image_size)
+
+
+def _augmented(data_set: DataSet, config: Config, number: int, statistics):
     recipe = dataclasses.replace(config.recipe, global_batch_size=number)
-    return training_batches(data_set, recipe, seed=config.seed)
+    return training_batches(data_set, recipe, seed=config.seed, statistics=statistics)
 
 
 def _first_records(split: Split, number: int) -> Split:
     """The first records of a split as a split of their own."""
-    filenames, lengths = [], []
-    for filename, length in zip(split.filenames, split.shard_lengths, strict=True):
-        if length and sum(lengths) < number:
-            filenames.append(filename)
-            lengths.append(min(length, number - sum(lengths)))
-    return dataclasses.replace(
-        split, filenames=tuple(filenames), shard_lengths=tuple(lengths)
-    )
+    ends = np.minimum([*split.first_ids, split.num_examples], number)
+    lengths = tuple(np.diff(ends).tolist())
+    return dataclasses.replace(split, shard_lengths=lengths)

@@ -39,12 +39,15 @@ class Split:
         filenames: Absolute paths of the TFRecord shards, in order.
         shard_lengths: Records in each shard.
         compression: Of the shards, "" or "GZIP".
+        whole_lengths: Records in each shard that are whole, which alone are read; () if
+            that is not known.
     """
 
     name: str
     filenames: tuple[str, ...]
     shard_lengths: tuple[int, ...]
     compression: str = ""
+    whole_lengths: tuple[int, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -72,6 +75,8 @@ class DataSet:
         image_key: Key of the picture in a `tf.train.Example`.
         label_key: Key of the label.
         label_offset: What to subtract from a stored label: 1 for labels 1..1000.
+        given_offset: The `label_offset`, where the user told what labels mean; None
+            where the data tell it.
         fit: How the pictures were fitted to their shape: "crop" (scaled, the centre cut
             out) or "pad" (the whole picture on its mean colour).
     """
@@ -85,6 +90,7 @@ class DataSet:
     image_key: str
     label_key: str
     label_offset: int
+    given_offset: int | None = None
     fit: str = "crop"
 
     @property
@@ -94,15 +100,18 @@ class DataSet:
 
 
 def open_data_set(
-    data_dir: str, *, class_names: str | None = None, label_offset: int | None = None
+    data_dir: str,
+    *,
+    class_names: str | Sequence[str] | None = None,
+    label_offset: int | None = None,
 ) -> DataSet:
     """Opens a data set made by `data.prepare`, or another one that it can read.
 
     Args:
         data_dir: The directory with `dataset_info.json`, or one above it; or one with
             ImageNet's older shards, or with folders of them.
-        class_names: A text file with the names of the classes, one a line, for older
-            shards whose records do not tell them.
+        class_names: The names of the classes, or a text file of them, one a line, for
+            older shards whose records do not tell them.
         label_offset: The label of the first class in older shards.
 
     Raises:
@@ -118,8 +127,9 @@ def open_data_set(
         raise UserError(f"no such data_dir: {data_dir}; make one with data.prepare")
     shards = older_shards.find_shards(data_dir)
     if shards:
-        names = None if class_names is None else _read_names(class_names)
-        return _open_shards(data_dir, shards, names, label_offset)
+        if isinstance(class_names, str):
+            class_names = _read_names(class_names)
+        return _open_shards(data_dir, shards, class_names, label_offset)
     if class_names is not None or label_offset is not None:
         raise UserError(
             f"{data_dir} holds no shards such as train-00000-of-01024: its labels need "
@@ -206,7 +216,8 @@ def _open_tfds(version_dir: str) -> DataSet:
         older_shards.check_complete(version_dir, name, filenames, found)
         paths = tuple(os.path.join(version_dir, filename) for filename in filenames)
         splits[name] = Split(name, paths, lengths)
-    _check_headers(version_dir, splits)
+    if not files.is_remote(version_dir):  # a request for each record would take long
+        splits = _with_whole_lengths(version_dir, splits)
     return DataSet(
         data_dir=version_dir,
         name=info.name,
@@ -263,17 +274,22 @@ def _readable_metadata(version_dir: str) -> Iterator[str]:
         yield copy
 
 
-def _check_headers(version_dir: str, splits: dict[str, Split]) -> None:
-    """Refuses absurd lengths of records, for which TensorFlow would ask for memory."""
-    if files.is_remote(version_dir):
-        return  # a request for each record would take too long
+def _with_whole_lengths(version_dir: str, splits: dict[str, Split]) -> dict[str, Split]:
+    """Adds how many records are whole: TensorFlow crashes at one of absurd length."""
     paths = [path for split in splits.values() for path in split.filenames]
-    measured_once(
-        version_dir,
-        "headers",
-        describe_files(version_dir, paths),
-        lambda: {"counts": np.array([n for n, _ in count_all(paths).values()])},
-    )
+
+    def measure() -> dict[str, np.ndarray]:
+        return {"counts": np.array([count for count, _ in count_all(paths).values()])}
+
+    described = describe_files(version_dir, paths)
+    counts = measured_once(version_dir, "headers", described, measure)["counts"]
+    counts = dict(zip(paths, counts.tolist(), strict=True))
+    return {
+        name: dataclasses.replace(
+            split, whole_lengths=tuple(counts[path] for path in split.filenames)
+        )
+        for name, split in splits.items()
+    }
 
 
 def picture_and_label(info, where: str) -> tuple[str, str]:
@@ -311,6 +327,7 @@ def _open_shards(
     label_offset: int | None,
 ) -> DataSet:
     """Opens data in ImageNet's older convention, whose facts have to be measured."""
+    is_given = class_names is not None or label_offset is not None
     paths = list(itertools.chain.from_iterable(shards.values()))
     facts = older_shards.measure_shards(data_dir, paths)
     try:
@@ -336,6 +353,7 @@ def _open_shards(
         image_key=older_shards.IMAGE_KEY,
         label_key=older_shards.LABEL_KEY,
         label_offset=classes.offset,
+        given_offset=classes.offset if is_given else None,
     )
 
 

@@ -4,9 +4,13 @@ There is nothing to decode, so a crop is a slice of a tensor. Of raw records on 
 disk it is a slice of the file itself, which the system maps into memory.
 """
 
+import ctypes
 import dataclasses
+import functools
 import os
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -96,8 +100,9 @@ class MappedFrames:
     @classmethod
     def open(cls, data_set: DataSet, split: Split) -> "MappedFrames":
         """Maps the files, and finds the pixels in them."""
+        files = describe_files(data_set.data_dir, split.filenames)
         measured_on = {
-            "files": describe_files(data_set.data_dir, split.filenames),
+            "files": files,
             "shard_lengths": split.shard_lengths,
             "shape": data_set.image_shape,
             "keys": (data_set.image_key, data_set.label_key),
@@ -110,7 +115,7 @@ class MappedFrames:
         )
         with tf.device("CPU"):
             return cls(
-                _map_files(split.filenames),
+                _map_files(split.filenames, files.values()),
                 tf.constant(split.first_ids, tf.int64),
                 tf.constant(index["begins"]),
                 tf.constant(index["labels"] - data_set.label_offset),
@@ -143,16 +148,26 @@ class MappedFrames:
         return crop, tf.gather(self.labels, record_id)
 
 
-def _map_files(filenames: tuple[str, ...]) -> tf.Tensor:
-    files = tf.raw_ops.TensorListReserve(
+def _map_files(filenames: Sequence[str], facts: Iterable[tuple]) -> tf.Tensor:
+    """A list, of TensorFlow's, of the contents of files, in which nothing is copied."""
+    contents = tf.raw_ops.TensorListReserve(
         element_shape=[-1], num_elements=len(filenames), element_dtype=tf.uint8
     )
-    for i, filename in enumerate(filenames):
-        size = os.path.getsize(filename) if os.path.exists(filename) else 0
-        content = tf.zeros([0], tf.uint8)
-        if size:
-            content = tf.raw_ops.ImmutableConst(
-                dtype=tf.uint8, shape=[size], memory_region_name=filename
-            )
-        files = tf.raw_ops.TensorListSetItem(input_handle=files, index=i, item=content)
-    return files
+    for i, (filename, size_and_date) in enumerate(zip(filenames, facts, strict=True)):
+        contents = tf.raw_ops.TensorListSetItem(
+            input_handle=contents, index=i, item=_map_file(filename, *size_and_date)
+        )
+    return contents
+
+
+@functools.cache
+def _map_file(filename: str, size: int = 0, _: int = 0) -> tf.Tensor:
+    """Maps a file of a size, bytes, and a date."""
+    if not size:
+        return tf.zeros([0], tf.uint8)
+    # As a constant it would be copied. "c": DLPack wants to be able to write.
+    content = np.memmap(filename, np.uint8, mode="c")
+    tensor = tf.experimental.dlpack.from_dlpack(content.__dlpack__())
+    # Never freed: for that, a thread of TensorFlow would have to enter Python.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(tensor))
+    return tensor

@@ -63,8 +63,12 @@ def decode_pictures(
     shape = [fitting.image_size] * 2 + [3]
 
     def decode_with(decode, where):
+        def decode_and_fit(one):
+            image = tf.ensure_shape(decode(one), [None, None, 3])
+            return fit_images(image[tf.newaxis], fitting)[0]
+
         spec = tf.TensorSpec(shape, tf.uint8)
-        return map_each(lambda one: decode(one, fitting), image_bytes, where, spec)
+        return map_each(decode_and_fit, image_bytes, where, spec)
 
     size = tf.shape(image_bytes, tf.int64)
     # JPEG alone first: what is larger than its graph costs milliseconds a request.
@@ -113,8 +117,8 @@ def map_each(
     return good.take(1).get_single_element()
 
 
-def _decode_other(image_bytes: tf.Tensor, fitting: Fitting) -> tf.Tensor:
-    """Decodes and fits what is no JPEG; an error where it is no picture."""
+def _decode_other(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Decodes what is no JPEG: uint8 RGB `(height, width, 3)`; else an error."""
     kinds = (
         (0, b"\x89PNG\r\n\x1a\n", _decode_png),
         (0, b"GIF8", _decode_gif),
@@ -133,8 +137,7 @@ def _decode_other(image_bytes: tf.Tensor, fitting: Fitting) -> tf.Tensor:
         with _require(False, "no picture"):
             return tf.zeros([1, 1, 3], tf.uint8)
 
-    image = tf.ensure_shape(tf.case(branches, default=refuse), [None, None, 3])
-    return fit_images(image[tf.newaxis], fitting)[0]
+    return tf.case(branches, default=refuse)
 
 
 def _require(condition, message: str):
@@ -162,35 +165,22 @@ def _head(image_bytes: tf.Tensor, length: int) -> tf.Tensor:
     return tf.io.decode_raw(head, tf.uint8, fixed_length=length)
 
 
-def _decode_jpeg(image_bytes: tf.Tensor, fitting: Fitting) -> tf.Tensor:
+def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     # Without an end, libjpeg can wait for one for ever.
     image_bytes = tf.strings.join([image_bytes, _JPEG_END])
     shape = tf.io.extract_jpeg_shape(image_bytes)[:2]
     data = tf.io.decode_raw(image_bytes, tf.uint8)
     num_scans = tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
-    options = {
-        "channels": 3,
-        "dct_method": "INTEGER_ACCURATE",
-        "try_recover_truncated": True,
-    }
-    _, stored_size, size = fitting
-
-    def decode_window():  # as evaluation: at its border it differs from a slice
-        window = [(stored_size - size) // 2] * 2 + [size, size]
-        return tf.io.decode_and_crop_jpeg(image_bytes, window, **options)
-
-    def decode_whole():
-        image = tf.io.decode_jpeg(image_bytes, **options)
-        return fit_images(image[tf.newaxis], fitting)[0]
-
     with (
         _require_size(image_bytes, shape[0], shape[1]),
         _require(num_scans <= MAX_SCANS, "too many scans"),
     ):
-        if not stored_size or stored_size < size:
-            return decode_whole()
-        is_stored = tf.reduce_all(shape == stored_size)
-        return tf.cond(is_stored, decode_window, decode_whole)
+        return tf.io.decode_jpeg(
+            image_bytes,
+            channels=3,
+            dct_method="INTEGER_ACCURATE",  # as evaluation
+            try_recover_truncated=True,
+        )
 
 
 def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:

@@ -17,6 +17,7 @@ and windows of three records:
 """
 
 import bisect
+import contextlib
 import dataclasses
 import os
 
@@ -50,6 +51,7 @@ def _read_in_turn(
     filenames = tf.constant(split.filenames)
     first_ids = tf.constant(split.first_ids, tf.int64)
     lengths = tf.constant(split.shard_lengths, tf.int64)
+    whole_lengths = tf.constant(split.whole_lengths or split.shard_lengths, tf.int64)
     nothing = tf.data.Dataset.from_tensors("").repeat()
 
     def read(shard, skip):
@@ -58,7 +60,7 @@ def _read_in_turn(
         if ids_only:
             return tf.data.Dataset.zip(ids, nothing)
         records = tf.data.TFRecordDataset(filenames[shard], split.compression)
-        records = records.skip(skip)
+        records = records.take(whole_lengths[shard]).skip(skip)
         # A shard that is corrupt or cut short gives empty records from there on: bad
         # ones, each with its name, and the places of all others stay what they were.
         # One that cannot be opened gives the same error at every attempt: the ids, one
@@ -130,6 +132,15 @@ def _find_start(split: Split, seed: int, position: int, window_size: int) -> _St
     )
 
 
+def _bytes_per_record(split: Split) -> int:
+    """Of the longest shard that is there; 0 if none is."""
+    for shard in np.argsort(split.shard_lengths)[::-1]:
+        with contextlib.suppress(tf.errors.NotFoundError):
+            size = tf.io.gfile.stat(split.filenames[shard]).length
+            return size // max(1, split.shard_lengths[shard])
+    return 0
+
+
 def _shuffle(dataset, buffer_size, seed, position) -> tf.data.Dataset:
     """`Dataset.shuffle` that does not depend on TensorFlow's global seed."""
     variant = tf.raw_ops.ShuffleDataset(
@@ -155,9 +166,7 @@ def shuffled_records(
         start: The first position.
         ids_only: Whether to read nothing and give empty records.
     """
-    longest = int(np.argmax(split.shard_lengths))
-    file_size = tf.io.gfile.stat(split.filenames[longest]).length
-    bytes_per_record = max(1, file_size // split.shard_lengths[longest])
+    bytes_per_record = max(1, _bytes_per_record(split))
     window_size = max(1, min(SHUFFLE_RECORDS, SHUFFLE_BYTES // bytes_per_record))
     num_blocks = -(-len(split.filenames) // BLOCK_SHARDS)
     first = _find_start(split, seed, start, window_size)

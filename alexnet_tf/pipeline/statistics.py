@@ -121,10 +121,10 @@ def _measure(data_set: DataSet, sample: Split, frame: int) -> dict[str, np.ndarr
 
 
 def _color_products(image: np.ndarray) -> np.ndarray:
-    """The sum over the pixels of the outer product of RGB with itself, float64."""
-    # A plane at a time: a product of contiguous vectors is three times as fast.
-    planes = [image[..., channel].astype(np.float64).ravel() for channel in range(3)]
-    return np.array([[one @ other for other in planes] for one in planes])
+    """The sum over the pixels of the outer product of RGB with itself, exactly."""
+    # Of whole numbers: the product of two vectors by BLAS wakes all cores for little.
+    planes = [image[..., channel].astype(np.int64) for channel in range(3)]
+    return np.array([[(one * other).sum() for other in planes] for one in planes])
 
 
 def _principal_colors(mean: np.ndarray, products: np.ndarray) -> dict[str, np.ndarray]:

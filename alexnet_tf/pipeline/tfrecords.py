@@ -11,8 +11,6 @@ from typing import IO
 
 import tensorflow as tf
 
-from alexnet_tf.errors import UserError
-
 MAX_RECORD = 2**31  # bytes; protocol buffers hold no more
 
 
@@ -54,9 +52,6 @@ def record_spans(filename: str) -> Iterator[tuple[int, int]]:
 
     Yields:
         Where the content of a record begins in the file, and its length, bytes.
-
-    Raises:
-        UserError: A record is longer than any can be.
     """
     size, position = tf.io.gfile.stat(filename).length, 0
     with _open(filename) as file, contextlib.suppress(EOFError, zlib.error):
@@ -65,19 +60,16 @@ def record_spans(filename: str) -> Iterator[tuple[int, int]]:
             if len(header) < 8:
                 return
             (length,) = struct.unpack("<Q", header)
-            if length > MAX_RECORD:
-                raise UserError(
-                    f"{filename} is damaged: at byte {position} it declares a record "
-                    f"of {length:,} bytes; copy it again"
-                )
             begin, position = position + 8 + 4, position + 8 + 4 + length + 4
-            if not _is_reached(file, position, size):
+            if length > MAX_RECORD or not _is_reached(file, position, size):
                 return
             yield begin, length
 
 
 def count_records(filename: str) -> tuple[int, bool]:
     """Counts the whole records of a file; says whether it ends where the last does."""
+    if not tf.io.gfile.exists(filename):
+        return 0, False
     count = end = 0
     for begin, length in record_spans(filename):
         count, end = count + 1, begin + length + 4

@@ -39,6 +39,8 @@ def train(
     recipe: str = "auto",
     given: Mapping[str, object] = types.MappingProxyType({}),
     *,
+    class_names: str | None = None,
+    label_offset: int | None = None,
     overwrite: bool = False,
     export: bool = True,
 ) -> bool:
@@ -52,6 +54,8 @@ def train(
         recipe: A name in `RECIPES`, or "auto".
         given: Values by the names of fields of `Recipe` and `Config`. Others are the
             recipe's or the default; of a run that goes on, what they were.
+        class_names: See `open_data_set`.
+        label_offset: See `open_data_set`.
         overwrite: Whether to remove an earlier run in `model_dir`.
         export: Whether to export a SavedModel.
 
@@ -65,7 +69,9 @@ def train(
     strategy = make_training_strategy(
         given.get("num_gpus"), given.get("simulate_gpus", 0)
     )
-    data_set = open_data_set(data_dir)
+    data_set = open_data_set(
+        data_dir, class_names=class_names, label_offset=label_offset
+    )
     _check_splits(data_set)
     with contextlib.ExitStack() as stack:
         if model_dir is None:
@@ -110,6 +116,7 @@ def _can_go_on(run: Run, data_set: DataSet, recipe: str, given) -> bool:
     return (
         config.data_dir == data_set.data_dir
         and config.class_names == data_set.class_names
+        and config.given_offset == data_set.given_offset
         and recipe in ("auto", config.recipe.name)
         and set(config.given) == set(given)
         and all(values[name] == value for name, value in given.items())

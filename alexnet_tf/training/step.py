@@ -37,7 +37,9 @@ class Trainer:
         self.config, self.data_set, self.strategy = config, data_set, strategy
         self.recipe = recipe = config.recipe
         self.bad_records = BadRecords()
-        self._statistics = pixel_statistics(data_set) if _needs_pixels(recipe) else None
+        self._statistics = None
+        if _needs_pixels(recipe):
+            self._statistics = pixel_statistics(data_set, recipe.image_size)
         self._schedule = schedules.make_schedule(
             recipe.lr_schedule,
             config.epoch(config.last_step),
