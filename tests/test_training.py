@@ -252,7 +252,10 @@ def test_the_demo_prepares_its_data_again_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "train", lambda *_, **__: True)
     monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
     values = types.SimpleNamespace(
-        data_dir=None, model_dir=None, recipe="auto", overwrite=False, export=True
+        **dict.fromkeys(("data_dir", "model_dir", "class_names", "label_offset")),
+        recipe="auto",
+        overwrite=False,
+        export=True,
     )
     assert script.main(values) == 0
     assert prepared == [{"source": "elpv", "output": "runs/demo_data"}]
