@@ -112,6 +112,11 @@ def list_names(directory: str) -> list[str]:
     return sorted(name.rstrip("/") for name in names if name != LOCK_FILE)
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether it is the name of what `replacing` leaves when its process is killed."""
+    return name.startswith(".") and name.endswith((_UNFINISHED, ".new"))
+
+
 def make_fresh_directory(path: str) -> str:
     """Makes a directory that nobody has, exclusively.
 

@@ -17,6 +17,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import (
     checkpoint_files,
     for_tensorflow,
+    is_unfinished,
     list_names,
     remove_written,
     replacing,
@@ -122,7 +123,7 @@ class Run:
                 self._check_unchanged(self.read_config(), config)
             elif write:
                 remove_written(self.model_dir, FILES)
-        elif list_names(self.model_dir):
+        elif not all(map(is_unfinished, list_names(self.model_dir))):
             raise UserError(
                 f"--model_dir={self.model_dir} holds files but no run: give an empty "
                 "or a new directory"

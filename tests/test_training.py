@@ -2,18 +2,23 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import resource
+import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import SMALL, largest_difference, make_config, make_trainer
 
+from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
-from alexnet_tf.files import lock
+from alexnet_tf.files import LOCK_FILE, lock
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training import command
@@ -216,6 +221,49 @@ def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
     with pytest.raises(UserError, match="holds files but no run"):
         train(data_dir, str(tmp_path / "full"), given=SMALL, overwrite=True)
     assert (tmp_path / "full" / "thesis.tex").exists()
+
+
+def test_a_run_starts_where_one_was_killed_at_its_first_file(data_dir, tmp_path):
+    """What is then there is the unfinished configuration, and nothing else."""
+    code = """
+import os, signal, sys
+from alexnet_tf.files import replacing
+with replacing(sys.argv[1] + "/config.json") as path:
+    open(path, "w").write("{")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
+    run = Run(str(tmp_path / "run"))
+    (left,) = os.listdir(run.model_dir)
+    assert left.endswith(".incomplete")
+    run.start(make_config(data_dir))
+    assert os.listdir(run.model_dir) == ["config.json"]
+
+
+def test_the_demo_prepares_its_data_again_after_a_kill(tmp_path, monkeypatch):
+    """A killed preparation leaves a directory with its lock alone."""
+    import train as script
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo_data").mkdir(parents=True)
+    (tmp_path / "runs" / "demo_data" / LOCK_FILE).touch()
+    prepared = []
+    monkeypatch.setattr("data.prepare.prepare", lambda **given: prepared.append(given))
+    monkeypatch.setattr(command, "train", lambda *_, **__: True)
+    monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
+    values = types.SimpleNamespace(
+        **dict.fromkeys(("data_dir", "model_dir", "class_names", "label_offset")),
+        recipe="auto",
+        overwrite=False,
+        export=True,
+    )
+    assert script.main(values) == 0
+    assert prepared == [{"source": "elpv", "output": "runs/demo_data"}]
+
+
+def test_an_empty_cluster_is_none(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", " ")
+    assert make_training_strategy(0) is tf.distribute.get_strategy()
 
 
 def poison(trainer, step):
