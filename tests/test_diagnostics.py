@@ -81,9 +81,12 @@ def test_find_first_bad(layer, value, where):
     ],
 )
 def test_a_stuck_network_is_told_from_one_that_learns(
-    data_dir, tmp_path, given, advice
+    data_dir, tmp_path, given, advice, monkeypatch
 ):
-    trainer = make_trainer(data_dir, **({"num_epochs": 18.0} | given))
+    if advice:  # it would not start later, either
+        monkeypatch.setattr(diagnostics, "_STUCK_FROM_AT_END", 20)
+    num_epochs = 5.0 if advice else 18.0
+    trainer = make_trainer(data_dir, **({"num_epochs": num_epochs} | given))
     lines = []
     loop = Loop(trainer, Run(str(tmp_path)))
     loop._progress.line = lines.append

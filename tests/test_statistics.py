@@ -119,7 +119,7 @@ def test_of_many_pictures_as_large_a_part_of_every_shard(
 ):
     data_set = write_raw(tmp_path, pictures)
     monkeypatch.setattr(statistics, "MAX_IMAGES", 6)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         measured = pixel_statistics(data_set, CROP)
     sample = pictures[[0, 1, 4, 5, 6, 7]].astype(np.float64)  # 4 and 7 of 11, of 6
     check(measured, sample)
