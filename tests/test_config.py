@@ -178,7 +178,7 @@ def test_another_networks_checkpoint_is_refused(data_dir, tmp_path):
     path = tf.train.Checkpoint(step=tf.Variable(1)).write(
         str(tmp_path / "checkpoints" / "ckpt-1")
     )
-    with pytest.raises(UserError, match="has no weights for conv1/bias"):
+    with pytest.raises(UserError, match="has no weights for "):
         run.load_model()
     with pytest.raises(UserError, match="no checkpoint 'nowhere'"):
         run.load_model("nowhere")
