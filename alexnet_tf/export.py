@@ -186,11 +186,7 @@ def _make_signatures(
         return {"features": tf.where(is_picture[:, tf.newaxis], numbers, 0.0)}
 
     return {
-        function.__name__: tf.function(
-            _bounded(function),
-            input_signature=[tf.TensorSpec(*spec, name=name)],
-            autograph=False,
-        ).get_concrete_function()
+        function.__name__: _trace(function, tf.TensorSpec(*spec, name=name))
         for function, name, spec in (
             (serving_default, "image_bytes", strings),
             (tf_example, "examples", strings),
@@ -198,6 +194,13 @@ def _make_signatures(
             (features, "image_bytes", strings),
         )
     }
+
+
+def _trace(
+    function: Callable, spec: tf.TensorSpec
+) -> tf.types.experimental.ConcreteFunction:
+    traced = tf.function(_bounded(function), input_signature=[spec], autograph=False)
+    return traced.get_concrete_function()
 
 
 def _bounded(function: Callable) -> Callable:
