@@ -378,3 +378,13 @@ def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkey
         assert choose() not in (first, other)
     pathlib.Path(first, "eval.json").write_text("{}")  # it has ended
     assert choose() != first
+
+
+@pytest.mark.parametrize(("every", "steps"), [(2, [2, 4]), (None, [5]), (0, [])])
+def test_when_histograms_are_written(data_dir, tmp_path, every, steps):
+    trainer = make_trainer(data_dir, num_epochs=1.0, histograms_every=every)
+    loop, written = Loop(trainer, Run(str(tmp_path))), []
+    loop._monitor.write_start = lambda: None
+    loop._monitor.write_histograms = lambda step, samples: written.append(step)
+    assert loop.run()
+    assert written == steps
