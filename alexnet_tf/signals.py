@@ -10,6 +10,7 @@ Python's runs. So a thread reads the numbers that the interpreter writes to a pi
 each signal.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -81,6 +82,12 @@ class _Signals:
 
         return restore
 
+    def ignore(self) -> None:
+        """While the interpreter is taken down, where no handler of its own is left."""
+        if self._is_installed:
+            for signum in _STOPS:
+                signal.signal(signum, signal.SIG_IGN)
+
     def forget(self) -> None:
         """In a forked child: signals do again what they do by default."""
         if self._is_installed:
@@ -133,6 +140,7 @@ class _Signals:
 
 
 _signals = _Signals()
+atexit.register(_signals.ignore)  # the first that registers is the last to run
 os.register_at_fork(after_in_child=_signals.forget)
 
 

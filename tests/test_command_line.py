@@ -416,6 +416,17 @@ def main(values):
         print("saved", flush=True)
     return 75
 """
+ENDING = """
+def main(values):
+    pass
+class Last:
+    def __del__(self, write=os.write, clock=time.monotonic):  # after atexit
+        write(1, b"ready\\n")
+        end = clock() + 0.5
+        while clock() < end:
+            pass
+sys.modules["last"] = Last()
+"""
 LATE = """
 def main(values):
     with signals.stop_requests():
@@ -489,6 +500,12 @@ def test_two_signals_in_a_library(program):
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) in (130, 143)
+
+
+@pytest.mark.parametrize("signum", [signum for signum, _ in STOPS])
+def test_signal_while_the_interpreter_ends(program, signum):
+    """No handler of Python's is left then, and the exit code is settled."""
+    assert stop(program.start(ENDING), signum)[0] == 0
 
 
 def test_exception_that_is_lost_is_raised_again(program):
