@@ -2,11 +2,12 @@
 # make test    the tests
 # make lint    formatting and lint
 # make serve-test   ask a real model server, after make demo
+# make package-test   install the package elsewhere, and use it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint serve-test clean
+.PHONY: demo test lint serve-test package-test clean
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
@@ -30,6 +31,9 @@ lint: $(VENV)/installed
 
 serve-test: $(VENV)/installed
 	$(BIN)/python -m serving.check_server --model_dir=runs/demo
+
+package-test: $(VENV)/installed
+	$(BIN)/python tests/install_and_run.py
 
 clean:
 	rm -rf $(VENV) build
