@@ -55,17 +55,17 @@ def main() -> None:
         assert "alexnet-eval --model_dir=" in said
         assert "alexnet-prepare --source=folder" in said
         run(python, "-c", LIBRARY)
-        images = next(programs.parent.glob("lib/*/site-packages/elpv_dataset"))
-        picture = images / "data" / "images" / "cell0001.png"
-        said = run(programs / "alexnet-predict", "--saved_model=runs/demo", picture)
+        cells = programs.parent.glob("lib/*/site-packages/elpv_dataset/data/images/*")
+        cells = sorted(cells)
+        said = run(programs / "alexnet-predict", "--saved_model=runs/demo", cells[0])
         assert "%" in said
         run(programs / "alexnet-eval", "--model_dir=runs/demo", "--report_dir=report")
         run(programs / "alexnet-compare", "runs/demo")
         run(programs / "alexnet-check", "--data_dir=runs/demo_data")
-        for name in ("one", "two"):
+        for number, name in enumerate(("one", "two")):
             os.makedirs(f"pictures/{name}")
-            for number in range(10):
-                shutil.copy(picture, f"pictures/{name}/{number}.png")
+            for cell in cells[20 * number :][:20]:
+                shutil.copy(cell, f"pictures/{name}")
         prepare = [programs / "alexnet-prepare", "--source=folder", "--input=pictures"]
         said = run(*prepare, "--output=data", "--num_workers=2")
         assert "next: environment/bin/alexnet-train --data_dir=data" in said
