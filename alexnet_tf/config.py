@@ -57,6 +57,9 @@ class Config:
     simulate_gpus: int = setting(
         0, "Replicas on the CPU instead, to try them.", lower_bound=0
     )
+    memory_growth: bool = _expert(
+        True, "Take a GPU's memory as it is needed; else all of it at once."
+    )
     train_steps: int | None = setting(
         None, "Steps to train, instead of --num_epochs.", lower_bound=1
     )
