@@ -6,7 +6,14 @@ import typing
 from collections.abc import Mapping
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.recipes import LARS_SETTINGS, RECIPES, Recipe, choose_recipe, setting
+from alexnet_tf.recipes import (
+    LARS_SETTINGS,
+    RECIPES,
+    Recipe,
+    choose_recipe,
+    fit_small,
+    setting,
+)
 
 if typing.TYPE_CHECKING:  # flags are made from `Config` before TensorFlow is imported
     from alexnet_tf.pipeline.data_set import DataSet
@@ -141,10 +148,8 @@ def resolve(
     num_train_examples = data_set.splits["train"].num_examples
     if previous and recipe in ("auto", previous.recipe.name):
         chosen = previous.recipe
-    elif recipe == "auto":
-        chosen = choose_recipe(num_train_examples)
     else:
-        chosen = RECIPES[recipe]
+        chosen = _take_recipe(recipe, num_train_examples, given)
     if given.get("optimizer") == "lars":
         chosen = dataclasses.replace(chosen, **LARS_SETTINGS)
     settings = {
@@ -169,6 +174,14 @@ def resolve(
         given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
         **settings,
     )
+
+
+def _take_recipe(name: str, num_train_examples: int, given) -> Recipe:
+    """A recipe as it stands, but `small` for the number of images."""
+    chosen = choose_recipe(num_train_examples) if name == "auto" else RECIPES[name]
+    if chosen.name == "small" and not {"global_batch_size", "num_epochs"} & set(given):
+        chosen = dataclasses.replace(chosen, **fit_small(num_train_examples))
+    return chosen
 
 
 def _names(kind: type) -> list[str]:

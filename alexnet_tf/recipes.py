@@ -14,6 +14,17 @@ import dataclasses
 # A data set of at least this many training images gets `paper`, a smaller one `small`.
 LARGE_DATA_SET = 100_000
 
+# How `small` trains on few images, by the batch: the rate, and the steps that training
+# takes at least. The first batch that leaves enough steps in an epoch is taken.
+SMALL_BATCHES = {
+    128: (0.005, 250),
+    64: (0.005, 400),
+    32: (0.002, 700),
+    16: (0.001, 1000),
+}
+SMALL_STEPS_PER_EPOCH = 16
+SMALL_MAX_EPOCHS = 100.0  # each ends in a validation and a checkpoint
+
 
 def setting(default, help, *, fixed=False, expert=False, **limits):
     """Makes a field of a dataclass that is a flag, too.
@@ -331,3 +342,28 @@ def choose_recipe(num_train_examples: int) -> Recipe:
     """
     name = "paper" if num_train_examples >= LARGE_DATA_SET else "small"
     return RECIPES[name]
+
+
+def fit_small(num_train_examples: int) -> dict[str, object]:
+    """Returns what `small` takes by the number of images.
+
+    The batch is the largest of `SMALL_BATCHES` of which there are
+    `SMALL_STEPS_PER_EPOCH` in an epoch, else the smallest; the rate goes with it.
+    Training takes the recipe's own epochs or, where its steps are fewer than the batch
+    needs, more of them: up to `SMALL_MAX_EPOCHS`.
+
+    Args:
+        num_train_examples: Images in the training split.
+
+    Returns:
+        Values by the names of fields of `Recipe`.
+    """
+    most = num_train_examples // SMALL_STEPS_PER_EPOCH
+    batch = next((size for size in SMALL_BATCHES if size <= most), min(SMALL_BATCHES))
+    rate, steps = SMALL_BATCHES[batch]
+    epochs = min(-(-steps * batch // num_train_examples), SMALL_MAX_EPOCHS)
+    return {
+        "global_batch_size": batch,
+        "num_epochs": max(RECIPES["small"].num_epochs, float(epochs)),
+        "learning_rate": rate,
+    }

@@ -177,12 +177,20 @@ def _log_configuration(
 ) -> None:
     logging.info("the run is in %s", run.model_dir)
     logging.info(
-        "recipe %s for %s training images of %d classes, on %s, %s",
+        "recipe %s for %d classes, on %s, %s",
         config.recipe.name,
-        f"{config.num_train_examples:,}",
         len(config.class_names),
         describe(strategy, config.simulate_gpus),
         config.precision,
+    )
+    length = f"{config.recipe.num_epochs:g} epochs"
+    if config.train_steps:
+        length = f"{config.train_steps:,} steps"
+    logging.info(
+        "batch %d and %s for %s images",
+        config.recipe.global_batch_size,
+        length,
+        f"{config.num_train_examples:,}",
     )
     values = flat(config)
     for name in config.given:
