@@ -211,34 +211,3 @@ def flat(config: Config) -> dict[str, object]:
     own = dataclasses.asdict(config)
     recipe = own.pop("recipe")
     return {"recipe": recipe.pop("name"), **recipe, **own}
-
-
-def from_json(kind: type, values: object):
-    """Makes a dataclass of what `json` read of it, field by field.
-
-    Raises:
-        ValueError: A field is missing, unknown, or has a value of another type.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"expected an object, found {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if set(values) != set(fields):
-        odd = min(set(values) ^ set(fields))
-        raise ValueError(f"{odd} is {'unknown' if odd in values else 'missing'}")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _convert(name, hints[name], values[name]) for name in fields})
-
-
-def _convert(name: str, hint, value):
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            (item, _) = typing.get_args(option)
-            return tuple(_convert(name, item, x) for x in value)
-        if option is float and type(value) in (int, float):
-            return float(value)
-        if type(value) is option:
-            return value
-    raise ValueError(f"{name} is {value!r}")

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf.config import Config, fixed_settings, flat, from_json
+from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import (
     checkpoint_files,
@@ -23,6 +23,7 @@ from alexnet_tf.files import (
     replacing,
 )
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
+from alexnet_tf.recipes import from_json
 
 # What is in the directory of an export, and in that of a run, as `remove_written` takes
 # it: nothing else is ever removed.
