@@ -36,7 +36,8 @@ def setting(default, help, *, fixed=False, expert=False, **limits):
         help: What it is, with its unit.
         fixed: Whether a run cannot go on with another value.
         expert: Whether only `--helpfull` shows the flag.
-        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple.
+        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple; whether
+            it is a `path`.
     """
     metadata = {"help": help, "fixed": fixed, "expert": expert, **limits}
     return dataclasses.field(default=default, metadata=metadata)
@@ -252,6 +253,9 @@ class Recipe:
 # What goes with the optimizer for large batches.
 LARS_SETTINGS = {"lr_schedule": "poly", "warmup_epochs": 5.0}
 
+# Fixed in a run, but no part of what its weights mean to another.
+_FREE = ("dropout_rate",)
+
 _CAFFE = {
     "image_size": 227,
     "conv1_padding": (0, 0),
@@ -368,6 +372,15 @@ def fit_small(num_train_examples: int) -> dict[str, object]:
         "global_batch_size": batch,
         "num_epochs": max(RECIPES["small"].num_epochs, float(epochs)),
         "learning_rate": rate,
+    }
+
+
+def network_fields(recipe: Recipe) -> dict[str, object]:
+    """The settings of a recipe without which its weights mean something else."""
+    return {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(Recipe)
+        if field.metadata.get("fixed") and field.name not in _FREE
     }
 
 

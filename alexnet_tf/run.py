@@ -18,6 +18,7 @@ from alexnet_tf.files import (
     checkpoint_files,
     for_tensorflow,
     is_unfinished,
+    list_checkpoints,
     list_names,
     remove_written,
     replacing,
@@ -202,13 +203,6 @@ def _restore(model: keras.Model, checkpoint: str) -> None:
             f"checkpoint {checkpoint} is damaged or of another network ({reason}): "
             "give another"
         ) from None
-
-
-def list_checkpoints(directory: str) -> list[str]:
-    """Finds the checkpoints in a directory, the latest first, without their suffix."""
-    matches = map(re.compile(r"ckpt-(\d+)\.index").fullmatch, list_names(directory))
-    numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
-    return [os.path.join(directory, f"ckpt-{number}") for number in numbers]
 
 
 def checkpoint_sha256(checkpoint: str) -> str:
