@@ -17,7 +17,7 @@ import os
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.config import Config
-from alexnet_tf.recipes import RECIPES, Recipe
+from alexnet_tf.recipes import RECIPES, Recipe, fit_small
 
 _DEMO_DATA_DIR = os.path.join("runs", "demo_data")
 _DEMO_MODEL_DIR = os.path.join("runs", "demo")
@@ -50,6 +50,8 @@ def _describe_default(field: dataclasses.Field) -> str:
         name: command_line.describe_value(getattr(RECIPES[name], field.name))
         for name in ("paper", "original", "small")
     }
+    if field.name in fit_small(1):
+        by_recipe["small"] = "by the number of images"
     if len(set(by_recipe.values())) == 1:
         return by_recipe["paper"]
     return ", ".join(f"{name} {value}" for name, value in by_recipe.items())

@@ -18,6 +18,7 @@ COMMANDS = {
     "alexnet-predict": "predict",
     "alexnet-export": "export",
     "alexnet-compare": "compare",
+    "alexnet-features": "features",
     "alexnet-prepare": "data.prepare",
     "alexnet-check": "data.check",
     "alexnet-serve": "serving.kserve_server",
@@ -47,6 +48,6 @@ def as_typed(text: str) -> str:
         return text
     for name, module in COMMANDS.items():
         script = re.escape(module.replace(".", "/") + ".py")
-        pattern = rf"\bpython (-m {re.escape(module)}|{script})(?![\w.])"
+        pattern = rf"\bpython (-m {re.escape(module)}|(\S*/)?{script})(?![\w.])"
         text = re.sub(pattern, name, text)
     return text

@@ -8,23 +8,59 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL, largest_difference, make_config
 
-from alexnet_tf.config import Config, from_json, resolve
+from alexnet_tf.config import Config, resolve
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.recipes import RECIPES, Recipe
+from alexnet_tf.recipes import (
+    RECIPES,
+    SMALL_BATCHES,
+    SMALL_MAX_EPOCHS,
+    Recipe,
+    fit_small,
+    from_json,
+)
 from alexnet_tf.run import Run
 from alexnet_tf.training.command import train
 
 
 def test_what_is_given_wins_over_the_recipe(data_dir):
     config = resolve(open_data_set(data_dir), given={"momentum": 0.8, "width": 0.5})
-    assert config.recipe == dataclasses.replace(RECIPES["small"], momentum=0.8)
+    fitted = fit_small(150) | {"momentum": 0.8}
+    assert config.recipe == dataclasses.replace(RECIPES["small"], **fitted)
     assert config.width == 0.5
     assert config.given == ("momentum", "width")
     with pytest.raises(UserError, match="no setting 'momentun'"):
         resolve(open_data_set(data_dir), given={"momentun": 0.8})
+
+
+@pytest.mark.parametrize(
+    ("images", "batch"),
+    [(1, 16), (300, 16), (511, 16), (512, 32), (567, 32), (1024, 64), (2099, 128)],
+)
+def test_batch_and_length_of_small_follow_from_the_number_of_images(
+    data_dir, images, batch
+):
+    data_set = open_data_set(data_dir)
+    train = dataclasses.replace(data_set.splits["train"], shard_lengths=(images,))
+    data_set = dataclasses.replace(data_set, splits=data_set.splits | {"train": train})
+    recipe = resolve(data_set, "small").recipe
+    rate, steps = SMALL_BATCHES[batch]
+    assert (recipe.global_batch_size, recipe.learning_rate) == (batch, rate)
+    assert RECIPES["small"].num_epochs <= recipe.num_epochs <= SMALL_MAX_EPOCHS
+    if recipe.num_epochs < SMALL_MAX_EPOCHS:
+        assert steps <= recipe.num_epochs * images / batch
+    for given in ({"num_epochs": 3.0}, {"global_batch_size": 128}):
+        expected = dataclasses.replace(RECIPES["small"], **given)
+        assert resolve(data_set, "small", given).recipe == expected
+    assert resolve(data_set, "paper").recipe == RECIPES["paper"]
+
+
+def test_a_run_that_goes_on_keeps_its_batch_and_length(data_dir):
+    data_set = open_data_set(data_dir)
+    first = resolve(data_set, "small", {"global_batch_size": 128})
+    assert resolve(data_set, previous=first).recipe == first.recipe
 
 
 @pytest.mark.parametrize(
