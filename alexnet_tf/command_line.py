@@ -240,8 +240,9 @@ def define_flags_from(
 
     The flag has the field's name and type: bool, int, float, str, a tuple of one of
     them (given with commas), or one of these with `| None`, which `none` gives. The
-    metadata may have `choices`, `lower_bound`, `upper_bound`, and `expert`: whether
-    only `--helpfull` shows it. The flag itself has no default: see `given_flags`.
+    metadata may have `choices`, `lower_bound`, `upper_bound`; `path`, whether it is
+    one; and `expert`, whether only `--helpfull` shows it. The flag itself has no
+    default: see `given_flags`.
 
         @dataclasses.dataclass
         class Recipe:
@@ -257,7 +258,9 @@ def define_flags_from(
         described = (describe_default or _describe_default)(field)
         help = field.metadata["help"] + (f" Default: {described}." if described else "")
         annotation = typing.get_type_hints(dataclass)[field.name]
-        if annotation is bool:
+        if field.metadata.get("path"):
+            define_path(field.name, None, help)
+        elif annotation is bool:
             flags.DEFINE_boolean(field.name, None, help)
         else:
             parser = _FieldParser(annotation, field.metadata)

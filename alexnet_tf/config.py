@@ -16,6 +16,7 @@ from alexnet_tf.recipes import (
 )
 
 if typing.TYPE_CHECKING:  # flags are made from `Config` before TensorFlow is imported
+    from alexnet_tf.network.published import PublishedWeights
     from alexnet_tf.pipeline.data_set import DataSet
 
 
@@ -47,6 +48,13 @@ class Config:
     given_offset: int | None = None
     given: tuple[str, ...] = ()
 
+    init_weights: str | None = setting(
+        None,
+        "Start from published weights, or from a run, a checkpoint or a .keras file; "
+        "the network is then theirs.",
+        fixed=True,
+        path=True,
+    )
     width: float = setting(
         1.0, "Multiplies the channels of every layer.", fixed=True, lower_bound=1e-3
     )
@@ -127,6 +135,7 @@ def resolve(
     recipe: str = "auto",
     given: Mapping[str, object] = types.MappingProxyType({}),
     previous: Config | None = None,
+    weights: "PublishedWeights | None" = None,
 ) -> Config:
     """Completes what the user gave by the recipe and the data.
 
@@ -135,12 +144,14 @@ def resolve(
         recipe: A name in `RECIPES`, or "auto".
         given: Values by the names of fields of `Recipe` and `Config`.
         previous: Of the run that is to go on; what is not given stays as it was.
+        weights: Those that a new run starts from; their network is that of "auto".
 
     Returns:
         The configuration.
 
     Raises:
-        UserError: A name is unknown, or a value out of its range.
+        UserError: A name is unknown, a value out of its range, or the weights are for
+            another network than the recipe's.
     """
     unknown = set(given) - set(_names(Recipe)) - set(_names(Config))
     if unknown:
@@ -149,7 +160,7 @@ def resolve(
     if previous and recipe in ("auto", previous.recipe.name):
         chosen = previous.recipe
     else:
-        chosen = _take_recipe(recipe, num_train_examples, given)
+        chosen = _take_recipe(recipe, num_train_examples, given, weights)
     if given.get("optimizer") == "lars":
         chosen = dataclasses.replace(chosen, **LARS_SETTINGS)
     settings = {
@@ -176,8 +187,10 @@ def resolve(
     )
 
 
-def _take_recipe(name: str, num_train_examples: int, given) -> Recipe:
+def _take_recipe(name: str, num_train_examples: int, given, weights) -> Recipe:
     """A recipe as it stands, but `small` for the number of images."""
+    if weights and (own := weights.recipe_for(RECIPES.get(name))):
+        return own
     chosen = choose_recipe(num_train_examples) if name == "auto" else RECIPES[name]
     if chosen.name == "small" and not {"global_batch_size", "num_epochs"} & set(given):
         chosen = dataclasses.replace(chosen, **fit_small(num_train_examples))
@@ -211,34 +224,3 @@ def flat(config: Config) -> dict[str, object]:
     own = dataclasses.asdict(config)
     recipe = own.pop("recipe")
     return {"recipe": recipe.pop("name"), **recipe, **own}
-
-
-def from_json(kind: type, values: object):
-    """Makes a dataclass of what `json` read of it, field by field.
-
-    Raises:
-        ValueError: A field is missing, unknown, or has a value of another type.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"expected an object, found {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if set(values) != set(fields):
-        odd = min(set(values) ^ set(fields))
-        raise ValueError(f"{odd} is {'unknown' if odd in values else 'missing'}")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _convert(name, hints[name], values[name]) for name in fields})
-
-
-def _convert(name: str, hint, value):
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            (item, _) = typing.get_args(option)
-            return tuple(_convert(name, item, x) for x in value)
-        if option is float and type(value) in (int, float):
-            return float(value)
-        if type(value) is option:
-            return value
-    raise ValueError(f"{name} is {value!r}")

@@ -607,6 +607,13 @@ def checkpoint_files(path: str) -> list[str]:
     ]
 
 
+def list_checkpoints(directory: str) -> list[str]:
+    """Finds the checkpoints in a directory, the latest first, without their suffix."""
+    matches = map(re.compile(r"ckpt-(\d+)\.index").fullmatch, list_names(directory))
+    numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
+    return [os.path.join(directory, f"ckpt-{number}") for number in numbers]
+
+
 # What a file system refuses.
 
 

@@ -10,6 +10,8 @@ alone.
 """
 
 import dataclasses
+import types
+import typing
 
 # A data set of at least this many training images gets `paper`, a smaller one `small`.
 LARGE_DATA_SET = 100_000
@@ -34,7 +36,8 @@ def setting(default, help, *, fixed=False, expert=False, **limits):
         help: What it is, with its unit.
         fixed: Whether a run cannot go on with another value.
         expert: Whether only `--helpfull` shows the flag.
-        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple.
+        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple; whether
+            it is a `path`.
     """
     metadata = {"help": help, "fixed": fixed, "expert": expert, **limits}
     return dataclasses.field(default=default, metadata=metadata)
@@ -250,6 +253,9 @@ class Recipe:
 # What goes with the optimizer for large batches.
 LARS_SETTINGS = {"lr_schedule": "poly", "warmup_epochs": 5.0}
 
+# Fixed in a run, but no part of what its weights mean to another.
+_FREE = ("dropout_rate",)
+
 _CAFFE = {
     "image_size": 227,
     "conv1_padding": (0, 0),
@@ -367,3 +373,43 @@ def fit_small(num_train_examples: int) -> dict[str, object]:
         "num_epochs": max(RECIPES["small"].num_epochs, float(epochs)),
         "learning_rate": rate,
     }
+
+
+def network_fields(recipe: Recipe) -> dict[str, object]:
+    """The settings of a recipe without which its weights mean something else."""
+    return {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(Recipe)
+        if field.metadata.get("fixed") and field.name not in _FREE
+    }
+
+
+def from_json(kind: type, values: object):
+    """Makes a dataclass of what `json` read of it, field by field.
+
+    Raises:
+        ValueError: A field is missing, unknown, or has a value of another type.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object, found {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if set(values) != set(fields):
+        odd = min(set(values) ^ set(fields))
+        raise ValueError(f"{odd} is {'unknown' if odd in values else 'missing'}")
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _convert(name, hints[name], values[name]) for name in fields})
+
+
+def _convert(name: str, hint, value):
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            (item, _) = typing.get_args(option)
+            return tuple(_convert(name, item, x) for x in value)
+        if option is float and type(value) in (int, float):
+            return float(value)
+        if type(value) is option:
+            return value
+    raise ValueError(f"{name} is {value!r}")

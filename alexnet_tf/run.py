@@ -12,18 +12,20 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf.config import Config, fixed_settings, flat, from_json
+from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import (
     checkpoint_files,
     for_tensorflow,
     is_remote,
     is_unfinished,
+    list_checkpoints,
     list_names,
     remove_written,
     replacing,
 )
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
+from alexnet_tf.recipes import from_json
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
 # What is in the directory of an export, and in that of a run, as `remove_written` takes
@@ -220,13 +222,6 @@ def _restore(model: keras.Model, checkpoint: str) -> None:
             f"checkpoint {checkpoint} is damaged or of another network ({reason}): "
             "give another"
         ) from None
-
-
-def list_checkpoints(directory: str) -> list[str]:
-    """Finds the checkpoints in a directory, the latest first, without their suffix."""
-    matches = map(re.compile(r"ckpt-(\d+)\.index").fullmatch, list_names(directory))
-    numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
-    return [os.path.join(directory, f"ckpt-{number}") for number in numbers]
 
 
 def checkpoint_sha256(checkpoint: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL, largest_difference, make_config
 
-from alexnet_tf.config import Config, from_json, resolve
+from alexnet_tf.config import Config, resolve
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
@@ -20,6 +20,7 @@ from alexnet_tf.recipes import (
     SMALL_MAX_EPOCHS,
     Recipe,
     fit_small,
+    from_json,
 )
 from alexnet_tf.run import Run
 from alexnet_tf.training.command import train

@@ -6,8 +6,13 @@ import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import explain, for_tensorflow, remove_written
-from alexnet_tf.run import Run, list_checkpoints
+from alexnet_tf.files import (
+    explain,
+    for_tensorflow,
+    list_checkpoints,
+    remove_written,
+)
+from alexnet_tf.run import Run
 
 
 class Checkpoints:

@@ -29,10 +29,12 @@ from alexnet_tf.export import export_run
 from alexnet_tf.files import (
     check_output,
     from_here,
+    list_checkpoints,
     list_names,
     lock,
     make_fresh_directory,
 )
+from alexnet_tf.network.published import PublishedWeights, assign, read_weights
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop
@@ -105,7 +107,9 @@ def _choose_directory(data_set, recipe: str, given, stack) -> str:
             with contextlib.suppress(UserError):  # another process is at it
                 stack.enter_context(lock(run.model_dir, "the run"))
                 return run.model_dir
-    recipe_name = resolve(data_set, recipe, given).recipe.name
+    path = given.get("init_weights")
+    weights = read_weights(path) if path else None
+    recipe_name = resolve(data_set, recipe, given, weights=weights).recipe.name
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe_name}"
     directory = make_fresh_directory(os.path.join(RUNS_DIR, name))
     stack.enter_context(lock(directory, "the run"))
@@ -133,7 +137,9 @@ def _can_go_on(run: Run, data_set: DataSet, recipe: str, given) -> bool:
 
 def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> bool:
     previous = run.read_config() if run.exists() and not overwrite else None
-    config = _complete(resolve(data_set, recipe, given, previous), strategy)
+    weights = _first_weights(run, previous, given)
+    config = resolve(data_set, recipe, given, previous, weights)
+    config = _complete(config, strategy)
     check_batch_size(config.recipe.global_batch_size, strategy)
     run.start(config, overwrite, write=is_chief(strategy))
     _log_configuration(run, config, strategy)
@@ -142,7 +148,7 @@ def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> boo
         tf.config.experimental.enable_op_determinism()
     if config.profiler_port:
         tf.profiler.experimental.server.start(config.profiler_port)
-    if not _train(config, data_set, strategy, run):
+    if not _train(config, data_set, strategy, run, weights):
         logging.info("checkpoint saved; this goes on from there:")
         logging.info("  %s", _command_to_go_on(run))
         return False
@@ -159,6 +165,14 @@ def _command_to_go_on(run: Run) -> str:
     return command("python", *words)
 
 
+def _first_weights(run: Run, previous: Config | None, given) -> PublishedWeights | None:
+    """Reads what a run starts from; one that has a checkpoint goes on from there."""
+    path = given.get("init_weights") or (previous and previous.init_weights)
+    if not path or (previous and list_checkpoints(run.checkpoint_dir)):
+        return None
+    return read_weights(path)
+
+
 def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
     """Puts in what the machine decides."""
     precision = config.precision
@@ -168,9 +182,14 @@ def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
     return dataclasses.replace(config, precision=precision, num_gpus=num_gpus)
 
 
-def _train(config, data_set, strategy, run) -> bool:
+def _train(config, data_set, strategy, run, weights) -> bool:
+    trainer = Trainer(config, data_set, strategy)
+    if weights:
+        logging.info("starting from %s", weights.source)
+        for report in assign(trainer.model, weights, config.class_names):
+            logging.info("  %s", report)
     try:
-        return Loop(Trainer(config, data_set, strategy), run).run()
+        return Loop(trainer, run).run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         raise UserError(
             "another worker was lost: start the same command again on all workers; it "

@@ -1,0 +1,257 @@
+"""Weights of others and ours: read from every kind of file, put into a network."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers import SMALL, make_config
+
+from alexnet_tf import RECIPES, alexnet
+from alexnet_tf.errors import UserError
+from alexnet_tf.network.published import LAYERS, assign, read_weights
+from alexnet_tf.run import Run, build_model
+from alexnet_tf.training.command import train
+
+WIDTH = 0.1
+
+
+def draw_layers(recipe="bvlc", num_classes=5):
+    """Random weights of a small network, by layer, in our layout."""
+    model = alexnet(num_classes, recipe, width=WIDTH)
+    rng = np.random.default_rng(0)
+    return {
+        name: {
+            v.name: rng.normal(size=v.shape).astype(np.float32)
+            for v in model.get_layer(name).weights
+        }
+        for name in LAYERS
+    }
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return draw_layers()
+
+
+def assert_same(found, layers):
+    """That weights are bit by bit those of another."""
+    for layer, variables in layers.items():
+        for name, values in variables.items():
+            np.testing.assert_array_equal(found[layer][name], values, strict=True)
+
+
+def as_lists(layers):
+    return {name: [v["kernel"], v["bias"]] for name, v in layers.items()}
+
+
+def as_dicts_of_python_2(layers):
+    return {
+        name.encode(): {b"weights": v["kernel"], b"biases": v["bias"]}
+        for name, v in layers.items()
+    }
+
+
+@pytest.mark.parametrize("form", [as_lists, as_dicts_of_python_2])
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_pickled_dicts_of_layers(layers, tmp_path, form, protocol):
+    path = str(tmp_path / "weights")  # the name does not matter
+    array = np.array(form(layers), dtype=object)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, np.lib.format.header_data_from_array_1_0(array)
+        )
+        pickle.dump(array, file, protocol)
+    weights = read_weights(path)
+    assert_same(weights.layers, layers)
+    assert [recipe.name for recipe in weights.recipes] == ["bvlc", "caffenet"]
+    assert weights.num_classes == 5
+    assert path in weights.source
+
+
+def test_a_pickle_of_python_2_is_read(tmp_path, layers):
+    # As Python 2 writes it: its `str`, of keys and of an array's bytes, is bytes.
+    array = np.float32([[1.5, -2.0]])
+    data = array.tobytes()
+    text = (
+        b"\x80\x02}U\x05conv1](cnumpy.core.multiarray\n_reconstruct\n"
+        b"cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01K\x02\x86cnumpy\ndtype\n"
+        b"U\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x08" + data + b"tbes."
+    )
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match="without conv1's bias: it holds conv1;"):
+        read_weights(str(path))
+
+
+def test_a_pickle_can_run_nothing(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    for name, value in (("a.npy", np.array({"conv1": Evil()})), ("b.pkl", [Evil()])):
+        path = tmp_path / name
+        if name.endswith("npy"):
+            np.save(path, value)
+        else:
+            path.write_bytes(pickle.dumps(value))
+        with pytest.raises(UserError, match=r"would call (posix|os)\.mkdir"):
+            read_weights(str(path))
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS"),
+        (b"<!DOCTYPE html><html><body>404", "a web page"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "compressed"),
+        (b"conv1 is not here", "nothing that is known"),
+        (b"\x93NUMPY\x01\x00", "damaged, cut off"),
+        (b"\x80\x02}q\x00X", "damaged, cut off"),
+    ],
+)
+def test_what_holds_no_weights_is_one_line(tmp_path, content, message):
+    path = tmp_path / "weights"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_weights(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_places_are_one_line(tmp_path):
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(UserError, match=r"is no run with a checkpoint.*holiday\.jpg"):
+        read_weights(str(tmp_path))
+    with pytest.raises(UserError, match="there are no weights"):
+        read_weights(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("conv3"), "without conv3's kernel: it holds conv1, conv2,"),
+        (lambda v: v["fc7"].pop(), "without fc7's bias"),
+        (lambda v: v["conv2"][0].fill(np.nan), "conv2's kernel .* not finite"),
+        (lambda v: v["conv2"].__setitem__(0, np.array("x")), "no numbers"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_named(layers, tmp_path, change, message):
+    values = {k: [x.copy() for x in v] for k, v in as_lists(layers).items()}
+    change(values)
+    np.save(tmp_path / "w.npy", values)
+    with pytest.raises(UserError, match=message):
+        read_weights(str(tmp_path / "w.npy"))
+
+
+def save_npy(layers, path) -> str:
+    np.save(path, as_lists(layers))
+    return f"{path}.npy"
+
+
+def test_every_layer_is_put_in_and_reported(layers, tmp_path):
+    weights = read_weights(save_npy(layers, tmp_path / "w"))
+    model = alexnet(5, "bvlc", width=WIDTH)
+    states = {report.name: report.state for report in assign(model, weights)}
+    assert states == dict.fromkeys(LAYERS, "loaded") | {"input_normalization": "left"}
+    found = {n: {v.name: v.numpy() for v in model.get_layer(n).weights} for n in LAYERS}
+    assert_same(found, layers)
+
+
+def test_a_head_of_other_classes_is_new(layers, tmp_path):
+    weights = read_weights(save_npy(layers, tmp_path / "w"))
+    model = alexnet(7, "bvlc", width=WIDTH, seed=0)
+    head = model.get_layer("fc8").kernel.numpy()
+    reports = {report.name: str(report) for report in assign(model, weights)}
+    assert reports["fc8"] == "fc8: new (410×7, 7)"
+    assert reports["conv1"] == "conv1: loaded (11×11×3×10, 10)"
+    np.testing.assert_array_equal(model.get_layer("fc8").kernel, head)
+    features = alexnet(recipe="bvlc", width=WIDTH, include_top=False)
+    reports = {report.name: str(report) for report in assign(features, weights)}
+    assert reports["fc8"] == "fc8: left (410×5, 5)"
+
+
+def test_another_shape_is_an_error_and_changes_nothing(layers, tmp_path):
+    values = layers | {"fc7": {"kernel": np.ones((410, 400)), "bias": np.ones(400)}}
+    weights = read_weights(save_npy(values, tmp_path / "w"))
+    model = alexnet(5, "bvlc", width=WIDTH)
+    before = [v.numpy() for v in model.weights]
+    with pytest.raises(UserError, match="fc7's kernel is 410×400, the network's 410×4"):
+        assign(model, weights)
+    for old, new in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_recipe_of_another_network_is_refused(layers, tmp_path):
+    weights = read_weights(save_npy(layers, tmp_path / "w"))
+    assert weights.recipe_for() == RECIPES["bvlc"]
+    assert weights.recipe_for(RECIPES["caffenet"]) == RECIPES["caffenet"]
+    with pytest.raises(UserError, match=r"image_size is 227; in paper it is 224"):
+        weights.recipe_for(RECIPES["paper"])
+
+
+@pytest.fixture(scope="module")
+def run_dir(data_dir, tmp_path_factory):
+    """A run that has a checkpoint, and the mean of each pixel."""
+    run = Run(str(tmp_path_factory.mktemp("runs") / "first"))
+    config = make_config(data_dir, "small", mean="image")
+    run.start(config)
+    mean = np.random.default_rng(1).uniform(0, 255, (224, 224, 3))
+    state = tf.train.Checkpoint(model=build_model(config, "float32", mean))
+    tf.train.CheckpointManager(state, run.checkpoint_dir, 1).save(2)
+    return run.model_dir
+
+
+def test_a_run_its_checkpoint_and_a_keras_file_of_ours(run_dir, tmp_path):
+    model, config, checkpoint = Run(run_dir).load_model()
+    model.save(tmp_path / "m.keras")
+    (tmp_path / "m.keras").rename(tmp_path / "weights")
+    expected = {
+        layer.name: {v.name: v.numpy() for v in layer.weights}
+        for layer in model.layers
+        if layer.weights
+    }
+    assert expected["input_normalization"]["mean"].shape == (224, 224, 3)
+    for path in (run_dir, checkpoint, str(tmp_path / "weights")):
+        weights = read_weights(path)
+        assert weights.layers.keys() == expected.keys()
+        assert_same(weights.layers, expected)
+        assert weights.recipes[0].name == "small"
+    weights = read_weights(run_dir)
+    assert weights.recipes == (config.recipe,)
+    assert weights.class_names == config.class_names
+    other = alexnet(3, config.recipe, width=WIDTH)
+    states = {r.name: r.state for r in assign(other, weights, ("a", "b", "c"))}
+    assert states["fc8"] == "new"  # as many classes, but others
+    states = {r.name: r.state for r in assign(other, weights, config.class_names)}
+    assert set(states.values()) == {"loaded"}
+
+
+def test_training_starts_from_weights_and_goes_on_from_its_checkpoint(
+    run_dir, data_dir, tmp_path
+):
+    start = read_weights(run_dir)
+    directory = str(tmp_path / "second")
+    given = SMALL | {"train_steps": 1, "init_weights": run_dir, "learning_rate": 0.0}
+    given |= {"warmup_epochs": 0.0}
+    assert train(data_dir, directory, given=given, export=False)
+    config = Run(directory).read_config()
+    assert config.init_weights == run_dir
+    assert config.recipe.mean == "image"  # the network is that of the weights
+    assert_same(read_weights(directory).layers, start.layers)
+    # It goes on although what it started from is gone.
+    given |= {"train_steps": 2}
+    moved = str(tmp_path / "moved")
+    os.rename(run_dir, moved)
+    try:
+        assert train(data_dir, directory, given=given, export=False)
+    finally:
+        os.rename(moved, run_dir)
+    reader = tf.train.load_checkpoint(Run(directory).checkpoint_path())
+    assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == 2
+    with pytest.raises(UserError, match=r"has init_weights .*, now .* was given"):
+        train(data_dir, directory, given=given | {"init_weights": moved})
