@@ -105,7 +105,10 @@ class Config:
     max_bad_records: int = _expert(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
     )
-    reduce_in_bfloat16: bool = _expert(False, "Halve what travels between replicas.")
+    reduce_in_bfloat16: bool = _expert(
+        False,
+        "Halve what travels between replicas; by default where --precision is bfloat16.",
+    )
     deterministic: bool = _expert(
         False, "Bit-identical reruns on GPUs too; slower there."
     )

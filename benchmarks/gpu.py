@@ -153,6 +153,7 @@ def measure_training(
         given = {
             "width": settings.width,
             "precision": precision,
+            "reduce_in_bfloat16": precision == "mixed_bfloat16",
             "global_batch_size": settings.batches[0] * num_gpus,
             "cache": source == "cached",
         }

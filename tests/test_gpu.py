@@ -27,14 +27,12 @@ STEPS = 20
 
 def logits_and_gradient(device, recipe, dtype):
     """Of the same network on the same images."""
-    rng = np.random.default_rng(0)
     size = RECIPES[recipe].image_size
-    images = rng.integers(0, 256, (8, size, size, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
     with tf.device(device):
         model = alexnet(10, recipe, width=0.25, dropout_rate=0.0, dtype=dtype, seed=1)
-        for variable in model.trainable_variables:  # so that every part counts
-            factor = 3 if variable.path.endswith("kernel") else 1
-            variable.assign(variable * factor)
+        for variable in model.trainable_variables:  # so that every layer counts
+            variable.assign(variable * (2 if len(variable.shape) > 1 else 1))
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             loss = count(logits, tf.range(8))[1]
@@ -43,22 +41,29 @@ def logits_and_gradient(device, recipe, dtype):
     return logits.numpy(), np.concatenate([g.numpy().ravel() for g in gradient])
 
 
+def relative_error(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
 @pytest.mark.gpu(1)
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(
-    ("dtype", "tensor_float_32", "tolerance"),
-    [("float32", False, 1e-4), ("float32", True, 1e-2), ("mixed_bfloat16", True, 2e-2)],
+    ("precision", "tolerance"), [("float32", 1e-4), ("TF32", 1e-2), ("bfloat16", 2e-2)]
 )
-def test_a_gpu_computes_what_a_cpu_does(recipe, dtype, tensor_float_32, tolerance):
-    expected = logits_and_gradient("CPU:0", recipe, "float32")
-    tf.config.experimental.enable_tensor_float_32_execution(tensor_float_32)
+def test_a_gpu_computes_what_a_cpu_does(recipe, precision, tolerance):
+    dtype = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+    logits, gradient = logits_and_gradient("CPU:0", recipe, "float32")
+    tf.config.experimental.enable_tensor_float_32_execution(precision != "float32")
     try:
-        found = logits_and_gradient(GPU, recipe, dtype)
+        found_logits, found_gradient = logits_and_gradient(GPU, recipe, dtype)
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(True)
-    for ours, reference in zip(found, expected, strict=True):
-        error = np.linalg.norm(ours - reference) / np.linalg.norm(reference)
-        assert error < tolerance
+    assert relative_error(found_logits, logits) < tolerance
+    if precision == "bfloat16":  # whose gradient is coarse on a CPU, too
+        _, coarse = logits_and_gradient("CPU:0", recipe, dtype)
+        tolerance = max(tolerance, 2 * relative_error(coarse, gradient))
+        assert tolerance < 0.25
+    assert relative_error(found_gradient, gradient) < tolerance
 
 
 def run(*arguments, **environment):

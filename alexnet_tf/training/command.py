@@ -180,8 +180,15 @@ def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
     precision = config.precision
     if precision == "auto":
         precision = choose_precision(strategy)
-    num_gpus = len(tf.config.get_visible_devices("GPU"))
-    return dataclasses.replace(config, precision=precision, num_gpus=num_gpus)
+    reduce_in_bfloat16 = config.reduce_in_bfloat16
+    if "reduce_in_bfloat16" not in config.given:  # such gradients are bfloat16 already
+        reduce_in_bfloat16 = precision == "mixed_bfloat16"
+    return dataclasses.replace(
+        config,
+        precision=precision,
+        reduce_in_bfloat16=reduce_in_bfloat16,
+        num_gpus=len(tf.config.get_visible_devices("GPU")),
+    )
 
 
 def _train(config, data_set, strategy, run, weights) -> bool:
