@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from alexnet_tf.pipeline.octets import head, number, part
 
+EXIF_MARKER = 0xE1  # of the segment of a JPEG that may hold EXIF data
 _MAX_PARTS = 256  # segments or chunks of a file that are looked through
-_MAX_BYTES = 2**16  # of EXIF data that are looked at
-_PREFIX = list(b"Exif\0\0")
+_MAX_ENTRIES = 512  # of the directory; cameras write a dozen
+_PREFIX = b"Exif\0\0"
 _ORIENTATION, _SHORT = 0x0112, 3
 
 
@@ -22,9 +23,11 @@ def exif_of_jpeg(file: tf.Tensor) -> tf.Tensor:
         return (exif == b"") & (start[0] == 0xFF) & (start[1] != 0xDA)
 
     def look(at, _):
-        start = head(file, 10, at)
+        start = head(file, 4, at)
         length = number(start, 2, 2, "big")
-        is_exif = (start[1] == 0xE1) & tf.reduce_all(start[4:] == _PREFIX)
+        is_exif = (start[1] == EXIF_MARKER) & (
+            part(file, at + 4, len(_PREFIX)) == _PREFIX
+        )
         exif = tf.where(is_exif, part(file, at + 10, length - 8), b"")
         is_filling = start[1] == 0xFF  # a byte that may stand before a marker
         return at + tf.where(is_filling, tf.ones_like(length), 2 + length), exif
@@ -39,7 +42,7 @@ def exif_of_webp(file: tf.Tensor) -> tf.Tensor:
 
     def look(at, _):
         length = number(head(file, 8, at), 4, 4)
-        is_exif = part(file, at, tf.constant(4, tf.int64)) == b"EXIF"
+        is_exif = part(file, at, 4) == b"EXIF"
         exif = tf.where(is_exif, part(file, at + 8, length), b"")
         return at + 8 + length + length % 2, exif
 
@@ -53,7 +56,8 @@ def exif_of_webp(file: tf.Tensor) -> tf.Tensor:
 
 def turn_upright(image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
     """Turns a picture `(height, width, channels)` as its EXIF data say."""
-    orientation = _orientation(exif)
+    none = tf.constant(1, tf.int64)
+    orientation = tf.cond(exif == b"", lambda: none, lambda: _orientation(exif))
 
     def has(*orientations):
         return tf.reduce_any(orientation == orientations)
@@ -69,24 +73,22 @@ def turn_upright(image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
 
 
 def _orientation(exif: tf.Tensor) -> tf.Tensor:
-    """The number that EXIF data have of the orientation, int32; 1 where none."""
-    data = tf.cast(head(exif, _MAX_BYTES), tf.int32)
-    data = tf.where(tf.reduce_all(data[:6] == _PREFIX), tf.roll(data, -6, 0), data)
-    is_little = tf.reduce_all(data[:4] == list(b"II*\0"))
-    is_big = tf.reduce_all(data[:4] == list(b"MM\0*"))
+    """The number that EXIF data have of the orientation, int64; 1 where none."""
+    begin = tf.where(part(exif, 0, len(_PREFIX)) == _PREFIX, len(_PREFIX), 0)
+    start = head(exif, 8, begin)
+    is_little = tf.reduce_all(start[:4] == list(b"II*\0"))
+    is_big = tf.reduce_all(start[:4] == list(b"MM\0*"))
+    weights = tf.where(is_little, [1, 256], [256, 1])
 
     def shorts(octets):
-        weights = tf.where(is_little, [1, 256], [256, 1])
-        return tf.reduce_sum(octets * weights, -1)
+        return tf.reduce_sum(tf.cast(octets, tf.int64) * tf.cast(weights, tf.int64), -1)
 
-    first, second = shorts(data[4:6]), shorts(data[6:8])
-    begin, beyond = tf.cond(is_big, lambda: (second, first), lambda: (first, second))
-    begin = 2 + tf.minimum(begin, _MAX_BYTES - 2)
-    count = tf.minimum(shorts(data[begin - 2 : begin]), (_MAX_BYTES - begin) // 12)
-    count = tf.where((is_little | is_big) & (beyond == 0), count, 0)
-    entries = tf.reshape(data[begin : begin + 12 * count], [-1, 12])
-    is_it = (shorts(entries[:, :2]) == _ORIENTATION) & (
-        shorts(entries[:, 2:4]) == _SHORT
-    )
+    first, second = shorts(start[4:6]), shorts(start[6:])
+    at = tf.where(is_little, first + 2**16 * second, second + 2**16 * first)
+    at += tf.cast(begin, tf.int64)
+    number = tf.where(is_little | is_big, shorts(head(exif, 2, at)), 0)
+    entries = tf.reshape(head(exif, 12 * _MAX_ENTRIES, at + 2), [-1, 12])[:number]
+    is_it = shorts(entries[:, :2]) == _ORIENTATION
+    is_it &= shorts(entries[:, 2:4]) == _SHORT
     values = shorts(tf.boolean_mask(entries, is_it)[:, 8:10])
     return tf.concat([values, [1]], 0)[0]

@@ -22,13 +22,11 @@ def number(data: tf.Tensor, at, length: int, byteorder: str = "little") -> tf.Te
 
 def part(file: tf.Tensor, at, length) -> tf.Tensor:
     """Some bytes of a file, a string scalar; fewer where it ends before them."""
-    at = tf.cast(at, tf.int64)
+    at, length = tf.cast(at, tf.int64), tf.cast(length, tf.int64)
     end = tf.cast(tf.strings.length(file), tf.int64)
-    return tf.strings.substr(file, tf.clip_by_value(at, 0, end), tf.maximum(length, 0))
+    return tf.strings.substr(file, tf.minimum(at, end), tf.maximum(length, 0))
 
 
 def head(file: tf.Tensor, length: int, at=0) -> tf.Tensor:
     """The bytes from `at` on, uint8 `(length,)`, zeros past the end of the file."""
-    return tf.io.decode_raw(
-        part(file, at, tf.constant(length, tf.int64)), tf.uint8, fixed_length=length
-    )
+    return tf.io.decode_raw(part(file, at, length), tf.uint8, fixed_length=length)

@@ -19,7 +19,12 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from alexnet_tf.pipeline.decoding import RESIZED
-from alexnet_tf.pipeline.exif import exif_of_jpeg, exif_of_webp, turn_upright
+from alexnet_tf.pipeline.exif import (
+    EXIF_MARKER,
+    exif_of_jpeg,
+    exif_of_webp,
+    turn_upright,
+)
 from alexnet_tf.pipeline.octets import head, number, part
 
 # A picture may have so many pixels, and so many more for each byte of its file: what a
@@ -160,7 +165,13 @@ def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     image_bytes = tf.strings.join([image_bytes, _JPEG_END])
     shape = tf.io.extract_jpeg_shape(image_bytes)[:2]
     data = tf.io.decode_raw(image_bytes, tf.uint8)
-    num_scans = tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
+    markers = tf.boolean_mask(data[1:], data[:-1] == 0xFF)
+    num_scans = tf.math.count_nonzero(markers == 0xDA)
+    exif = tf.cond(
+        tf.reduce_any(markers == EXIF_MARKER),
+        lambda: exif_of_jpeg(image_bytes),
+        lambda: tf.constant(b""),
+    )
     with (
         _require_size(image_bytes, shape[0], shape[1]),
         _require(num_scans <= MAX_SCANS, "too many scans"),
@@ -171,7 +182,7 @@ def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
             dct_method="INTEGER_ACCURATE",  # as evaluation
             try_recover_truncated=True,
         )
-    return turn_upright(image, exif_of_jpeg(image_bytes))
+    return turn_upright(image, exif)
 
 
 def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
