@@ -21,9 +21,8 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their names)
-from alexnet_tf.recipes import RECIPES, Recipe, from_json
+from alexnet_tf.recipes import LAYERS, RECIPES, Recipe, from_json
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 HEAD = LAYERS[-1]
 _CAFFE = (RECIPES["bvlc"], RECIPES["caffenet"])  # their layers have the same shapes
 _MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte
@@ -42,6 +41,7 @@ class Found(NamedTuple):
         names: What the file calls what it holds.
         recipes: See `PublishedWeights`.
         class_names: See `PublishedWeights`.
+        width: See `PublishedWeights`.
     """
 
     kind: str
@@ -49,6 +49,7 @@ class Found(NamedTuple):
     names: list[str]
     recipes: tuple[Recipe, ...] = ()
     class_names: tuple[str, ...] | None = None
+    width: float | None = None
 
 
 def read_file(path: str) -> Found:
@@ -215,12 +216,11 @@ def _read_checkpoint(path: str) -> Found:
     names = ("input_normalization", *LAYERS)
     found = dict(zip(names, filter(None, held), strict=False))
     kind = f"checkpoint {os.path.basename(path)} of ours"
-    recipes, class_names = _read_config_above(path)
-    return Found(kind, found, list(found), recipes, class_names)
+    return Found(kind, found, list(found), *_read_config_above(path))
 
 
-def _read_config_above(checkpoint: str) -> tuple[tuple[Recipe, ...], object]:
-    """What the run that a checkpoint lies in says of its recipe and classes."""
+def _read_config_above(checkpoint: str) -> tuple:
+    """What the run that a checkpoint lies in says: recipes, class names, width."""
     directory = checkpoint
     for _ in range(3):  # checkpoints/ckpt-1 or checkpoints/best/ckpt-1
         directory = os.path.dirname(directory)
@@ -228,8 +228,9 @@ def _read_config_above(checkpoint: str) -> tuple[tuple[Recipe, ...], object]:
         if tf.io.gfile.exists(config):
             with tf.io.gfile.GFile(config) as file:
                 values = json.load(file)
-            return (from_json(Recipe, values["recipe"]),), tuple(values["class_names"])
-    return (), None
+            recipe, class_names = values["recipe"], tuple(values["class_names"])
+            return (from_json(Recipe, recipe),), class_names, values["width"]
+    return (), None, None
 
 
 def _read_zip(content: bytes) -> Found:
