@@ -20,17 +20,16 @@ import html
 import io
 import json
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
-from data.pictures import FORMATS, MAX_BYTES, LeftOut, find_pictures, shown
+from data import reading
+from data.pictures import LeftOut, find_pictures, shown
 
 _BAR_CELLS = 20
-_MAX_PIXELS = 2**25  # that are decoded here: half a gigabyte where there is alpha
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
 _CELL = 32  # side, pixels, of what is explained as one
 _PAGE = """<!DOCTYPE html>
@@ -130,19 +129,11 @@ class Prediction:
     classes: list[tuple[str, int, float]]
     error: str | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether neither is known."""
-        return not self.classes and not self.error
-
 
 def predict(
     classify: Callable, names: list[str], batch_size: int, top_k: int
 ) -> Iterator[Prediction]:
     """Classifies pictures, some at a time.
-
-    What must be turned, and what the model does not take, is decoded as preparation
-    decodes it and sent as PNG.
 
     Args:
         classify: The signature `serving_default` of an export.
@@ -150,97 +141,21 @@ def predict(
         batch_size: Pictures at a time.
         top_k: Classes of each, at most what the export has.
     """
+
+    def answer(pictures: list[bytes]) -> Iterator[list | None]:
+        import tensorflow as tf
+
+        found = classify(image_bytes=tf.constant(pictures))
+        keys = ("classes", "class_ids", "probabilities")
+        columns = [found[key].numpy()[:, :top_k].tolist() for key in keys]
+        for classes, ids, probabilities in zip(*columns, strict=True):
+            classes = [name.decode() for name in classes]
+            rows = list(zip(classes, ids, probabilities, strict=True))
+            yield rows if ids[0] >= 0 else None
+
     for start in range(0, len(names), batch_size):
-        batch = [_read(name) for name in names[start : start + batch_size]]
-        batch = _classify(classify, batch, top_k)
-        batch = [_decode_here(one) if one.is_open else one for one in batch]
-        for one in _classify(classify, batch, top_k):
-            if one.is_open:
-                one = dataclasses.replace(one, error="larger than the model takes")
-            yield one
-
-
-def _read(name: str) -> Prediction:
-    """Reads a picture, upright; only of regular files, which end."""
-    try:
-        if name == "-":
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        else:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # pipes wait
-            with open(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    return Prediction(name, b"", [], "not a regular file")
-                content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        return Prediction(name, b"", [], error.strerror)
-    if len(content) > MAX_BYTES:
-        return Prediction(name, b"", [], f"larger than {MAX_BYTES >> 20} MiB")
-    prediction = Prediction(name, content, [])
-    return _decode_here(prediction) if _is_turned(content) else prediction
-
-
-def _is_turned(content: bytes) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.getexif().get(0x0112) in range(2, 9)
-    except Exception:  # whoever decodes it says what is wrong
-        return False
-
-
-def _load(content: bytes):
-    """Decodes a picture as preparation does: upright RGB of Pillow.
-
-    Raises:
-        ValueError: In words, why it cannot be used.
-    """
-    from PIL import Image
-
-    from data.transcode import load_rgb
-
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            image.draft(None, (512, 512))
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"too large: {image.width}×{image.height} pixels")
-        return load_rgb(content, "", 256)[0]
-    except Image.UnidentifiedImageError:
-        raise ValueError("not a picture in a known format") from None
-    except Exception as error:  # decoders raise all sorts of things on bad bytes
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-def _decode_here(prediction: Prediction) -> Prediction:
-    try:
-        image = _load(prediction.image_bytes)
-    except ValueError as error:
-        return dataclasses.replace(prediction, error=str(error))
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return dataclasses.replace(prediction, image_bytes=file.getvalue())
-
-
-def _classify(
-    classify: Callable, batch: list[Prediction], top_k: int
-) -> list[Prediction]:
-    """Fills in the classes where they are open; what is no picture stays so."""
-    import tensorflow as tf
-
-    waiting = [index for index, one in enumerate(batch) if one.is_open]
-    if not waiting:
-        return batch
-    sent = tf.constant([batch[index].image_bytes for index in waiting])
-    answer = classify(image_bytes=sent)
-    keys = ("classes", "class_ids", "probabilities")
-    columns = [answer[key].numpy()[:, :top_k].tolist() for key in keys]
-    batch = list(batch)
-    for index, names, ids, probabilities in zip(waiting, *columns, strict=True):
-        if ids[0] >= 0:
-            names = [name.decode() for name in names]
-            classes = list(zip(names, ids, probabilities, strict=True))
-            batch[index] = dataclasses.replace(batch[index], classes=classes)
-    return batch
+        for asked in reading.ask(names[start : start + batch_size], answer):
+            yield Prediction(asked.name, asked.content, asked.answer or [], asked.error)
 
 
 # What is printed.
@@ -352,7 +267,7 @@ def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
         look: Function from the picture and a class to where it shows (see `explain`).
     """
     try:
-        image = _load(prediction.image_bytes)
+        image = reading.load(prediction.image_bytes)
         image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     except ValueError:  # what only the model can read has no picture
         image, look = None, None

@@ -595,7 +595,7 @@ def test_signal_in_the_first_imports_of_the_scripts(tmp_path, script):
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     code, output, errors = stop(process, signal.SIGINT)
-    assert (code, output) == (75 if script == "train" else 130, "")
+    assert (code, output) == (75 if script in ("train", "features") else 130, "")
     assert len(errors.splitlines()) == 1
     assert errors.startswith("interrupted")
 

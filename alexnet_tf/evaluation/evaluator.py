@@ -88,7 +88,7 @@ class Evaluator:
         self._cached = batches if self._cache else None
         return batches
 
-    @tf.function
+    @tf.function(autograph=False)
     def _step(self, images, labels):
         rows = self._strategy.run(self._replica_step, args=(images, labels))
         return {name: self._strategy.gather(x, axis=0) for name, x in rows.items()}

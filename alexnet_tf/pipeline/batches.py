@@ -308,6 +308,34 @@ def evaluation_batches(
     return batches.prefetch(2).with_options(_options())
 
 
+def named_batches(
+    data_set: DataSet,
+    split: str,
+    image_size: int,
+    start: int = 0,
+    bad_records: BadRecords | None = None,
+) -> tf.data.Dataset:
+    """What evaluation sees, and the names of the pictures, from a place on.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        image_size: Height and width of the crops, pixels.
+        start: Examples to leave out first.
+        bad_records: Collects the records that cannot be used.
+
+    Returns:
+        Batches of `CHUNK`, the last one may be smaller: uint8 RGB
+        `(batch, image_size, image_size, 3)`; int32 labels `(batch,)`, -1 where a record
+        could not be used; names, string `(batch,)`, "" where a record has none.
+    """
+    frame = frame_size(data_set, image_size)
+    batches = decode_in_order(
+        data_set, split, image_size, frame, bad_records, start=start, with_names=True
+    )
+    return batches.prefetch(2).with_options(_options())
+
+
 def read_pictures(
     data_set: DataSet, split: str, positions: np.ndarray, size: int
 ) -> np.ndarray:

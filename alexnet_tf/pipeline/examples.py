@@ -14,6 +14,7 @@ from alexnet_tf.pipeline.tfrecords import read_record
 # Images, at most, that one call decodes, one after another: twice as many fall out of
 # the processor's cache before their colours change.
 CHUNK = 64
+NAME_KEYS = ("file_name", "image/filename")  # of data.prepare and of ImageNet's shards
 
 
 class BadRecords:
@@ -137,8 +138,26 @@ def decode_in_order(
     frame: int,
     bad_records: BadRecords | None = None,
     chunk: int = CHUNK,
+    *,
+    start: int = 0,
+    with_names: bool = False,
 ) -> tf.data.Dataset:
-    """Every example of a split once, centrally cropped: (images, labels), in chunks."""
+    """Every example of a split once, centrally cropped, in chunks.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        size: Height and width of the crops, pixels.
+        frame: Of what they are cut from.
+        bad_records: Collects the records that cannot be used.
+        chunk: Examples in a chunk, at most `CHUNK`.
+        start: Examples to leave out first.
+        with_names: Whether to yield the pictures' names, too.
+
+    Returns:
+        (images, labels), as `decode_chunk` has them, or (images, labels, names), string
+        `(chunk,)`, "" where a record has none.
+    """
     records = data_set.splits[split]
     report_bad = None
     if bad_records is not None:
@@ -150,6 +169,26 @@ def decode_in_order(
         return decode_crop(image_bytes, data_set, corner, size, frame), label
 
     def decode_window(*window):
-        return decode_chunk(decode, window, data_set.num_classes, report_bad)
+        decoded = decode_chunk(decode, window, data_set.num_classes, report_bad)
+        return (*decoded, _find_names(*window)) if with_names else decoded
 
-    return read_all(records).window(chunk).map(decode_window, tf.data.AUTOTUNE)
+    chunks = read_all(records).skip(start).window(chunk)
+    return chunks.map(decode_window, tf.data.AUTOTUNE)
+
+
+def _find_names(ids: tf.data.Dataset, records: tf.data.Dataset) -> tf.Tensor:
+    """The names of the pictures of some records, "" for those that cannot be read."""
+    absent = tf.io.FixedLenFeature((), tf.string, default_value="")
+
+    def find(number, record):
+        parsed = tf.io.parse_single_example(record, dict.fromkeys(NAME_KEYS, absent))
+        return number, tf.strings.join([parsed[key] for key in NAME_KEYS])
+
+    numbered = tf.data.Dataset.zip(tf.data.Dataset.range(CHUNK), records)
+    good = numbered.map(find).ignore_errors().batch(CHUNK)
+    none = tf.data.Dataset.from_tensors(
+        (tf.zeros([0], tf.int64), tf.zeros([0], "string"))
+    )
+    numbers, names = good.concatenate(none).take(1).get_single_element()
+    empty = tf.fill([ids.cardinality()], "")
+    return tf.tensor_scatter_nd_update(empty, numbers[:, tf.newaxis], names)

@@ -17,6 +17,8 @@ from alexnet_tf.training import schedules
 from alexnet_tf.training.optimizers import LARS, MomentumSGD, sum_over_replicas
 
 _SAMPLE = 4096  # values of a tensor that a histogram is made of
+# They branch on Python values alone: nothing to convert, which would take seconds.
+_as_it_stands = tf.autograph.experimental.do_not_convert
 
 
 class Trainer:
@@ -158,6 +160,7 @@ class Trainer:
         """The rate of weights in the step that follows `step` others, float32."""
         return self.recipe.initial_rate * self._factor(step)
 
+    @_as_it_stands
     def rate_factors(self, step: tf.Tensor | int) -> tf.Tensor:
         """What multiplies the initial rate of each variable in that step, float32."""
         epoch = self._epoch(step)
@@ -220,6 +223,7 @@ class Trainer:
             sampled = self.strategy.experimental_local_results(sampled)[0]
             self._gradient_sample.assign(sampled)
 
+    @_as_it_stands
     def _replica_gradients(self, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
@@ -230,6 +234,7 @@ class Trainer:
         gradients = sum_over_replicas(tape.gradient(loss, variables), dtype)
         return counts, tf.linalg.global_norm(gradients), sample(gradients), gradients
 
+    @_as_it_stands
     def _replica_update(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self.model.trainable_variables)
 

@@ -1,0 +1,123 @@
+"""Writes what layers of a network put out for pictures, as NumPy arrays.
+
+python features.py --input=PICTURES --model_dir=runs/demo --output=features.npz
+python features.py --data_dir=DIR --split=train --model_dir=runs/demo --output=FEATURES
+
+Rows are written while it runs; the same command again goes on. A directory has a file
+for each layer that NumPy maps into memory; a .npz, for few pictures, has all of them.
+"""
+
+from alexnet_tf import signals
+
+if __name__ == "__main__":  # from here on a signal ends it in one line
+    signals.handle(signals.EXIT_INTERRUPTED)
+
+import sys
+
+from alexnet_tf import command_line, files
+from alexnet_tf.command_line import flags
+from alexnet_tf.errors import UserError
+from data import reading
+from data.pictures import LeftOut, find_pictures, shown
+
+_NAMED = 20  # pictures that could not be used, by name
+
+
+def define_flags() -> None:
+    """Defines the flags."""
+    define_path = command_line.define_path
+    define_path("input", None, "Folder of pictures, at any depth.", exists=True)
+    define_path("data_dir", None, "Or a data set.", exists=True)
+    command_line.define_label_flags(expert=True)
+    flags.DEFINE_string("split", "validation", "Of the data set.")
+    define_path("model_dir", None, "Directory of a run.", exists=True)
+    define_path("checkpoint", "latest", "latest or best of the run, or a path.")
+    flags.DEFINE_list(
+        "layer",
+        ["fc7"],
+        "Layers, with commas, such as conv5,fc7; a wrong one lists all.",
+    )
+    flags.DEFINE_bool("before_relu", False, "Take what comes before the ReLU.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Of the numbers.")
+    define_path("output", None, "Directory, or a file called *.npz.", required=True)
+
+
+def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
+    """Checks what goes together; returns the pictures of a folder."""
+    if arguments:
+        raise flags.Error(f"unexpected argument {arguments[0]!r}")
+    if (values.input is None) == (values.data_dir is None):
+        raise flags.Error("give --input or --data_dir")
+    if values.model_dir is None:
+        raise flags.Error("give --model_dir")
+    inputs = [values.input or values.data_dir, values.model_dir]
+    files.local_only(values.output, "--output")
+    kind = "file" if values.output.endswith(".npz") else "directory"
+    files.check_output(
+        values.output, inputs, what="--output", kind=kind, replaced=False
+    )
+    return find(values.input) if values.input else []
+
+
+def find(folder: str) -> list[str]:
+    """The paths of the pictures in a folder."""
+    left_out = LeftOut()
+    paths = list(find_pictures(folder, left_out))
+    for line in left_out.lines():
+        print(line, file=sys.stderr)
+    if not paths:
+        raise UserError(f"no pictures in {shown(folder)}: give a folder of them")
+    return paths
+
+
+def main(values: flags.FlagValues, paths: list[str]) -> int:
+    """Writes the features as the flags say."""
+    from alexnet_tf import features
+    from alexnet_tf.pipeline.data_set import open_data_set
+    from alexnet_tf.pipeline.pictures import Fitting
+    from alexnet_tf.run import Run, checkpoint_sha256
+
+    model, config, checkpoint = Run(values.model_dir).load_model(values.checkpoint)
+    size = model.input_shape[1]
+    if values.input:
+        fitting = Fitting(config.fit, config.stored_size, size)
+        pictures = features.pictures_of_folder(
+            values.input, paths, reading.ask, fitting
+        )
+    else:
+        data_set = open_data_set(
+            values.data_dir,
+            class_names=values.class_names,
+            label_offset=values.label_offset,
+        )
+        pictures = features.pictures_of_split(data_set, values.split, size)
+    layers = list(dict.fromkeys(values.layer))
+    facts = {
+        "weights": checkpoint_sha256(checkpoint),
+        "before_relu": values.before_relu,
+    }
+    left_out = features.write_features(
+        features.take_layers(model, layers, values.before_relu),
+        pictures,
+        values.output,
+        facts,
+        values.dtype,
+    )
+    print(f"{', '.join(layers)} of {pictures.number:,} pictures: {values.output}")
+    return report(left_out, pictures.number)
+
+
+def report(left_out: list, number: int) -> int:
+    """Says which pictures could not be used; returns the exit code."""
+    if not left_out:
+        return 0
+    print(f"error: {len(left_out)} of {number} not read:", file=sys.stderr)
+    for row in left_out[:_NAMED]:
+        print(f"  {shown(row.name)}: {row.error}", file=sys.stderr)
+    if len(left_out) > _NAMED:
+        print(f"  and {len(left_out) - _NAMED:,} more", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags, check)
