@@ -58,6 +58,13 @@ def as_lists(layers):
     return {name: [v["kernel"], v["bias"]] for name, v in layers.items()}
 
 
+def as_arrays_of_arrays(layers):
+    pairs = {name: np.empty(2, object) for name in layers}
+    for name, pair in pairs.items():
+        pair[:] = layers[name]["kernel"], layers[name]["bias"]
+    return pairs
+
+
 def as_dicts_of_python_2(layers):
     return {
         name.encode(): {b"weights": v["kernel"], b"biases": v["bias"]}
@@ -65,7 +72,7 @@ def as_dicts_of_python_2(layers):
     }
 
 
-@pytest.mark.parametrize("form", [as_lists, as_dicts_of_python_2])
+@pytest.mark.parametrize("form", [as_lists, as_arrays_of_arrays, as_dicts_of_python_2])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_pickled_dicts_of_layers(layers, tmp_path, form, protocol):
     path = str(tmp_path / "weights")  # the name does not matter
@@ -112,6 +119,24 @@ def test_a_pickle_can_run_nothing(tmp_path):
         with pytest.raises(UserError, match=r"would call (posix|os)\.mkdir"):
             read_weights(str(path))
     assert not (tmp_path / "made").exists()
+
+
+def test_a_pickle_cannot_forge_what_numpy_takes_numbers_for(tmp_path):
+    class Forged:  # floats that NumPy would take for addresses of objects
+        def __reduce__(self):
+            state = (3, "<", None, None, None, -1, -1, 0x3F)
+            return np.dtype, ("f4", False, True), state
+
+    array = np.ones((4, 3), np.float32)
+    reconstruct, args, state = array.__reduce__()
+
+    class Array:
+        def __reduce__(self):
+            return reconstruct, args, (state[0], state[1], Forged(), *state[3:])
+
+    (tmp_path / "w").write_bytes(pickle.dumps({"conv1": [Array()]}, protocol=2))
+    with pytest.raises(UserError, match="conv1's bias is missing"):
+        read_weights(str(tmp_path / "w"))
 
 
 @pytest.mark.parametrize("form", ["old", "new", "mixed"])
@@ -276,7 +301,7 @@ def test_other_places_are_one_line(tmp_path):
         ),
         (lambda v: v["fc7"].pop(), "fc7's bias is missing"),
         (lambda v: v["conv2"][0].fill(np.nan), "conv2's kernel .* not finite"),
-        (lambda v: v["conv2"].__setitem__(0, np.array("x")), "no numbers"),
+        (lambda v: v["conv2"].__setitem__(0, np.array("x")), "array of U1, not floats"),
     ],
 )
 def test_weights_that_cannot_be_used_are_named(layers, tmp_path, change, message):

@@ -133,7 +133,8 @@ def _read_blob(layer: str, blob) -> np.ndarray:
         blob.height,
         blob.width,
     )
-    values = np.array(blob.data or blob.double_data, np.float32)
+    with np.errstate(over="ignore"):  # what is not finite is refused later
+        values = np.array(blob.data or blob.double_data, np.float32)
     return _reshape(layer, values, shape)
 
 

@@ -20,7 +20,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their names)
-from alexnet_tf.network.numpy_files import SafeUnpickler, from_dict, read_npy
+from alexnet_tf.network.numpy_files import read_npy, read_pickle
 from alexnet_tf.network.protobuf_files import read_protobuf
 from alexnet_tf.network.weight_layout import LAYERS, Found, from_outputs_first
 from alexnet_tf.recipes import RECIPES, Recipe, from_json
@@ -96,7 +96,7 @@ def _read(content: bytes) -> Found:
     if content.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."):
         return _read_torch(content)
     if content.startswith(b"\x80"):
-        return from_dict("a pickle", SafeUnpickler(io.BytesIO(content)).load())
+        return read_pickle(content)
     if zipfile.is_zipfile(io.BytesIO(content)):
         return _read_zip(content)
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
