@@ -3,7 +3,8 @@
 Without flags: the demo, on photographs of solar cells that a Python package brings.
 
     python train.py
-    python train.py --data_dir=DIR --num_gpus=2
+    python train.py --data_dir=PICTURES
+    python train.py --data_dir=DATA_SET --num_gpus=2
 """
 
 from alexnet_tf import signals
@@ -21,12 +22,17 @@ from alexnet_tf.recipes import FINE_TUNING, RECIPES, Recipe, fit_small
 
 _DEMO_DATA_DIR = os.path.join("runs", "demo_data")
 _DEMO_MODEL_DIR = os.path.join("runs", "demo")
+_PREPARED_DIR = os.path.join("runs", "data")
 
 
 def define_flags() -> None:
     """Defines the flags; those of the recipe and the run are made from their fields."""
     command_line.define_path(
-        "data_dir", None, "Data set made by data.prepare; none for the demo."
+        "data_dir",
+        None,
+        "A folder with a folder of pictures for each class, which is prepared in "
+        f"{_PREPARED_DIR}/; or a data set made by data.prepare; none for the demo.",
+        exists=True,
     )
     command_line.define_path(
         "model_dir",
@@ -63,7 +69,19 @@ def _describe_default(field: dataclasses.Field) -> str:
     return described
 
 
-def main(values: flags.FlagValues) -> int:
+def check(values: flags.FlagValues, arguments: list[str]):
+    """Returns the pictures where `--data_dir` is a folder of them, else None."""
+    if arguments:
+        hint = f"; give --data_dir={arguments[0]}" * os.path.exists(arguments[0])
+        raise flags.Error(f"unexpected argument {arguments[0]!r}{hint}")
+    if not values.data_dir:
+        return None
+    from data.own_pictures import find_own_pictures
+
+    return find_own_pictures(values.data_dir, _PREPARED_DIR)
+
+
+def main(values: flags.FlagValues, own_pictures=None) -> int:
     """Trains as the flags say; returns the exit code."""
     from alexnet_tf.training.command import train
 
@@ -74,6 +92,8 @@ def main(values: flags.FlagValues) -> int:
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
         if not files.list_names(data_dir):  # not yet, or its preparation was killed
             prepare(source="elpv", output=data_dir)
+    elif own_pictures:
+        data_dir = own_pictures.prepare()
     finished = train(
         data_dir,
         model_dir,
@@ -84,8 +104,11 @@ def main(values: flags.FlagValues) -> int:
         overwrite=values.overwrite,
         export=values.export,
     )
+    if finished and values.data_dir is None:
+        words = command_line.command("python", "train.py", "--data_dir=PICTURES")
+        print(f"  {words}   (your own pictures, a folder for each class)")
     return 0 if finished else signals.EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    command_line.run(main, define_flags, check)

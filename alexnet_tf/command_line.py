@@ -101,15 +101,18 @@ _expert_flags: set[str] = set()
 class _PathParser(flags.ArgumentParser):
     """A path, as `files.expand` takes it; looked for where it is to exist."""
 
-    def __init__(self, exists: bool):
-        self._exists = exists
+    def __init__(self, name: str, exists: bool):
+        self._name, self._exists = name, exists
 
     def parse(self, argument: str) -> str:
         path = files.expand(argument)
         if self._exists and not files.is_remote(path) and not os.path.lexists(path):
             directory, name = os.path.split(path.rstrip("/"))
             near = difflib.get_close_matches(name, files.list_names(directory or "."))
-            hint = f"; did you mean {os.path.join(directory, near[0])}?" if near else ""
+            hint = ""
+            if near:
+                meant = f"--{self._name}={os.path.join(directory, near[0])}"
+                hint = f"; did you mean {shlex.quote(meant)}?"
             raise UserError(f"there is no {path}{hint}")
         return path
 
@@ -195,7 +198,7 @@ def define_path(
         required: Whether it must be given.
         expert: Whether only `--helpfull` shows it.
     """
-    parser = _PathParser(exists)
+    parser = _PathParser(name, exists)
     if many:
         flags.DEFINE_multi(parser, flags.ArgumentSerializer(), name, default, help)
     else:

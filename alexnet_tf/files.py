@@ -81,6 +81,16 @@ def expand(path: str) -> str:
     return expanded
 
 
+def from_here(path: str) -> str:
+    """A path as a person would type it: relative where it lies below the current one.
+
+    Args:
+        path: Local or remote.
+    """
+    relative = path if is_remote(path) else os.path.relpath(path)
+    return path if relative.split("/")[0] == ".." else relative
+
+
 def is_remote(path: str) -> bool:
     """Whether a path is for TensorFlow's file systems (`gs://…`), not for this one."""
     scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path)

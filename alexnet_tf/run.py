@@ -17,6 +17,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import (
     checkpoint_files,
     for_tensorflow,
+    is_remote,
     is_unfinished,
     list_checkpoints,
     list_names,
@@ -26,6 +27,7 @@ from alexnet_tf.files import (
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
 from alexnet_tf.recipes import from_json
 
+_DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
 # What is in the directory of an export, and in that of a run, as `remove_written` takes
 # it: nothing else is ever removed.
 EXPORT_FILES = (
@@ -82,12 +84,17 @@ class Run:
     def read_config(self) -> Config:
         """Returns the run's configuration.
 
+        Where its data set is gone, but is at the same place as seen from the run, both
+        were moved together: then it says the new directory.
+
         Raises:
             UserError: If there is none, or it is damaged, or of an earlier version.
         """
         try:
             with tf.io.gfile.GFile(self.config_file) as file:
-                return from_json(Config, json.loads(file.read()))
+                values = json.loads(file.read())
+            relative = values.pop(_DATA, None) if isinstance(values, dict) else None
+            config = from_json(Config, values)
         except tf.errors.NotFoundError:
             raise UserError(
                 f"no run in {self.model_dir!r} (no config.json there): give the "
@@ -99,10 +106,22 @@ class Run:
                 "use the version that trained the run, or train anew in another "
                 "--model_dir"
             ) from None
+        if relative and not os.path.isdir(config.data_dir):
+            moved = os.path.normpath(os.path.join(self._directory(), str(relative)))
+            if os.path.isdir(moved):
+                config = dataclasses.replace(config, data_dir=moved)
+        return config
+
+    def _directory(self) -> str:
+        return os.path.realpath(self.model_dir)
 
     def write_config(self, config: Config) -> None:
         """Writes the configuration, replacing the file in one move."""
-        text = json.dumps(dataclasses.asdict(config), indent=1)
+        values = dataclasses.asdict(config)
+        if not is_remote(self.model_dir) and not is_remote(config.data_dir):
+            data_dir = os.path.realpath(config.data_dir)
+            values[_DATA] = os.path.relpath(data_dir, self._directory())
+        text = json.dumps(values, indent=1)
         with replacing(self.config_file) as path, tf.io.gfile.GFile(path, "w") as file:
             file.write(text)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -201,6 +202,24 @@ def test_a_run_is_what_its_config_says_when_recipes_change(
     assert train(data_dir, half, given={"train_steps": 8}, export=False)
     resumed, _, _ = Run(half).load_model()
     assert largest_difference(resumed.weights, model.weights) == 0
+
+
+def test_a_run_and_its_data_move_together(data_dir, tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    data = before / "sets" / "colors"
+    shutil.copytree(data_dir, data)
+    run = Run(str(before / "runs" / "1"))
+    run.start(make_config(str(data)))
+    shutil.copytree(before, after)
+    assert Run(str(after / "runs" / "1")).read_config().data_dir == str(data)
+    shutil.rmtree(before)
+    run = Run(str(after / "runs" / "1"))
+    config = run.read_config()
+    assert config == make_config(str(after / "sets" / "colors"))
+    run.start(config)
+    assert run.read_config() == config
+    (after / "sets").rename(after / "elsewhere")
+    assert run.read_config() == config
 
 
 def test_every_number_of_a_recipe_is_a_setting():

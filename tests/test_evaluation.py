@@ -1,8 +1,10 @@
 """Tests of the room evaluation, but its pictures, against NumPy in float64."""
 
 import csv
+import dataclasses
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -401,6 +403,16 @@ def test_the_table_has_accuracy_beside_error_and_the_largest_class(data_set):
 def test_what_is_not_there_is_named(runs, arguments, message):
     with pytest.raises(UserError, match=message):
         evaluate_run(runs[0].model_dir, **arguments)
+
+
+def test_data_that_are_gone_are_to_be_given(runs, data_dir, tmp_path):
+    shutil.copytree(runs[0].model_dir, tmp_path / "run")
+    run = Run(str(tmp_path / "run"))
+    gone = dataclasses.replace(run.read_config(), data_dir=str(tmp_path / "gone"))
+    run.write_config(gone)
+    with pytest.raises(UserError, match=r"no longer in .*gone: give --data_dir"):
+        evaluate_run(run.model_dir)
+    assert evaluate_run(run.model_dir, data_dir).num_evaluated == 25
 
 
 def test_a_checkpoint_without_a_run_needs_model_dir():

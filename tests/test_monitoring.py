@@ -410,9 +410,9 @@ for step in (130, 262):
     progress._bar.refresh()
 logging.warning("bad record 3")
 progress.row(
-    True, epoch="16.01", step="262", loss="1.3208", top1="39.1%",
+    True, epoch="16.01", step="900810", loss="1.3208", top1="39.1%",
     validation_loss="1.3030", validation_top1="41.9%", validation_top5="100.0%",
-    evaluated="50000 of 50000")
+    largest="39.1%", evaluated="50000/50000")
 progress.close()
 """
 
@@ -453,7 +453,7 @@ def test_a_terminal_is_filled_and_nothing_is_cut(columns):
     (head,) = (line for line in plain if "evaluated" in line)
     words = "  val loss" if columns == 80 else "validation loss"
     assert words in head
-    (row,) = (line for line in lines if "50000 of 50000" in line)
+    (row,) = (line for line in lines if "50000/50000" in line)
     assert "\033[1m16.01" in row
 
 

@@ -49,6 +49,14 @@ def test_warmup(name):
         assert factors(schedule, [5.9, 6]) == pytest.approx([1, 0.1])
 
 
+@pytest.mark.parametrize("name", ["cosine", "poly"])
+def test_a_schedule_ends_where_training_does_however_short(name):
+    schedule = make_schedule(name, 1, warmup_epochs=2)
+    np.testing.assert_allclose(
+        factors(schedule, [0, 0.25, 0.5, 1]), [0, 0.5, 1, 0], atol=1e-6
+    )
+
+
 def test_plateau_drops_after_five_validations_without_improvement():
     improving = [0.9, 0.8, 0.7]
     assert plateau(improving) == (0, False)

@@ -1,11 +1,13 @@
 """Training: replicas, resume, bad numbers, bad arguments."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import types
@@ -23,7 +25,7 @@ from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training import command
 from alexnet_tf.training.command import train
-from alexnet_tf.training.loop import Loop
+from alexnet_tf.training.loop import LOG_EVERY, Loop
 
 
 def weights_after(data_dir, steps, steps_per_loop=None, **given):
@@ -179,7 +181,7 @@ def test_what_labels_mean_is_told_to_a_run_once(tmp_path):
 
 
 def test_checkpoint_metrics_and_summary_of_a_run(data_dir, tmp_path, capsys):
-    model_dir = str(tmp_path / "run")
+    model_dir = str(tmp_path / "the run")
     given = SMALL | {"num_epochs": 2.0, "lr_schedule": "constant", "warmup_epochs": 0.0}
     assert train(data_dir, model_dir, given=given, export=False)
     lines = read_metrics(model_dir)
@@ -199,7 +201,31 @@ def test_checkpoint_metrics_and_summary_of_a_run(data_dir, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "of 25 images" in shown
     assert "48.0%" in shown  # the largest class: 12 of 25
-    assert "tensorboard --logdir" in shown
+    report = shlex.quote(f"--report_dir={model_dir}/report")
+    assert f"eval.py {shlex.quote(f'--model_dir={model_dir}')} {report}\n" in shown
+    assert f"tensorboard {shlex.quote(f'--logdir={model_dir}')}" in shown
+
+
+@pytest.mark.parametrize("steps", [8, 30])  # two epochs have 9.4
+def test_the_rate_falls_to_0_at_the_last_step(data_dir, steps):
+    given = {"num_epochs": 2.0, "train_steps": steps, "lr_schedule": "cosine"}
+    trainer = make_trainer(data_dir, **given, warmup_epochs=1.0)
+    rates = [float(trainer.learning_rate(step)) for step in range(steps + 1)]
+    assert min(rates[1:-1]) > 0
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert np.argmax(rates) == min(5, steps // 2)
+
+
+def test_a_run_that_was_stopped_says_the_command_that_goes_on(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run = Run(str(tmp_path / "runs" / "a b"))
+    words = ["train.py", "--data_dir=my data", "--overwrite", "--num_gpus=2"]
+    monkeypatch.setattr(sys, "argv", words)
+    said = shlex.split(command._command_to_go_on(run))
+    expected = ["train.py", "--data_dir=my data", "--num_gpus=2"]
+    assert said[1:] == [*expected, "--model_dir=runs/a b"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--model_dir", "elsewhere"])
+    assert shlex.split(command._command_to_go_on(run))[1:] == sys.argv
 
 
 def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
@@ -377,6 +403,22 @@ def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkey
         assert choose() not in (first, other)
     pathlib.Path(first, "eval.json").write_text("{}")  # it has ended
     assert choose() != first
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),  # both in steps
+    [(30, [30, 60, 90, 120]), (99, [99, 198]), (130, [130, 260]), (250, [100, 200])],
+)
+def test_no_training_record_is_of_a_few_steps(data_dir, tmp_path, epoch, expected):
+    trainer = make_trainer(data_dir, num_epochs=4.0)
+    trainer.config = dataclasses.replace(trainer.config, num_train_examples=32 * epoch)
+    loop, step = Loop(trainer, Run(str(tmp_path))), 0
+    loop._steps_per_loop, records = LOG_EVERY, []
+    while len(records) < len(expected):
+        step = loop._next_stop(step)
+        if loop._is_record_due(step):
+            records.append(step)
+    assert records == expected
 
 
 @pytest.mark.parametrize(("every", "steps"), [(2, [2, 4]), (None, [5]), (0, [])])

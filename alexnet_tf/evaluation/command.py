@@ -168,6 +168,11 @@ def _open_data(
 ) -> DataSet:
     """Opens the data set, and checks that what is to be evaluated fits it."""
     config = member.config
+    if data_dir is None and not tf.io.gfile.isdir(config.data_dir):
+        raise UserError(
+            f"the data set of {member.run.model_dir} is no longer in "
+            f"{config.data_dir}: give --data_dir"
+        )
     is_own = data_dir is None or os.path.abspath(data_dir) == config.data_dir
     if is_own and class_names is label_offset is None:
         label_offset = config.given_offset  # what training was told holds here too

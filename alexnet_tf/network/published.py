@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.weight_files import HEAD, LAYERS, read_file
-from alexnet_tf.recipes import Recipe, network_fields
+from alexnet_tf.network.weight_files import read_file
+from alexnet_tf.network.weight_layout import HEAD, format_shape
+from alexnet_tf.recipes import LAYERS, Recipe, network_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,17 +89,18 @@ class LayerReport:
     shapes: tuple[tuple[int, ...], ...]
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}: {self.state} ({', '.join(map(format_shape, self.shapes))})"
-        )
+        shapes = ", ".join(map(format_shape, self.shapes))
+        return f"{self.name}: {self.state} ({shapes})"
 
 
 def read_weights(path: str) -> PublishedWeights:
     """Reads weights; what kind of file it is, its content tells.
 
     Args:
-        path: A pickled dict of `[kernel, bias]` by layer (`bvlc_alexnet.npy`); a run's
-            directory, a checkpoint without its `.index`, or a `.keras` file of ours.
+        path: Of a pickled dict of `[kernel, bias]` by layer (`bvlc_alexnet.npy`), a
+            `.caffemodel`, the ONNX zoo's `bvlcalexnet` or `caffenet`, torchvision's
+            `.pth` (where PyTorch is installed) or `.safetensors`; or, of ours, a run, a
+            checkpoint without its `.index` or a `.keras` file.
 
     Returns:
         The weights of all eight layers.
@@ -112,8 +114,8 @@ def read_weights(path: str) -> PublishedWeights:
         for name in ("kernel", "bias"):
             if name not in found.layers.get(layer, {}):
                 raise UserError(
-                    f"{path} is {found.kind} without {layer}'s {name}: it holds "
-                    f"{_shorten(found.names)}; give one with AlexNet's eight layers"
+                    f"{path}: {layer}'s {name} is missing in {found.kind} that holds "
+                    f"{_shorten([*found.names])}; give one of AlexNet's eight layers"
                 )
     layers = {
         layer: {
@@ -201,8 +203,3 @@ def _check_shapes(layer: str, variables, values, source: str) -> None:
                 f"{format_shape(expected)}: give the recipe, the groups, the width and "
                 "the image size that the weights are for"
             )
-
-
-def format_shape(shape: Sequence[int]) -> str:
-    """A shape for people: 11×11×3×96."""
-    return "×".join(map(str, shape))

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import gc
 import os
+import re
+import sys
 import time
 import types
 from collections.abc import Mapping
@@ -26,6 +28,7 @@ from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
 from alexnet_tf.files import (
     check_output,
+    from_here,
     list_checkpoints,
     list_names,
     lock,
@@ -146,11 +149,20 @@ def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> boo
     if config.profiler_port:
         tf.profiler.experimental.server.start(config.profiler_port)
     if not _train(config, data_set, strategy, run, weights):
-        logging.info("checkpoint saved; the same command goes on from there")
+        logging.info("checkpoint saved; this goes on from there:")
+        logging.info("  %s", _command_to_go_on(run))
         return False
     if is_chief(strategy):
         _finish(run, config, data_set, export)
     return True
+
+
+def _command_to_go_on(run: Run) -> str:
+    """The command that was given, with what it needs in order to find the run."""
+    words = [word for word in sys.argv if not re.match("--?overwrite", word)]
+    if not any(re.match("--?model_dir", word) for word in words):
+        words.append(f"--model_dir={from_here(run.model_dir)}")
+    return command("python", *words)
 
 
 def _first_weights(run: Run, previous: Config | None, given) -> PublishedWeights | None:
@@ -231,22 +243,22 @@ def _finish(run: Run, config: Config, data_set: DataSet, export: bool) -> None:
             result = evaluate_run(
                 run.model_dir, split=split, global_batch_size=batch_size
             )
+    where = from_here(run.model_dir)
     lines = [
         "",
         f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "
         f"images (always answering the largest class: {result.largest_class:.1%}).",
-        f"The run is in {run.model_dir}",
+        f"The run is in {where}",
+    ]
+    commands = [
+        command("tensorboard", f"--logdir={where}"),
+        command(
+            *("python", "eval.py", f"--model_dir={where}"),
+            f"--report_dir={os.path.join(where, 'report')}",
+        ),
     ]
     if export:
-        export_run(run.model_dir)
-        lines.append(f"The SavedModel is in {run.saved_model_dir}")
-    lines += [
-        "Next:",
-        "  " + command("tensorboard", f"--logdir={run.model_dir}"),
-        "  "
-        + command("python", "eval.py", f"--model_dir={run.model_dir}", "--views=10"),
-        "  "
-        + command("python", "-m", "data.prepare", "--source=folder")
-        + " --input=PICTURES --output=DIR   (a data set of your own pictures)",
-    ]
-    print("\n".join(lines))
+        lines.append(f"The SavedModel is in {from_here(export_run(run.model_dir))}")
+        predict = command("python", "predict.py", f"--saved_model={where}")
+        commands.insert(0, f"{predict} PICTURE…")
+    print("\n".join([*lines, "Next:", *(f"  {line}" for line in commands)]))

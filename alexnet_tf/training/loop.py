@@ -22,7 +22,7 @@ from alexnet_tf.training import diagnostics
 from alexnet_tf.training.checkpoints import Checkpoints
 from alexnet_tf.training.step import Trainer
 
-LOG_EVERY = 100  # steps between two training records, and one at every epoch's end
+LOG_EVERY = 100  # steps between two training records of an epoch
 _SECONDS_PER_LOOP = 0.5  # that a call of several steps should take
 _STEPS_PER_LOOP_OF_WORKERS = 10  # all workers must come back at the same steps
 _STARVED = 0.2  # share of the time spent waiting for input
@@ -120,24 +120,37 @@ class Loop:
         self._show(step, metrics, chunk)
         if self._chief:
             self._watch(step)
+        if self._is_record_due(step):
+            self._record_training(step, metrics)
         if self._is_validation_due(step):
-            self._record_training(step, metrics)
             return  # what comes next saves
-        if step % LOG_EVERY == 0:
-            self._record_training(step, metrics)
         if self._is_checkpoint_due(step):
             self._checkpoints.save(step)
 
     def _next_stop(self, step: int) -> int:
         """The step at which the loop has to come back to Python."""
-        config = self._config
-        intervals = (LOG_EVERY, config.checkpoint_every, config.histograms_every)
+        start, end = self._epoch_around(step)
+        intervals = (self._config.checkpoint_every, self._config.histograms_every)
         return min(
             step + self._steps_per_loop,
-            max(step + 1, config.first_step_of(math.floor(config.epoch(step)) + 1)),
+            step + LOG_EVERY - (step - start) % LOG_EVERY,
+            end,
             *((step // every + 1) * every for every in intervals if every),
-            config.last_step,
         )
+
+    def _epoch_around(self, step: int) -> tuple[int, int]:
+        """The first step of the epoch that goes on after `step`, and its end."""
+        config = self._config
+        epoch = math.floor(config.epoch(step))
+        end = max(step + 1, config.first_step_of(epoch + 1))
+        return config.first_step_of(epoch), min(end, config.last_step)
+
+    def _is_record_due(self, step: int) -> bool:
+        """At an epoch's end, and every `LOG_EVERY` steps where much of it is left."""
+        start, end = self._epoch_around(step)
+        is_far = end - step >= LOG_EVERY // 2
+        is_due = (step - start) % LOG_EVERY == 0 and is_far
+        return is_due or self._is_validation_due(step)
 
     def _is_checkpoint_due(self, step: int) -> bool:
         every = self._config.checkpoint_every
@@ -267,7 +280,8 @@ class Loop:
             validation_loss=f"{result.cross_entropy:.4f}",
             validation_top1=f"{1 - result.top_1_error:.1%}",
             **top_5,
-            evaluated=f"{result.num_evaluated} of {result.num_examples}",
+            largest=f"{result.largest_class:.1%}",
+            evaluated=f"{result.num_evaluated}/{result.num_examples}",
         )
 
     def _advise_if_stuck(self, step: int, result) -> None:

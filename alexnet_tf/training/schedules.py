@@ -32,11 +32,13 @@ def make_schedule(
         num_epochs: Where "cosine" and "poly" end, epochs.
         drop_epochs: For "steps", epochs.
         warmup_epochs: Epochs in which the factor first grows linearly from 0; "cosine"
-            and "poly" begin after them.
+            and "poly" begin after them, and have at least half of the training.
 
     Returns:
         The schedule.
     """
+    if name in ("cosine", "poly"):
+        warmup_epochs = min(warmup_epochs, num_epochs / 2)
 
     def factor(epoch):
         share = (epoch - warmup_epochs) / max(num_epochs - warmup_epochs, 1e-9)
