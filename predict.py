@@ -3,8 +3,8 @@
 python predict.py --saved_model=runs/demo PICTURE… FOLDER…
 
 Prints the most probable classes of every picture: of files, of those in folders and
-below, and, for "-", of a picture on the standard input. They are turned as their EXIF
-data say. Goes on past what cannot be read; then the exit code is 1.
+below, and, for "-", of a picture on the standard input. Goes on past what cannot be
+read; then the exit code is 1.
 """
 
 from alexnet_tf import signals

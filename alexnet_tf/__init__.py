@@ -12,8 +12,8 @@ The rooms, in the order of reading; each imports only from those above it:
   its directory.
 - `evaluation/`: exact errors, and pages and pictures of them.
 - `monitoring/`: what a run says about itself.
-- `export.py`, `classifier.py`: the SavedModel and its sisters; a run as a model that
-  takes pictures.
+- `export.py`, `features.py`, `classifier.py`: the SavedModel and its sisters;
+  activations on disk; a run as a model that takes pictures.
 - `training/`: the step, the loop around it, the command.
 """
 

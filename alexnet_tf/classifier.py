@@ -2,21 +2,18 @@
 
 import dataclasses
 import functools
-import io
 import os
 from collections.abc import Iterable
 
 import keras
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageOps
 
 from alexnet_tf.files import expand, is_remote
 from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
 from alexnet_tf.run import Run
 
 _BATCH = 32  # pictures at a time
-_ORIENTATION = 0x0112  # of EXIF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +81,10 @@ def _predict_pictures(
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         contents, errors = zip(*map(_read, batch), strict=True)
-        images, is_picture = (x.numpy() for x in decode(tf.constant(contents)))
-        turned = np.stack(list(map(_turn, images, contents)))
-        probabilities = tf.nn.softmax(model(turned, training=False)).numpy()
-        for path, error, is_good, row in zip(
-            batch, errors, is_picture, probabilities, strict=True
-        ):
+        images, is_picture = decode(tf.constant(contents))
+        rows = tf.nn.softmax(model(images, training=False)).numpy()
+        found = zip(batch, errors, is_picture.numpy(), rows, strict=True)
+        for path, error, is_good, row in found:
             if not is_good:
                 error = error or "no JPEG, PNG, GIF, BMP or WebP of a usual size"
                 predictions.append(Prediction(path, [], error))
@@ -109,15 +104,3 @@ def _read(path: str) -> tuple[bytes, str | None]:
             return file.read(), None
     except tf.errors.OpError as error:
         return b"", error.message.rsplit("; ", 1)[-1]
-
-
-def _turn(image: np.ndarray, content: bytes) -> np.ndarray:
-    """Turns a fitted, square picture as the EXIF data of its file say."""
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            orientation = picture.getexif().get(_ORIENTATION)
-    except Exception:  # no picture, or broken EXIF data, in a dozen ways
-        return image
-    square = Image.fromarray(image)
-    square.getexif()[_ORIENTATION] = orientation
-    return np.asarray(ImageOps.exif_transpose(square))

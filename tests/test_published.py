@@ -1,15 +1,26 @@
 """Weights of others and ours: read from every kind of file, put into a network."""
 
+import functools
+import hashlib
+import importlib.util
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import SMALL, make_config
+from weight_writers import (
+    torchvision_arrays,
+    write_caffe,
+    write_onnx,
+    write_safetensors,
+)
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
+from alexnet_tf.network import weight_files
 from alexnet_tf.network.published import LAYERS, assign, read_weights
 from alexnet_tf.run import Run, build_model
 from alexnet_tf.training.command import train
@@ -17,7 +28,7 @@ from alexnet_tf.training.command import train
 WIDTH = 0.1
 
 
-def draw_layers(recipe="bvlc", num_classes=5):
+def draw_layers(recipe, num_classes=5):
     """Random weights of a small network, by layer, in our layout."""
     model = alexnet(num_classes, recipe, width=WIDTH)
     rng = np.random.default_rng(0)
@@ -32,7 +43,8 @@ def draw_layers(recipe="bvlc", num_classes=5):
 
 @pytest.fixture(scope="module")
 def layers():
-    return draw_layers()
+    """Weights of a small network of Caffe's."""
+    return draw_layers("bvlc")
 
 
 def assert_same(found, layers):
@@ -46,6 +58,13 @@ def as_lists(layers):
     return {name: [v["kernel"], v["bias"]] for name, v in layers.items()}
 
 
+def as_arrays_of_arrays(layers):
+    pairs = {name: np.empty(2, object) for name in layers}
+    for name, pair in pairs.items():
+        pair[:] = layers[name]["kernel"], layers[name]["bias"]
+    return pairs
+
+
 def as_dicts_of_python_2(layers):
     return {
         name.encode(): {b"weights": v["kernel"], b"biases": v["bias"]}
@@ -53,7 +72,7 @@ def as_dicts_of_python_2(layers):
     }
 
 
-@pytest.mark.parametrize("form", [as_lists, as_dicts_of_python_2])
+@pytest.mark.parametrize("form", [as_lists, as_arrays_of_arrays, as_dicts_of_python_2])
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_pickled_dicts_of_layers(layers, tmp_path, form, protocol):
     path = str(tmp_path / "weights")  # the name does not matter
@@ -82,7 +101,7 @@ def test_a_pickle_of_python_2_is_read(tmp_path, layers):
     )
     path = tmp_path / "weights.pkl"
     path.write_bytes(text)
-    with pytest.raises(UserError, match="without conv1's bias: it holds conv1;"):
+    with pytest.raises(UserError, match=r"conv1's bias is missing .* holds conv1;"):
         read_weights(str(path))
 
 
@@ -102,6 +121,142 @@ def test_a_pickle_can_run_nothing(tmp_path):
     assert not (tmp_path / "made").exists()
 
 
+def test_a_pickle_cannot_forge_what_numpy_takes_numbers_for(tmp_path):
+    class Forged:  # floats that NumPy would take for addresses of objects
+        def __reduce__(self):
+            state = (3, "<", None, None, None, -1, -1, 0x3F)
+            return np.dtype, ("f4", False, True), state
+
+    array = np.ones((4, 3), np.float32)
+    reconstruct, args, state = array.__reduce__()
+
+    class Array:
+        def __reduce__(self):
+            return reconstruct, args, (state[0], state[1], Forged(), *state[3:])
+
+    (tmp_path / "w").write_bytes(pickle.dumps({"conv1": [Array()]}, protocol=2))
+    with pytest.raises(UserError, match="conv1's bias is missing"):
+        read_weights(str(tmp_path / "w"))
+
+
+@pytest.mark.parametrize("form", ["old", "new", "mixed"])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("lrn_first", [True, False])
+def test_caffemodels(layers, tmp_path, form, packed, lrn_first):
+    path = tmp_path / "weights"
+    write_caffe(path, layers, form, lrn_first=lrn_first, packed=packed)
+    weights = read_weights(str(path))
+    assert_same(weights.layers, layers)
+    names = ["bvlc"] if lrn_first else ["caffenet"]
+    if form == "mixed":  # nothing tells the order of its layers
+        names = ["bvlc", "caffenet"]
+    assert [recipe.name for recipe in weights.recipes] == names
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("lrn_first", [True, False])
+def test_onnx_files(layers, tmp_path, raw, lrn_first):
+    path = tmp_path / "weights"
+    write_onnx(path, layers, raw=raw, lrn_first=lrn_first)
+    weights = read_weights(str(path))
+    assert_same(weights.layers, layers)
+    assert [r.name for r in weights.recipes] == ["bvlc" if lrn_first else "caffenet"]
+
+
+def test_safetensors(tmp_path):
+    layers = draw_layers("torchvision")
+    path = tmp_path / "weights"
+    write_safetensors(path, torchvision_arrays(layers))
+    weights = read_weights(str(path))
+    assert_same(weights.layers, layers)
+    assert [recipe.name for recipe in weights.recipes] == ["torchvision"]
+
+
+@pytest.mark.skipif(bool(importlib.util.find_spec("torch")), reason="torch is here")
+def test_pytorch_files_without_pytorch_say_what_to_do(tmp_path):
+    with zipfile.ZipFile(tmp_path / "new", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+    (tmp_path / "old").write_bytes(magic)
+    for name in ("new", "old"):
+        with pytest.raises(UserError, match=r"pip install torch .*safetensors\.torch"):
+            read_weights(str(tmp_path / name))
+
+
+def test_known_files_are_said(layers, tmp_path, monkeypatch):
+    sha1 = "9116a64c0fbe4459d18f4bb6b56d647b63920377"  # models/bvlc_alexnet/readme.md
+    name = weight_files._KNOWN[sha1]
+    assert name == "BVLC AlexNet, iteration 360,000"
+    path = tmp_path / "renamed"
+    write_caffe(path, layers, "old")
+    assert name not in read_weights(str(path)).source
+    for sum_ in (hashlib.sha1, hashlib.sha256):
+        known = {sum_(path.read_bytes()).hexdigest()[:16]: name}
+        monkeypatch.setattr(weight_files, "_KNOWN", known)
+        assert read_weights(str(path)).source.endswith(f"(Caffe's protobuf: {name})")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def write_npy(path, layers):
+    with open(path, "wb") as file:
+        np.save(file, as_lists(layers))
+
+
+@pytest.mark.parametrize("write", [write_caffe, write_onnx, write_npy])
+def test_files_that_are_cut_off_are_one_line(layers, tmp_path, write):
+    path = tmp_path / "weights"
+    write(path, layers)
+    assert_same(read_weights(str(path)).layers, layers)
+    content = path.read_bytes()
+    for length in (len(content) - 100, len(content) // 2, 100):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match="cut off") as caught:
+            read_weights(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def write_without_head(path, layers):
+    write_onnx(path, {name: layers[name] for name in LAYERS[:-1]})
+
+
+def write_other_tensors(path, layers):
+    write_safetensors(path, {"x": np.ones(3, np.float32)})
+
+
+def write_matrix_of_conv1(path, layers):
+    kernel = np.ones((363, 10), np.float32)
+    write_caffe(path, layers | {"conv1": {"kernel": kernel, "bias": kernel[0]}})
+
+
+def write_fc6_of_another_map(path, layers):
+    arrays = torchvision_arrays(layers)
+    arrays["classifier.1.weight"] = arrays["classifier.1.weight"][:, 1:].copy()
+    write_safetensors(path, arrays)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (functools.partial(write_onnx, data_type=3), "conv1_w_0 is kept in whole num"),
+        (functools.partial(write_onnx, location=1), "conv1_w_0 is kept in another"),
+        (write_without_head, "fc8's kernel is missing in ONNX that holds conv1_w_0, "),
+        (write_other_tensors, "conv1's kernel is missing in safetensors that holds x;"),
+        (write_matrix_of_conv1, "conv1's kernel is 10×363, which no AlexNet's is"),
+        (write_fc6_of_another_map, "fc6's kernel is 410×935, which no AlexNet's is"),
+    ],
+)
+def test_other_weights_are_one_line(layers, tmp_path, write, message):
+    path = tmp_path / "weights"
+    write(path, layers)
+    with pytest.raises(UserError, match=message) as caught:
+        read_weights(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -110,8 +265,12 @@ def test_a_pickle_can_run_nothing(tmp_path):
         (b"<!DOCTYPE html><html><body>404", "a web page"),
         (b"\x1f\x8b\x08\0\0\0\0\0", "compressed"),
         (b"conv1 is not here", "nothing that is known"),
-        (b"\x93NUMPY\x01\x00", "damaged, cut off"),
-        (b"\x80\x02}q\x00X", "damaged, cut off"),
+        (b"\x0a\x03abc", "neither a Caffe network nor an ONNX model"),
+        (b"PK\x05\x06" + bytes(18), "a zip archive of nothing"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (bytes(8), "cut off, damaged or nothing that is known"),
+        (b"\x93NUMPY\x01\x00", "damaged or cut off"),
+        (b"\x80\x02}q\x00X", "damaged or cut off"),
     ],
 )
 def test_what_holds_no_weights_is_one_line(tmp_path, content, message):
@@ -125,19 +284,24 @@ def test_what_holds_no_weights_is_one_line(tmp_path, content, message):
 
 def test_other_places_are_one_line(tmp_path):
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(UserError, match=r"is no run with a checkpoint.*holiday\.jpg"):
+    with pytest.raises(
+        UserError, match=r"it is no run that has a checkpoint; it holds holiday\.jpg"
+    ):
         read_weights(str(tmp_path))
-    with pytest.raises(UserError, match="there are no weights"):
+    with pytest.raises(UserError, match="it is not there"):
         read_weights(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v.pop("conv3"), "without conv3's kernel: it holds conv1, conv2,"),
-        (lambda v: v["fc7"].pop(), "without fc7's bias"),
+        (
+            lambda v: v.pop("conv3"),
+            "conv3's kernel is missing .* holds conv1, conv2, conv4",
+        ),
+        (lambda v: v["fc7"].pop(), "fc7's bias is missing"),
         (lambda v: v["conv2"][0].fill(np.nan), "conv2's kernel .* not finite"),
-        (lambda v: v["conv2"].__setitem__(0, np.array("x")), "no numbers"),
+        (lambda v: v["conv2"].__setitem__(0, np.array("x")), "array of U1, not floats"),
     ],
 )
 def test_weights_that_cannot_be_used_are_named(layers, tmp_path, change, message):
@@ -184,6 +348,28 @@ def test_another_shape_is_an_error_and_changes_nothing(layers, tmp_path):
         assign(model, weights)
     for old, new in zip(before, model.weights, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_a_network_takes_its_weights_from_a_file(layers, tmp_path, caplog):
+    path = save_npy(layers, tmp_path / "w")
+    model = alexnet(weights=path, width=WIDTH)
+    assert (model.name, model.output_shape) == ("alexnet_bvlc", (None, 5))
+    found = {n: {v.name: v.numpy() for v in model.get_layer(n).weights} for n in LAYERS}
+    assert_same(found, layers)
+    assert alexnet(recipe="caffenet", weights=path, width=WIDTH).name.endswith(
+        "caffenet"
+    )
+    assert "new" not in caplog.text
+    assert alexnet(7, weights=path, width=WIDTH).output_shape == (None, 7)
+    assert "fc8: new (410×7, 7)" in caplog.text
+    features = alexnet(weights=path, width=WIDTH, include_top=False)
+    assert features.output_shape == (None, 410)
+    with pytest.raises(ValueError, match="is for the recipe bvlc or caffenet"):
+        alexnet(recipe="torchvision", weights=path, width=WIDTH)
+    # The published networks have their own colour, whatever the caller's is.
+    model = alexnet(weights=path, width=WIDTH, image_mean=(1, 2, 3))
+    mean = model.get_layer("input_normalization").mean
+    np.testing.assert_array_equal(mean, np.float32([123, 117, 104]))
 
 
 def test_a_recipe_of_another_network_is_refused(layers, tmp_path):

@@ -5,6 +5,7 @@ import math
 
 import keras
 import numpy as np
+from absl import logging
 
 from alexnet_tf.network.layers import (
     Dropout,
@@ -13,6 +14,7 @@ from alexnet_tf.network.layers import (
     LocalResponseNormalization,
     SpatialResponseNormalization,
 )
+from alexnet_tf.network.published import PublishedWeights, assign, read_weights
 from alexnet_tf.recipes import RECIPES, Recipe
 
 # RGB mean of ImageNet's training images, 0..255.
@@ -21,9 +23,10 @@ _DATA_FORMAT = "channels_last"  # whatever ~/.keras/keras.json says
 
 
 def alexnet(
-    num_classes: int = 1000,
-    recipe: str | Recipe = "paper",
+    num_classes: int | None = None,
+    recipe: str | Recipe | None = None,
     *,
+    weights: str | None = None,
     include_top: bool = True,
     image_mean=IMAGENET_MEAN,
     width: float = 1.0,
@@ -39,8 +42,11 @@ def alexnet(
     62,378,344 in one.
 
     Args:
-        num_classes: Number of classes.
-        recipe: A name in `RECIPES`, or a `Recipe`.
+        num_classes: Number of classes; None for those of the weights, or else 1000.
+        recipe: A name in `RECIPES`, or a `Recipe`; None for that of the weights, or
+            else "paper".
+        weights: A file or a run to take the weights from, of the kinds that
+            `read_weights` names. Where the number of classes is another, fc8 is new.
         include_top: False for the network up to fc7, without classes.
         image_mean: RGB mean of the training images, 0..255, which the network
             subtracts: a colour `(3,)`, or of each pixel `(height, width, 3)`, of which
@@ -58,9 +64,13 @@ def alexnet(
         top to fc7's activations `(batch, 4096)`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or the weights cannot be read
+            (`UserError`) or are for another network.
     """
-    recipe = _complete(recipe, groups, dropout_rate)
+    published = read_weights(weights) if weights else None
+    recipe = _choose_recipe(recipe, published, groups, dropout_rate)
+    if num_classes is None:
+        num_classes = published.num_classes if published else 1000
     if num_classes < 1 or width <= 0:
         raise ValueError(
             "num_classes must be >= 1 and width > 0; received "
@@ -89,21 +99,32 @@ def alexnet(
     x = net.hidden(x, "fc7", 4096, "dropout7")
     name = f"alexnet_{recipe.name}"
     if not include_top:
-        features = keras.Model(images, x, name=name).get_layer("fc7").output
-        return keras.Model(images, features, name=name)
-    x = net.dense(x, "fc8", num_classes)
-    logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
-    return keras.Model(images, logits, name=name)
+        x = keras.Model(images, x, name=name).get_layer("fc7").output
+    else:
+        x = net.dense(x, "fc8", num_classes)
+        x = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+    model = keras.Model(images, x, name=name)
+    if published:
+        _put_in(model, published)
+    return model
 
 
-def _complete(recipe, groups: int | None, dropout_rate: float | None) -> Recipe:
+def _put_in(model: keras.Model, published: PublishedWeights) -> None:
+    for report in assign(model, published):
+        is_new = report.state == "new"
+        logging.log(logging.WARNING if is_new else logging.INFO, "%s", report)
+
+
+def _choose_recipe(recipe, published, groups, dropout_rate) -> Recipe:
     if isinstance(recipe, str):
         if recipe not in RECIPES:
             raise ValueError(f"recipe must be one of {[*RECIPES]}, received {recipe!r}")
         recipe = RECIPES[recipe]
+    if published:
+        recipe = published.recipe_for(recipe)
     given = {"groups": groups, "dropout_rate": dropout_rate}
     given = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(recipe, **given)
+    return dataclasses.replace(recipe or RECIPES["paper"], **given)
 
 
 class _Layers:

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.weight_files import HEAD, LAYERS, read_file
-from alexnet_tf.recipes import Recipe, network_fields
+from alexnet_tf.network.weight_files import read_file
+from alexnet_tf.network.weight_layout import HEAD, format_shape
+from alexnet_tf.recipes import LAYERS, Recipe, network_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +25,26 @@ class PublishedWeights:
         recipes: The networks that they may be for, the likeliest first; () if the file
             does not tell.
         class_names: What the outputs stand for; None if the file does not tell.
+        width: See `alexnet`; None if the file does not tell.
     """
 
     layers: Mapping[str, Mapping[str, np.ndarray]]
     source: str
     recipes: tuple[Recipe, ...] = ()
     class_names: tuple[str, ...] | None = None
+    width: float | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of outputs."""
         return len(self.layers[HEAD]["bias"])
+
+    def has_classes(self, number: int, names: Sequence[str] | None = None) -> bool:
+        """Whether they are for these classes, as far as names are known."""
+        known = None not in (names, self.class_names)
+        return number == self.num_classes and not (
+            known and tuple(names) != tuple(self.class_names)
+        )
 
     def recipe_for(self, asked: Recipe | None = None) -> Recipe | None:
         """The recipe whose network they are for.
@@ -79,17 +89,18 @@ class LayerReport:
     shapes: tuple[tuple[int, ...], ...]
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}: {self.state} ({', '.join(map(format_shape, self.shapes))})"
-        )
+        shapes = ", ".join(map(format_shape, self.shapes))
+        return f"{self.name}: {self.state} ({shapes})"
 
 
 def read_weights(path: str) -> PublishedWeights:
     """Reads weights; what kind of file it is, its content tells.
 
     Args:
-        path: A pickled dict of `[kernel, bias]` by layer (`bvlc_alexnet.npy`); a run's
-            directory, a checkpoint without its `.index`, or a `.keras` file of ours.
+        path: Of a pickled dict of `[kernel, bias]` by layer (`bvlc_alexnet.npy`), a
+            `.caffemodel`, the ONNX zoo's `bvlcalexnet` or `caffenet`, torchvision's
+            `.pth` (where PyTorch is installed) or `.safetensors`; or, of ours, a run, a
+            checkpoint without its `.index` or a `.keras` file.
 
     Returns:
         The weights of all eight layers.
@@ -103,8 +114,8 @@ def read_weights(path: str) -> PublishedWeights:
         for name in ("kernel", "bias"):
             if name not in found.layers.get(layer, {}):
                 raise UserError(
-                    f"{path} is {found.kind} without {layer}'s {name}: it holds "
-                    f"{_shorten(found.names)}; give one with AlexNet's eight layers"
+                    f"{path}: {layer}'s {name} is missing in {found.kind} that holds "
+                    f"{_shorten([*found.names])}; give one of AlexNet's eight layers"
                 )
     layers = {
         layer: {
@@ -114,7 +125,11 @@ def read_weights(path: str) -> PublishedWeights:
         for layer, variables in found.layers.items()
     }
     return PublishedWeights(
-        layers, f"{path} ({found.kind})", found.recipes, found.class_names
+        layers,
+        f"{path} ({found.kind})",
+        found.recipes,
+        found.class_names,
+        found.width,
     )
 
 
@@ -167,7 +182,8 @@ def assign(
         else:
             variables = {v.name: v for v in of_model[name].weights}
             shapes = [variable.shape for variable in variables.values()]
-            is_new = name == HEAD and _has_other_classes(weights, shapes, class_names)
+            number = shapes[0][-1]
+            is_new = name == HEAD and not weights.has_classes(number, class_names)
             state = "new" if is_new else "loaded"
             if not is_new:
                 _check_shapes(name, variables, values, weights.source)
@@ -176,14 +192,6 @@ def assign(
     for variable, value in assignments:
         variable.assign(value)
     return reports
-
-
-def _has_other_classes(weights: PublishedWeights, shapes, class_names) -> bool:
-    differ_in_number = shapes[0][-1] != weights.num_classes
-    known = None not in (class_names, weights.class_names)
-    return differ_in_number or (
-        known and tuple(class_names) != tuple(weights.class_names)
-    )
 
 
 def _check_shapes(layer: str, variables, values, source: str) -> None:
@@ -195,8 +203,3 @@ def _check_shapes(layer: str, variables, values, source: str) -> None:
                 f"{format_shape(expected)}: give the recipe, the groups, the width and "
                 "the image size that the weights are for"
             )
-
-
-def format_shape(shape: Sequence[int]) -> str:
-    """A shape for people: 11×11×3×96."""
-    return "×".join(map(str, shape))

@@ -1,54 +1,52 @@
-"""The kinds of files that hold an AlexNet: from bytes to kernels in our layout.
+"""The kinds of files that hold an AlexNet: from bytes to arrays in our layout.
 
 A file's content tells its kind, never its name.
 """
 
-import collections
+import hashlib
 import io
 import json
 import os
-import pickle
 import tempfile
 import zipfile
-from collections.abc import Mapping
-from typing import NamedTuple
 
 import keras
+import ml_dtypes
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their names)
-from alexnet_tf.recipes import RECIPES, Recipe, from_json
+from alexnet_tf.network.numpy_files import read_npy, read_pickle
+from alexnet_tf.network.protobuf_files import read_protobuf
+from alexnet_tf.network.weight_layout import Found, from_outputs_first
+from alexnet_tf.recipes import LAYERS, RECIPES, Recipe, from_json
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-HEAD = LAYERS[-1]
-_CAFFE = (RECIPES["bvlc"], RECIPES["caffenet"])  # their layers have the same shapes
-_MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte
 _HELP = (
-    "give a .npy of Caffe's weights, or a run, a checkpoint or a .keras file of ours"
+    "give bvlc_alexnet.npy, a .caffemodel, an ONNX file, torchvision's .pth or "
+    ".safetensors; or a run, a checkpoint or a .keras file of ours"
 )
-
-
-class Found(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        kind: Of the file, for messages.
-        layers: Arrays in our layout, by layer and "kernel", "bias" or "mean".
-        names: What the file calls what it holds.
-        recipes: See `PublishedWeights`.
-        class_names: See `PublishedWeights`.
-    """
-
-    kind: str
-    layers: Mapping[str, Mapping[str, np.ndarray]]
-    names: list[str]
-    recipes: tuple[Recipe, ...] = ()
-    class_names: tuple[str, ...] | None = None
+# Files as their publishers name their content: SHA-1 (the model's readme.md in
+# BVLC/caffe) or SHA-256 (ONNX_HUB_MANIFEST.json in onnx/models; the first digits in the
+# name of torchvision's file).
+_KNOWN = {
+    "9116a64c0fbe4459d18f4bb6b56d647b63920377": "BVLC AlexNet, iteration 360,000",
+    "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46": "BVLC CaffeNet, iteration 310,000",
+    "d9c9134b90c760d4": "AlexNet of the ONNX model zoo, opset 7",
+    "9a4dc22fd706a194": "AlexNet of the ONNX model zoo, opset 8",
+    "ef3c82dad5c512f9": "AlexNet of the ONNX model zoo, opset 9",
+    "6b0da9510f27f234": "AlexNet of the ONNX model zoo, opset 12",
+    "a249fe5683aa6b51": "CaffeNet of the ONNX model zoo, opset 7",
+    "82f8997778cd9c5e": "CaffeNet of the ONNX model zoo, opset 8",
+    "802138332cf3e423": "CaffeNet of the ONNX model zoo, opset 9",
+    "ea563e5c47d1f58e": "CaffeNet of the ONNX model zoo, opset 12",
+    "7be5be79": "torchvision's AlexNet, IMAGENET1K_V1",
+}
 
 
 def read_file(path: str) -> Found:
@@ -64,119 +62,137 @@ def read_file(path: str) -> Found:
         if gfile.exists(f"{path}.index"):
             return _read_checkpoint(path)
         if not gfile.exists(path):
-            raise UserError(f"there are no weights {path}: {_HELP}")
+            raise UserError(f"it is not there; {_HELP}")
         if gfile.stat(path).length > _MAX_BYTES:
-            raise UserError(f"{path} is larger than any AlexNet: {_HELP}")
+            raise UserError(f"it is larger than any AlexNet; {_HELP}")
         with gfile.GFile(path, "rb") as file:
-            return _read(path, file.read())
-    except UserError:
-        raise
+            content = file.read()
+        found = _read(content)
+        known = _recognize(content)
+        return found._replace(kind=": ".join(filter(None, (found.kind, known))))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except Exception as error:  # readers raise all sorts of things on bad bytes
-        line = files.explain(error) or " ".join(f"{error}".split())[:200]
+        line = files.explain(error) or " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is damaged, cut off or no file of weights "
-            f"({line or type(error).__name__}): get it again, or {_HELP}"
+            f"{path}: it is damaged or cut off ({line or type(error).__name__}); "
+            f"get it again, or {_HELP}"
         ) from None
 
 
-def _read(path: str, content: bytes) -> Found:
+def _recognize(content: bytes) -> str | None:
+    """What its publisher calls exactly this file."""
+    sums = hashlib.sha1(content).hexdigest(), hashlib.sha256(content).hexdigest()
+    known = (
+        name for start, name in _KNOWN.items() if any(s.startswith(start) for s in sums)
+    )
+    return next(known, None)
+
+
+def _read(content: bytes) -> Found:
     """Reads a file by what its first bytes say."""
     if content.startswith(b"\x93NUMPY"):
-        return _read_npy(content)
+        return read_npy(content)
+    if content.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."):
+        return _read_torch(content)
     if content.startswith(b"\x80"):
-        return _from_dict("a pickle", _SafeUnpickler(io.BytesIO(content)).load())
+        return read_pickle(content)
     if zipfile.is_zipfile(io.BytesIO(content)):
         return _read_zip(content)
-    raise UserError(f"{path} holds {_describe(content)}: {_HELP}")
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
+        return _read_safetensors(content)
+    if what := _describe(content):
+        raise UserError(f"it is {what}; {_HELP}")
+    try:
+        return read_protobuf(content)
+    except DecodeError:
+        raise UserError(
+            f"it is cut off, damaged or nothing that is known (it begins with "
+            f"{content[:16]!r}); get it again, or {_HELP}"
+        ) from None
 
 
-def _describe(content: bytes) -> str:
-    """What a file is that holds no weights."""
+def _describe(content: bytes) -> str | None:
+    """What a file is that is often found in the place of weights."""
     start = content[:1024].lstrip().lower()
     if not content:
-        return "nothing, it is empty"
+        return "empty"
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself (git lfs pull gets it)"
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
         return "a web page, not the file itself (see what the link leads to)"
     if content.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")):
-        return "an archive or compressed file (unpack it first)"
+        return "an archive or compressed (unpack it first)"
     if content.startswith(b"\x89HDF"):
-        return "HDF5, of which nothing tells whose network it is"
-    return f"nothing that is known (it begins with {content[:16]!r})"
+        return "HDF5, in which nothing tells whose network it is"
+    return None
 
 
-# NumPy.
+# PyTorch.
 
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Makes NumPy arrays and plain containers; nothing in a file can run code."""
-
-    def __init__(self, file):
-        super().__init__(file, encoding="latin1")  # what Python 2 wrote
-
-    def find_class(self, module: str, name: str):
-        module = module.replace("numpy._core", "numpy.core")
-        if (module, name) in _HARMLESS:
-            return _HARMLESS[module, name]
-        raise UserError(
-            f"a pickle that would call {module}.{name}: only arrays and plain "
-            "containers are taken, since others can run code; give another file"
-        )
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """What pickles of protocol 2 call to make bytes."""
-    return text.encode("latin1")
-
-
-_HARMLESS = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy.core.multiarray", "scalar"): np._core.multiarray.scalar,
-    ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): _encode,
+_TORCHVISION = {
+    "conv1": "features.0",
+    "conv2": "features.3",
+    "conv3": "features.6",
+    "conv4": "features.8",
+    "conv5": "features.10",
+    "fc6": "classifier.1",
+    "fc7": "classifier.4",
+    "fc8": "classifier.6",
+}
+_SAFETENSORS_TYPES = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 
 
-def _read_npy(content: bytes) -> Found:
-    file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }[version]
-    shape, _, dtype = read_header(file)
-    if not dtype.hasobject:
+def _read_torch(content: bytes) -> Found:
+    try:
+        import torch
+    except ImportError:
         raise UserError(
-            f"an array of {dtype} {shape} instead of a dict of layers: {_HELP}"
-        )
-    value = _SafeUnpickler(file).load()
-    return _from_dict("NumPy's pickle", value.item())
+            "it is PyTorch's, which its own library reads: pip install torch here, or "
+            "where it is installed convert the file with safetensors.torch.save_file("
+            "torch.load(FILE, weights_only=True), 'alexnet.safetensors') and give that"
+        ) from None
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise UserError(f"it is PyTorch's {type(state).__name__}, not a state_dict")
+    tensors = {
+        name: tensor.float().numpy()
+        for name, tensor in state.items()
+        if isinstance(tensor, torch.Tensor)
+    }
+    return _from_torchvision("PyTorch's state_dict", tensors)
 
 
-def _from_dict(kind: str, value: object) -> Found:
-    """`{layer: [kernel, bias]}` or `{layer: {"weights": kernel, "biases": bias}}`."""
-    if not isinstance(value, dict):
-        raise UserError(f"{kind} of {type(value).__name__}, not a dict of layers")
-    value = {_to_text(name): variables for name, variables in value.items()}
-    found = {}
-    for layer in LAYERS:
-        variables = value.get(layer, {})
-        if isinstance(variables, dict):
-            variables = {_to_text(name): array for name, array in variables.items()}
-            variables = [variables.get(name) for name in ("weights", "biases")]
-        pairs = zip(("kernel", "bias"), variables, strict=False)
-        found[layer] = {
-            name: np.asarray(array) for name, array in pairs if array is not None
-        }
-    return Found(kind, found, list(value), _CAFFE)
+def _read_safetensors(content: bytes) -> Found:
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if dtype := _SAFETENSORS_TYPES.get(entry["dtype"]):
+            begin, end = entry["data_offsets"]
+            values = np.frombuffer(content[start + begin : start + end], dtype)
+            tensors[name] = values.reshape(entry["shape"])
+    return _from_torchvision("safetensors", tensors)
 
 
-def _to_text(name: object) -> str:
-    return name.decode("latin1") if isinstance(name, bytes) else str(name)
+def _from_torchvision(kind: str, tensors: dict[str, np.ndarray]) -> Found:
+    pairs = {
+        layer: (f"{name}.weight", f"{name}.bias")
+        for layer, name in _TORCHVISION.items()
+    }
+    found = {
+        layer: tuple(tensors[name] for name in names)
+        for layer, names in pairs.items()
+        if set(names) <= set(tensors)
+    }
+    recipes = (RECIPES["torchvision"],)
+    return Found(kind, from_outputs_first(found), tensors, recipes)
 
 
 # Ours.
@@ -186,7 +202,7 @@ def _read_run(directory: str) -> Found:
     checkpoints = os.path.join(directory, "checkpoints")
     if not (paths := files.list_checkpoints(checkpoints)):
         names = ", ".join(files.list_names(directory)[:8]) or "nothing"
-        raise UserError(f"{directory} is no run with a checkpoint, it holds {names}")
+        raise UserError(f"it is no run that has a checkpoint; it holds {names}")
     return _read_checkpoint(paths[0])
 
 
@@ -215,12 +231,11 @@ def _read_checkpoint(path: str) -> Found:
     names = ("input_normalization", *LAYERS)
     found = dict(zip(names, filter(None, held), strict=False))
     kind = f"checkpoint {os.path.basename(path)} of ours"
-    recipes, class_names = _read_config_above(path)
-    return Found(kind, found, list(found), recipes, class_names)
+    return Found(kind, found, list(found), *_read_config_above(path))
 
 
-def _read_config_above(checkpoint: str) -> tuple[tuple[Recipe, ...], object]:
-    """What the run that a checkpoint lies in says of its recipe and classes."""
+def _read_config_above(checkpoint: str) -> tuple:
+    """What the run that a checkpoint lies in says: recipes, class names, width."""
     directory = checkpoint
     for _ in range(3):  # checkpoints/ckpt-1 or checkpoints/best/ckpt-1
         directory = os.path.dirname(directory)
@@ -228,16 +243,21 @@ def _read_config_above(checkpoint: str) -> tuple[tuple[Recipe, ...], object]:
         if tf.io.gfile.exists(config):
             with tf.io.gfile.GFile(config) as file:
                 values = json.load(file)
-            return (from_json(Recipe, values["recipe"]),), tuple(values["class_names"])
-    return (), None
+            recipe, class_names = values["recipe"], tuple(values["class_names"])
+            return (from_json(Recipe, recipe),), class_names, values["width"]
+    return (), None, None
 
 
 def _read_zip(content: bytes) -> Found:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
+        if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
+            raise UserError(f"it unpacks to more than any AlexNet; {_HELP}")
+    if any(name.endswith("/data.pkl") for name in names):
+        return _read_torch(content)
     if "model.weights.h5" not in names:
-        held = ", ".join(names[:8])
-        raise UserError(f"a zip archive of {held or 'nothing'}, not of ours: {_HELP}")
+        held = ", ".join(names[:8]) or "nothing"
+        raise UserError(f"it is a zip archive of {held}; {_HELP}")
     with tempfile.NamedTemporaryFile(suffix=".keras") as file:
         file.write(content)
         file.flush()

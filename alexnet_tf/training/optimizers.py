@@ -153,8 +153,8 @@ class LARS(MomentumSGD):
         return super().get_config() | {"trust": self.trust}
 
 
-# The backward pass makes the gradients of fc8, fc7 and fc6, each a pack, before those of
-# the convolutions: 96 % of the bytes travel while the larger part is still computed.
+# The backward pass makes the gradients of fc8, fc7 and fc6, each a pack, before those
+# of the convolutions: 96 % of the bytes travel while most is still to be computed.
 _PACKS = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=2**22)
 
 
