@@ -81,7 +81,7 @@ def test_every_figure_is_a_png_too(written):
     page, *_ = written
     names = {path.stem for path in page.glob("*.png")}
     assert names >= {"confusion_matrix", "reliability", "kernels", "kernel_changes"}
-    assert names >= {"learning_curves", "neighbours_1"}
+    assert names >= {"learning_curves", "neighbours_1", "places_wrong"}
     assert "answers_wrong" in names
     assert any(name.startswith("confused_") for name in names)
     for path in page.glob("*.png"):
