@@ -70,7 +70,7 @@ def export_run(
         _import("tf2onnx")
         _import("onnxruntime")
     model, config, path = run.load_model(checkpoint)
-    fitting = Fitting(config.fit, config.stored_size, model.input_shape[1])
+    fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
     card = _model_card(run, config, path, fitting)
     with files.replacing(output, EXPORT_FILES) as unfinished:
         if format == "saved_model":
