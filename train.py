@@ -18,7 +18,7 @@ import os
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.config import Config
-from alexnet_tf.recipes import RECIPES, Recipe, fit_small
+from alexnet_tf.recipes import FINE_TUNING, RECIPES, Recipe, fit_small
 
 _DEMO_DATA_DIR = os.path.join("runs", "demo_data")
 _DEMO_MODEL_DIR = os.path.join("runs", "demo")
@@ -58,9 +58,15 @@ def _describe_default(field: dataclasses.Field) -> str:
     }
     if field.name in fit_small(1):
         by_recipe["small"] = "by the number of images"
+    described = ", ".join(f"{name} {value}" for name, value in by_recipe.items())
     if len(set(by_recipe.values())) == 1:
-        return by_recipe["paper"]
-    return ", ".join(f"{name} {value}" for name, value in by_recipe.items())
+        described = by_recipe["paper"]
+    tuned = command_line.describe_value(FINE_TUNING.get(field.name))
+    if described == "None":
+        described = ""
+    if tuned not in ("None", described):
+        described += f"; with --init_weights {tuned}"
+    return described
 
 
 def check(values: flags.FlagValues, arguments: list[str]):

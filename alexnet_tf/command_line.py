@@ -162,6 +162,7 @@ class _FieldParser(flags.ArgumentParser):
     def _describe(self) -> str:
         if self.enum_values:
             text = " or ".join(map(str, self.enum_values))
+            text += ", several with commas" if self._is_tuple else ""
         else:
             text = {int: "a whole number", float: "a number", str: "a text"}[self._kind]
             if self._is_tuple:

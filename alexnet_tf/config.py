@@ -11,6 +11,7 @@ from alexnet_tf.recipes import (
     RECIPES,
     Recipe,
     choose_recipe,
+    fit_fine_tuning,
     fit_small,
     setting,
 )
@@ -81,7 +82,7 @@ class Config:
     checkpoint_every: int | None = setting(
         None, "Steps between checkpoints; by default an epoch.", lower_bound=1
     )
-    keep_checkpoints: int = setting(
+    keep_checkpoints: int = _expert(
         5, "How many of the latest checkpoints to keep.", lower_bound=1
     )
     cache: bool = setting(False, "Keep the training images in memory, decoded.")
@@ -158,7 +159,7 @@ def resolve(
     if previous and recipe in ("auto", previous.recipe.name):
         chosen = previous.recipe
     else:
-        chosen = _take_recipe(recipe, num_train_examples, given, weights)
+        chosen = _take_recipe(recipe, data_set, given, weights)
     if given.get("optimizer") == "lars":
         chosen = dataclasses.replace(chosen, **LARS_SETTINGS)
     settings = {
@@ -166,6 +167,8 @@ def resolve(
         for name in _names(Config)
         if previous and name not in ("num_gpus", "simulate_gpus")
     }
+    if weights:
+        settings["width"] = weights.width
     settings |= {name: given[name] for name in _names(Config) if name in given}
     changes = {name: given[name] for name in _names(Recipe) if name in given}
     try:
@@ -185,14 +188,20 @@ def resolve(
     )
 
 
-def _take_recipe(name: str, num_train_examples: int, given, weights) -> Recipe:
-    """A recipe as it stands, but `small` for the number of images."""
-    if weights and (own := weights.recipe_for(RECIPES.get(name))):
-        return own
-    chosen = choose_recipe(num_train_examples) if name == "auto" else RECIPES[name]
-    if chosen.name == "small" and not {"global_batch_size", "num_epochs"} & set(given):
-        chosen = dataclasses.replace(chosen, **fit_small(num_train_examples))
-    return chosen
+def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
+    """A recipe as it stands, but for what follows from the weights and the data."""
+    number = data_set.splits["train"].num_examples
+    chosen = choose_recipe(number) if name == "auto" else RECIPES[name]
+    changes = {}
+    if weights:
+        chosen = weights.recipe_for(RECIPES.get(name)) or chosen
+        is_new = not weights.has_classes(data_set.num_classes, data_set.class_names)
+        changes = fit_fine_tuning(number, is_new, given.get("global_batch_size"))
+    elif chosen.name == "small" and not {"global_batch_size", "num_epochs"} & set(
+        given
+    ):
+        changes = fit_small(number)
+    return dataclasses.replace(chosen, **changes)
 
 
 def _choose_fit(data_set: "DataSet", recipe: Recipe, given) -> str:

@@ -13,6 +13,9 @@ import dataclasses
 import types
 import typing
 
+# Those with weights, in their order.
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+
 # A data set of at least this many training images gets `paper`, a smaller one `small`.
 LARGE_DATA_SET = 100_000
 
@@ -59,7 +62,8 @@ def _check(field: dataclasses.Field, value: object) -> None:
     lower, upper = limits.get("lower_bound"), limits.get("upper_bound")
     if value is None:
         return
-    if choices and value not in choices:
+    values = value if isinstance(value, tuple) else (value,)
+    if choices and not set(values) <= set(choices):
         expected = f"one of {', '.join(map(str, choices))}"
     elif length and len(value) != length:
         expected = f"{length} numbers"
@@ -238,7 +242,14 @@ class Recipe:
         True, "The rate of biases changes as that of the weights."
     )
     head_learning_rate_factor: float = _expert(
-        1.0, "Multiplies the rate of fc8.", lower_bound=0.0
+        1.0,
+        "Multiplies the rate of fc8; 10 where --init_weights leaves it new.",
+        lower_bound=0.0,
+    )
+    freeze: tuple[str, ...] | None = setting(
+        None,
+        "Layers that stay as they are, such as conv1,conv2,conv3.",
+        choices=LAYERS,
     )
     conv1_drop_epoch: float | None = _expert(
         None, "Where the rate of conv1's weights is divided by 10 once more, epochs."
@@ -250,6 +261,8 @@ class Recipe:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        if set(self.freeze or ()) == set(LAYERS):
+            raise ValueError("freeze must leave a layer to train")
 
     @property
     def initial_rate(self) -> float:
@@ -260,6 +273,21 @@ class Recipe:
 
 # What goes with the optimizer for large batches.
 LARS_SETTINGS = {"lr_schedule": "poly", "warmup_epochs": 5.0}
+
+# How a run trains that starts from weights: a tenth of the usual rate, and 10 times
+# that for a new fc8, as Caffe's finetune_flickr_style has it; its schedule has steps.
+FINE_TUNING = {
+    "optimizer": "momentum",
+    "learning_rate": 0.001,
+    "scale_lr": False,
+    "lr_schedule": "cosine",
+    "warmup_epochs": 0.0,
+    "biases_follow_schedule": True,
+    "freeze": None,
+}
+NEW_HEAD_FACTOR = 10.0
+FINE_TUNING_EPOCHS = 10.0
+FINE_TUNING_STEPS = 300  # at least, where pictures are few
 
 # Fixed in a run, but no part of what its weights mean to another.
 _FREE = ("dropout_rate", "fit")
@@ -373,15 +401,46 @@ def fit_small(num_train_examples: int) -> dict[str, object]:
     Returns:
         Values by the names of fields of `Recipe`.
     """
-    most = num_train_examples // SMALL_STEPS_PER_EPOCH
-    batch = next((size for size in SMALL_BATCHES if size <= most), min(SMALL_BATCHES))
+    batch = _fit_batch(num_train_examples)
     rate, steps = SMALL_BATCHES[batch]
-    epochs = min(-(-steps * batch // num_train_examples), SMALL_MAX_EPOCHS)
+    own = RECIPES["small"].num_epochs
     return {
         "global_batch_size": batch,
-        "num_epochs": max(RECIPES["small"].num_epochs, float(epochs)),
+        "num_epochs": _fit_epochs(own, steps * batch, num_train_examples),
         "learning_rate": rate,
     }
+
+
+def fit_fine_tuning(
+    num_train_examples: int, is_head_new: bool, batch: int | None = None
+) -> dict[str, object]:
+    """Returns what a run takes that starts from weights.
+
+    Args:
+        num_train_examples: Images in the training split.
+        is_head_new: Whether fc8 starts anew, for other classes.
+        batch: The batch, where it is given; else as that of `small`.
+
+    Returns:
+        Values by the names of fields of `Recipe`.
+    """
+    batch = batch or _fit_batch(num_train_examples)
+    images = FINE_TUNING_STEPS * batch
+    return FINE_TUNING | {
+        "global_batch_size": batch,
+        "num_epochs": _fit_epochs(FINE_TUNING_EPOCHS, images, num_train_examples),
+        "head_learning_rate_factor": NEW_HEAD_FACTOR if is_head_new else 1.0,
+    }
+
+
+def _fit_batch(num_train_examples: int) -> int:
+    most = num_train_examples // SMALL_STEPS_PER_EPOCH
+    return next((size for size in SMALL_BATCHES if size <= most), min(SMALL_BATCHES))
+
+
+def _fit_epochs(own: float, images: int, num_train_examples: int) -> float:
+    """A recipe's own epochs, or so many that training sees enough images."""
+    return max(own, min(float(-(-images // num_train_examples)), SMALL_MAX_EPOCHS))
 
 
 def network_fields(recipe: Recipe) -> dict[str, object]:

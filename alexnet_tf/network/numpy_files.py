@@ -10,7 +10,8 @@ import pickle
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.weight_layout import BVLC, CAFFENET, LAYERS, Found
+from alexnet_tf.network.weight_layout import BVLC, CAFFENET, Found
+from alexnet_tf.recipes import LAYERS
 
 
 def read_npy(content: bytes) -> Found:

@@ -14,12 +14,11 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.network.weight_layout import (
     BVLC,
     CAFFENET,
-    LAYERS,
     Found,
     format_shape,
     from_outputs_first,
 )
-from alexnet_tf.recipes import Recipe
+from alexnet_tf.recipes import LAYERS, Recipe
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _CAFFE = {

@@ -8,8 +8,8 @@ import numpy as np
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.weight_files import read_file
-from alexnet_tf.network.weight_layout import HEAD, LAYERS, format_shape
-from alexnet_tf.recipes import Recipe, network_fields
+from alexnet_tf.network.weight_layout import HEAD, format_shape
+from alexnet_tf.recipes import LAYERS, Recipe, network_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +25,27 @@ class PublishedWeights:
         recipes: The networks that they may be for, the likeliest first; () if the file
             does not tell.
         class_names: What the outputs stand for; None if the file does not tell.
+        width: See `alexnet`; of the paper's 4096 units in fc7, if the file does not
+            tell.
     """
 
     layers: Mapping[str, Mapping[str, np.ndarray]]
     source: str
     recipes: tuple[Recipe, ...] = ()
     class_names: tuple[str, ...] | None = None
+    width: float = 1.0
 
     @property
     def num_classes(self) -> int:
         """Number of outputs."""
         return len(self.layers[HEAD]["bias"])
+
+    def has_classes(self, number: int, names: Sequence[str] | None = None) -> bool:
+        """Whether they are for these classes, as far as names are known."""
+        known = None not in (names, self.class_names)
+        return number == self.num_classes and not (
+            known and tuple(names) != tuple(self.class_names)
+        )
 
     def recipe_for(self, asked: Recipe | None = None) -> Recipe | None:
         """The recipe whose network they are for.
@@ -116,7 +126,11 @@ def read_weights(path: str) -> PublishedWeights:
         for layer, variables in found.layers.items()
     }
     return PublishedWeights(
-        layers, f"{path} ({found.kind})", found.recipes, found.class_names
+        layers,
+        f"{path} ({found.kind})",
+        found.recipes,
+        found.class_names,
+        found.width or len(layers["fc7"]["bias"]) / 4096,
     )
 
 
@@ -169,7 +183,8 @@ def assign(
         else:
             variables = {v.name: v for v in of_model[name].weights}
             shapes = [variable.shape for variable in variables.values()]
-            is_new = name == HEAD and _has_other_classes(weights, shapes, class_names)
+            number = shapes[0][-1]
+            is_new = name == HEAD and not weights.has_classes(number, class_names)
             state = "new" if is_new else "loaded"
             if not is_new:
                 _check_shapes(name, variables, values, weights.source)
@@ -178,14 +193,6 @@ def assign(
     for variable, value in assignments:
         variable.assign(value)
     return reports
-
-
-def _has_other_classes(weights: PublishedWeights, shapes, class_names) -> bool:
-    differ_in_number = shapes[0][-1] != weights.num_classes
-    known = None not in (class_names, weights.class_names)
-    return differ_in_number or (
-        known and tuple(class_names) != tuple(weights.class_names)
-    )
 
 
 def _check_shapes(layer: str, variables, values, source: str) -> None:

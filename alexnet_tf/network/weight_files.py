@@ -22,8 +22,8 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their names)
 from alexnet_tf.network.numpy_files import read_npy, read_pickle
 from alexnet_tf.network.protobuf_files import read_protobuf
-from alexnet_tf.network.weight_layout import LAYERS, Found, from_outputs_first
-from alexnet_tf.recipes import RECIPES, Recipe, from_json
+from alexnet_tf.network.weight_layout import Found, from_outputs_first
+from alexnet_tf.recipes import LAYERS, RECIPES, Recipe, from_json
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte
@@ -231,12 +231,11 @@ def _read_checkpoint(path: str) -> Found:
     names = ("input_normalization", *LAYERS)
     found = dict(zip(names, filter(None, held), strict=False))
     kind = f"checkpoint {os.path.basename(path)} of ours"
-    recipes, class_names = _read_config_above(path)
-    return Found(kind, found, list(found), recipes, class_names)
+    return Found(kind, found, list(found), *_read_config_above(path))
 
 
-def _read_config_above(checkpoint: str) -> tuple[tuple[Recipe, ...], object]:
-    """What the run that a checkpoint lies in says of its recipe and classes."""
+def _read_config_above(checkpoint: str) -> tuple:
+    """What the run that a checkpoint lies in says: recipes, class names, width."""
     directory = checkpoint
     for _ in range(3):  # checkpoints/ckpt-1 or checkpoints/best/ckpt-1
         directory = os.path.dirname(directory)
@@ -244,8 +243,9 @@ def _read_config_above(checkpoint: str) -> tuple[tuple[Recipe, ...], object]:
         if tf.io.gfile.exists(config):
             with tf.io.gfile.GFile(config) as file:
                 values = json.load(file)
-            return (from_json(Recipe, values["recipe"]),), tuple(values["class_names"])
-    return (), None
+            recipe, class_names = values["recipe"], tuple(values["class_names"])
+            return (from_json(Recipe, recipe),), class_names, values["width"]
+    return (), None, None
 
 
 def _read_zip(content: bytes) -> Found:

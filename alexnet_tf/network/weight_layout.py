@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.recipes import RECIPES, Recipe
+from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 HEAD = LAYERS[-1]
 BVLC, CAFFENET = RECIPES["bvlc"], RECIPES["caffenet"]
 
@@ -23,6 +22,7 @@ class Found(NamedTuple):
         names: What the file calls what it holds.
         recipes: See `PublishedWeights`.
         class_names: See `PublishedWeights`.
+        width: See `PublishedWeights`.
     """
 
     kind: str
@@ -30,6 +30,7 @@ class Found(NamedTuple):
     names: Iterable[str]
     recipes: tuple[Recipe, ...] = ()
     class_names: tuple[str, ...] | None = None
+    width: float | None = None
 
 
 def from_outputs_first(

@@ -198,7 +198,8 @@ def _train(config, data_set, strategy, run, weights) -> bool:
     if weights:
         logging.info("starting from %s", weights.source)
         for report in assign(trainer.model, weights, config.class_names):
-            logging.info("  %s", report)
+            is_frozen = report.name in (config.recipe.freeze or ())
+            logging.info("  %s%s", report, ", frozen" if is_frozen else "")
         _compare_fits(weights, data_set)
     try:
         return Loop(trainer, run).run()

@@ -51,6 +51,8 @@ class Loop:
         )
         if self._checkpoints.restore():
             logging.info("going on from step %d", trainer.step)
+        elif self._config.init_weights:  # which may be gone or others the next time
+            self._checkpoints.save(0)
         self._ended = trainer.update_plateau()
         if self._chief:
             self._log = MetricsLog(run.model_dir, run.metrics_file, trainer.step)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from alexnet_tf.config import Config
 from alexnet_tf.evaluation.metrics import count
+from alexnet_tf.network.alexnet import IMAGENET_MEAN
 from alexnet_tf.network.layers import Dropout
 from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
 from alexnet_tf.pipeline.data_set import DataSet
@@ -40,7 +41,7 @@ class Trainer:
         self.recipe = recipe = config.recipe
         self.bad_records = BadRecords()
         self._statistics = None
-        if _needs_pixels(recipe):
+        if _needs_pixels(config):
             self._statistics = pixel_statistics(data_set, recipe.image_size)
         self._schedule = schedules.make_schedule(
             recipe.lr_schedule,
@@ -54,7 +55,7 @@ class Trainer:
 
     def _build(self) -> None:
         config, recipe = self.config, self.recipe
-        mean = self._statistics.mean_image if self._statistics else None
+        mean = self._statistics.mean_image if self._statistics else IMAGENET_MEAN
         self.model = build_model(config, config.precision, mean)
         make_optimizer = LARS if recipe.optimizer == "lars" else MomentumSGD
         self.optimizer = make_optimizer(
@@ -66,6 +67,11 @@ class Trainer:
         )
         self.optimizer.build(self.model.trainable_variables)
         self._paths = [v.path for v in self.model.trainable_variables]
+        self._learning = [
+            variable
+            for variable in self.model.trainable_variables
+            if variable.path.split("/")[0] not in (recipe.freeze or ())
+        ]
 
     def _make_state(self) -> None:
         # Since the last training record: what `count` returned, summed.
@@ -87,7 +93,7 @@ class Trainer:
         # Follow from the validations, or from the last step.
         self._plateau_factor = _state(tf.constant(1.0))
         self._gradient_norm = _state(tf.constant(0.0))
-        self._gradient_sample = _state(sample(self.model.trainable_variables))
+        self._gradient_sample = _state(sample(self._learning))
         self._waited = _state(tf.constant(0.0, tf.float64))  # for input, seconds
 
     @property
@@ -126,21 +132,22 @@ class Trainer:
 
     def l2(self) -> float:
         """The L2 part of the loss whose gradient the weight decay is."""
-        decayed = filter(self.optimizer.decays, self.model.trainable_variables)
+        decayed = filter(self.optimizer.decays, self._learning)
         squares = [float(tf.nn.l2_loss(tf.convert_to_tensor(v))) for v in decayed]
         return self.recipe.weight_decay * math.fsum(squares)
 
     def samples(self) -> dict[str, np.ndarray]:
         """Some values of the weights and of the last step's gradients, by name."""
         variables = self.model.trainable_variables
-        weights = [sample([variable.value]).numpy() for variable in variables]
-        ends = np.cumsum([len(values) for values in weights])[:-1]
-        gradients = np.split(self._gradient_sample.numpy(), ends)
-        parts = {"weights": weights, "gradients": gradients}
+        weights = {v.path: sample([v.value]).numpy() for v in variables}
+        paths = [variable.path for variable in self._learning]
+        ends = np.cumsum([len(weights[path]) for path in paths])[:-1]
+        samples = np.split(self._gradient_sample.numpy(), ends)
+        gradients = dict(zip(paths, samples, strict=True))
         return {
             f"{kind}/{path}": values
-            for kind, tensors in parts.items()
-            for path, values in zip(self._paths, tensors, strict=True)
+            for kind, part in (("weights", weights), ("gradients", gradients))
+            for path, values in part.items()
         }
 
     def add_validation(self, top_1_error: float) -> None:
@@ -225,18 +232,19 @@ class Trainer:
 
     @_as_it_stands
     def _replica_gradients(self, images: tf.Tensor, labels: tf.Tensor) -> tuple:
-        variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
+        # What is not watched costs no backward pass, nor does what only it depends on.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([variable.value for variable in self._learning])
             counts = count(self.model(images, training=True), labels)
             # Summed over replicas this is the mean over the global batch.
             loss = counts[1] / self.recipe.global_batch_size
         dtype = tf.bfloat16 if self.config.reduce_in_bfloat16 else tf.float32
-        gradients = sum_over_replicas(tape.gradient(loss, variables), dtype)
+        gradients = sum_over_replicas(tape.gradient(loss, self._learning), dtype)
         return counts, tf.linalg.global_norm(gradients), sample(gradients), gradients
 
     @_as_it_stands
     def _replica_update(self, gradients: list[tf.Tensor]) -> None:
-        self.optimizer.apply(gradients, self.model.trainable_variables)
+        self.optimizer.apply(gradients, self._learning)
 
     @tf.function
     def any_worker(self, here: tf.Tensor) -> tf.Tensor:
@@ -260,9 +268,11 @@ def sample(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.concat(parts, axis=0)
 
 
-def _needs_pixels(recipe) -> bool:
+def _needs_pixels(config: Config) -> bool:
     """Whether training needs to know what the training images' pixels are."""
-    return recipe.mean_color is None or recipe.color == "pca"
+    recipe = config.recipe
+    has_mean = config.init_weights is not None or recipe.mean_color is not None
+    return not has_mean or recipe.color == "pca"
 
 
 def _state(value: tf.Tensor, shape=None) -> tf.Variable:
