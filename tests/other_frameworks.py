@@ -269,7 +269,10 @@ def caffe_graph(layers, pools_first):
         caffe_nodes(pools_first),
         "caffe",
         [helper.make_tensor_value_info("data_0", number, ["batch", 3, 227, 227])],
-        [helper.make_tensor_value_info(name, number, None) for name in LAYERS],
+        [
+            helper.make_tensor_value_info(name, number, [None] * len(kernel.shape))
+            for name, (kernel, _) in outputs_first(layers).items()
+        ],
         [numpy_helper.from_array(array, name) for name, array in tensors.items()],
     )
     opset = helper.make_opsetid("", 12)
