@@ -11,7 +11,7 @@ The rooms, in the order of reading; each imports only from those above it:
   its directory.
 - `evaluation/`: exact errors, and pages and pictures of them.
 - `monitoring/`: what a run says about itself.
-- `export.py`: the SavedModel and its sisters.
+- `export.py`, `features.py`: the SavedModel and its sisters; activations on disk.
 - `training/`: the step, the loop around it, the command.
 """
 

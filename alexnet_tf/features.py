@@ -198,10 +198,10 @@ def write_features(
     names = [_SETTINGS, _ROWS, *(f"{name}.npy" for name in (*layers, *_FACTS))]
     settings = {"layers": layers, "dtype": dtype} | dict(facts) | dict(pictures.facts)
     if is_packed and os.path.exists(output):
-        with np.load(output) as arrays:
-            _check_settings(output, str(arrays.get("settings", "{}")), settings)
+        _check_settings(output, _read_settings(output), settings)
         return []
-    with files.lock(directory, "the features"), files.disk_errors(output):
+    what = f"--output={output}"
+    with files.lock(directory, "the features"), files.disk_errors(what):
         _start(directory, output, settings)
         rows = _compute(network, pictures, directory, dtype)
         _write_facts(directory, [row for row in rows if not row.error], pictures)
@@ -236,11 +236,20 @@ def _start(directory: str, output: str, settings: Mapping[str, object]) -> None:
             json.dump(settings, file)
 
 
+def _read_settings(path: str) -> str:
+    """The settings in a `.npz`, "" where it is none of ours."""
+    try:
+        with np.load(path) as arrays:
+            return str(arrays["settings"])
+    except Exception:  # NumPy raises all sorts of things on what is no .npz
+        return ""
+
+
 def _check_settings(output: str, found: str, settings: Mapping[str, object]) -> None:
     with contextlib.suppress(ValueError):
         found = json.loads(found)
     if not isinstance(found, dict) or found.keys() != settings.keys():
-        raise UserError(f"--output={output} is of another program: give a new name")
+        raise UserError(f"--output={output} holds something else: give a new name")
     for name, value in json.loads(json.dumps(settings)).items():
         if found[name] != value:
             raise UserError(

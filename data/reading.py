@@ -1,7 +1,7 @@
 """Reads picture files for a network that decodes them itself.
 
-What must be turned, and what the network does not take, is decoded here as preparation
-decodes it, and sent as PNG.
+What the network does not take is decoded here as preparation decodes it, and sent as
+PNG.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def _send(asked: list[Asked], network: Callable) -> list[Asked]:
 
 
 def _read(name: str) -> Asked:
-    """Reads a picture, upright; only of regular files, which end."""
+    """Reads a picture; only of regular files, which end."""
     try:
         if name == "-":
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -79,18 +79,7 @@ def _read(name: str) -> Asked:
         return Asked(name, b"", error=error.strerror)
     if len(content) > MAX_BYTES:
         return Asked(name, b"", error=f"larger than {MAX_BYTES >> 20} MiB")
-    asked = Asked(name, content)
-    return _decode_here(asked) if _is_turned(content) else asked
-
-
-def _is_turned(content: bytes) -> bool:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return image.getexif().get(0x0112) in range(2, 9)
-    except Exception:  # whoever decodes it says what is wrong
-        return False
+    return Asked(name, content)
 
 
 def load(content: bytes):

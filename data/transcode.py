@@ -185,6 +185,7 @@ def _without_metadata(content: bytes) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
+    image.info.pop("xmp", None)  # viewers, and exports, go by the EXIF data alone
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # broken EXIF data, in a dozen ways, cost no picture

@@ -193,6 +193,10 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(
     for done in (output, tmp_path / "whole"):  # there is nothing left to do
         write(model, watched, done, **facts)
     assert started == [64]
+    (tmp_path / "whole" / "conv5.npy").unlink()
+    write(model, watched, tmp_path / "whole", **facts)
+    assert started == [64, 0]
+    np.testing.assert_array_equal(load(tmp_path / "whole")["conv5"], expected["conv5"])
 
 
 @pytest.mark.parametrize("name", ["out", "out.npz"])
@@ -210,8 +214,13 @@ def test_an_output_of_something_else_stays(data_dir, model, tmp_path, name):
         write(model, pictures, mine)
     assert [p.name for p in mine.iterdir()] == ["notes.txt"]
     np.savez(tmp_path / "mine.npz", mine=np.ones(3))
-    with pytest.raises(UserError, match="is of another program"):
-        write(model, pictures, tmp_path / "mine.npz")
+    (tmp_path / "text.npz").write_text("my own")
+    for taken in ("mine.npz", "text.npz"):
+        with pytest.raises(UserError, match="holds something else"):
+            write(model, pictures, tmp_path / taken)
+    pictures = features.pictures_of_folder("a", ["a/b.jpg"], None, Fitting())
+    with pytest.raises(UserError, match="holds something else"):
+        write(model, pictures, output, ["fc7"], weights="a")
 
 
 def test_half_precision_and_what_it_cannot_hold(data_dir, model, tmp_path):

@@ -43,6 +43,69 @@ def fit_as_prepared(image, fitting):
     return np.asarray(stored)[corner : corner + size, corner : corner + size]
 
 
+@pytest.fixture(scope="module")
+def photograph():
+    """A picture that is another one when it is turned or mirrored; its sides differ."""
+    return noise(200, 300)
+
+
+def exif_of(orientation, endian="<"):
+    exif = Image.Exif()
+    exif.endian = endian
+    exif[0x010F], exif[0x0112], exif[0x0132] = "a camera", orientation, "2012:09:30"
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_pictures_are_turned_as_preparation_turns_them(
+    form, endian, decode, photograph
+):
+    """Each of the eight orientations, and numbers that are none."""
+    orientations = range(12)
+    options = {"quality": 95, "icc_profile": b"x" * 70_000} if form != "PNG" else {}
+    files = [
+        encode(photograph, form, exif=exif_of(orientation, endian), **options)
+        for orientation in orientations
+    ]
+    images, is_picture = decode(*files)
+    assert all(is_picture)
+    for file, image in zip(files, images, strict=True):
+        prepared, _ = load_rgb(file, "picture", 256)
+        assert mean_difference(image, fit_as_prepared(prepared, Fitting())) < 3
+    lying = images[1].astype(np.float64)  # as it is stored
+    differing = [i for i in orientations if mean_difference(images[i], lying) > 10]
+    assert differing == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_broken_exif_data_turn_nothing_and_cost_no_picture(decode, photograph):
+    whole = exif_of(6)
+    (start,) = (i for i in range(len(whole)) if whole[i : i + 2] == b"\x12\x01")
+    broken = {
+        "far": whole[:10] + b"\xff\xff\xff\xff" + whole[14:],
+        "many": whole[:14] + b"\xff\xff" + whole[16:],
+        "cut": whole[: start + 4],
+        "a text": whole[: start + 2] + b"\2\0" + whole[start + 4 :],
+        "no TIFF": b"Exif\0\0" + b"no" + whole[8:],
+        "nothing": b"Exif\0\0",
+    }
+    files = [
+        encode(photograph, form, exif=exif)
+        for exif in broken.values()
+        for form in ("JPEG", "PNG", "WEBP")
+    ]
+    for form in ("JPEG", "WEBP"):  # and broken lengths of what holds them
+        file = encode(photograph, form, exif=whole)
+        at = file.index(b"\xff\xe1" if form == "JPEG" else b"EXIF")
+        files.append(file[: at + (2 if form == "JPEG" else 4)] + b"\xff" * 4)
+    upright, _ = decode(encode(photograph, "PNG"))
+    images, is_picture = decode(*files)
+    turned = [int(mean_difference(image, upright[0]) > 10) for image in images]
+    number = 3 * len(broken)
+    assert all(is_picture[:number])
+    assert turned[:number] == [0] * 3 + [1] * 3 + [0] * 12  # "many": those there are
+
+
 def mean_difference(first, second):
     return np.abs(first.astype(np.float64) - second).mean()
 

@@ -16,6 +16,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "predict.py"
 NAMES = ["red <b>", "grün", "blue, deep"]
 
@@ -30,7 +32,7 @@ def picture(color, form="JPEG"):
 def saved_model(tmp_path_factory):
     """A SavedModel whose probabilities are mean colors, with export's signatures.
 
-    It takes JPEG, PNG and GIF; of JPEG, those with a single color in each half.
+    Of picture files, those of the upper half: pictures may stand on their heads.
     """
 
     def answer(means, is_picture):
@@ -41,21 +43,9 @@ def saved_model(tmp_path_factory):
             "probabilities": probabilities,
         }
 
-    def mean(one):
-        image = tf.io.decode_image(one, 3, expand_animations=False)
-        upper = image[: tf.shape(image)[0] // 2]  # pictures may stand on their heads
-        return tf.reduce_mean(tf.cast(upper, tf.float32), [0, 1])
-
     def classify(image_bytes):
-        known = [b"\xff\xd8\xff", b"\x89PN", b"GIF"]
-        kinds = tf.strings.substr(image_bytes, 0, 3)[:, tf.newaxis]
-        is_picture = tf.reduce_any(kinds == known, 1)
-        is_picture &= tf.strings.length(image_bytes) > 60
-        means = tf.map_fn(
-            lambda x: tf.cond(x[0], lambda: mean(x[1]), lambda: tf.zeros(3)),
-            (is_picture, image_bytes),
-            fn_output_signature=tf.float32,
-        )
+        images, is_picture = decode_pictures(image_bytes, Fitting("warp", 32, 32))
+        means = tf.reduce_mean(tf.cast(images[:, :16], tf.float32), [1, 2])
         return answer(means, is_picture)
 
     def images(images):
@@ -238,13 +228,22 @@ def test_pictures_are_turned_and_kinds_that_only_preparation_takes(
     folder.mkdir()
     upright = PIL.Image.new("RGB", (80, 60), (255, 0, 0))
     upright.paste((0, 0, 255), (0, 30, 80, 60))  # red above blue
-    lying = upright.rotate(180)
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 3  # stored upside down
-    files = {
-        "upright": pixels_of(upright, "JPEG"),
-        "turned.jpg": pixels_of(lying, "JPEG", exif=exif),
-        "turned.png": pixels_of(lying, "PNG", exif=exif),
+    files = {"upright": pixels_of(upright, "JPEG")}
+    flips = PIL.Image.Transpose
+    for orientation, flip in {  # that undoes what the camera did
+        2: flips.FLIP_LEFT_RIGHT,
+        3: flips.ROTATE_180,
+        4: flips.FLIP_TOP_BOTTOM,
+        5: flips.TRANSPOSE,
+        6: flips.ROTATE_90,
+        7: flips.TRANSVERSE,
+        8: flips.ROTATE_270,
+    }.items():
+        exif = PIL.Image.Exif()
+        exif[0x0112] = orientation
+        lying = pixels_of(upright.transpose(flip), "JPEG", exif=exif)
+        files[f"{orientation}.jpg"] = lying
+    files |= {
         "scan.tif": pixels_of(upright, "TIFF"),
         "plain.ppm": pixels_of(upright, "PPM"),
         "deep.bmp": pixels_of(upright.quantize(2).convert("1"), "BMP"),
@@ -310,39 +309,6 @@ def test_names_give_no_orders(capsys):
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == shown.removeprefix("'")
         assert lines[1].split()[0] == shown.removeprefix("'")
-
-
-def test_what_is_hidden_is_where_the_class_is_lost():
-    """One bright cell of 32 × 32 pixels; the class is the mean brightness."""
-    import predict as script
-
-    image = np.zeros((128, 160, 3), np.uint8)
-    image[32:64, 96:128] = 255
-
-    def classify(images):
-        means = tf.reduce_mean(tf.cast(images, tf.float32), [1, 2, 3]) / 255
-        means = tf.reshape(means, [-1, 1])
-        return {"class_ids": tf.zeros_like(means, tf.int32), "probabilities": means}
-
-    found = script.explain(classify, PIL.Image.fromarray(image), 0, 7)
-    brightness = image.mean().round()
-    base = image.mean() / 255
-    expected = np.zeros((4, 5))
-    for top in range(-1, 4):  # each square hides up to 2 × 2 cells
-        for left in range(-1, 5):
-            hidden = np.float64(image)
-            rows = slice(max(top, 0) * 32, (top + 2) * 32)
-            columns = slice(max(left, 0) * 32, (left + 2) * 32)
-            hidden[rows, columns] = brightness
-            fall = base - hidden.mean() / 255
-            for i in (top, top + 1):
-                for j in (left, left + 1):
-                    if 0 <= i < 4 and 0 <= j < 5:
-                        expected[i, j] += fall / 4
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.unravel_index(found.argmax(), found.shape) == (1, 3)
-    lit = np.asarray(script.light(PIL.Image.fromarray(image), found))
-    assert lit[48, 112].min() > 250
 
 
 def test_the_page_explains(saved_model, tmp_path):

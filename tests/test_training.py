@@ -421,6 +421,18 @@ def test_no_training_record_is_of_a_few_steps(data_dir, tmp_path, epoch, expecte
     assert records == expected
 
 
+def test_pictures_are_drawn_when_training_is_under_way(data_dir, tmp_path):
+    """After ten steps, or at the end of an epoch that has fewer, once."""
+    for batch_size, expected in ((32, 5), (8, 10)):
+        given = {"global_batch_size": batch_size, "num_epochs": 2.0}
+        trainer, drawn = make_trainer(data_dir, **given), []
+        loop = Loop(trainer, Run(str(tmp_path / str(batch_size))))
+        loop._monitor.write_start = lambda drawn=drawn: drawn.append(True)
+        steps = [step for step in range(1, 30) if not drawn and not loop._watch(step)]
+        assert steps == list(range(1, expected + 1))
+        assert drawn == [True]
+
+
 @pytest.mark.parametrize(("every", "steps"), [(2, [2, 4]), (None, [5]), (0, [])])
 def test_when_histograms_are_written(data_dir, tmp_path, every, steps):
     trainer = make_trainer(data_dir, num_epochs=1.0, histograms_every=every)

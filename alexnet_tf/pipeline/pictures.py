@@ -9,7 +9,8 @@ file is taken where its cost can be bounded before it is decoded:
 - BMP that is not compressed, of 8 (palette), 24 or 32 bits a pixel;
 - WebP that is not animated.
 
-Whatever is transparent lies on white, as in `data.prepare`. All else is no picture.
+Whatever is transparent lies on white, and whatever EXIF data say is lying or mirrored
+is turned upright, as in `data.prepare`. All else is no picture.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from alexnet_tf.pipeline.decoding import RESIZED
+from alexnet_tf.pipeline.exif import (
+    EXIF_MARKER,
+    exif_of_jpeg,
+    exif_of_webp,
+    turn_upright,
+)
+from alexnet_tf.pipeline.octets import head, number, part
 
 # A picture may have so many pixels, and so many more for each byte of its file: what a
 # request of many small files can cost is then bounded by its own size.
@@ -152,48 +160,42 @@ def _require_size(image_bytes: tf.Tensor, height: tf.Tensor, width: tf.Tensor):
     return _require(is_bounded, "too many pixels, or none")
 
 
-def _number(data: tf.Tensor, at, length: int, byteorder: str = "little") -> tf.Tensor:
-    """The number, int64, in some bytes (uint8) of a file; an error past its end."""
-    digits = tf.cast(tf.slice(data, [at], [length]), tf.int64)
-    powers = [256**power for power in range(length)]
-    return tf.reduce_sum(digits * (powers if byteorder == "little" else powers[::-1]))
-
-
-def _head(image_bytes: tf.Tensor, length: int) -> tf.Tensor:
-    """The first bytes, uint8, zeros where the file is shorter."""
-    head = tf.strings.substr(image_bytes, 0, length)
-    return tf.io.decode_raw(head, tf.uint8, fixed_length=length)
-
-
 def _decode_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     # Without an end, libjpeg can wait for one for ever.
     image_bytes = tf.strings.join([image_bytes, _JPEG_END])
     shape = tf.io.extract_jpeg_shape(image_bytes)[:2]
     data = tf.io.decode_raw(image_bytes, tf.uint8)
-    num_scans = tf.math.count_nonzero((data[:-1] == 0xFF) & (data[1:] == 0xDA))
+    markers = tf.boolean_mask(data[1:], data[:-1] == 0xFF)
+    num_scans = tf.math.count_nonzero(markers == 0xDA)
+    exif = tf.cond(
+        tf.reduce_any(markers == EXIF_MARKER),
+        lambda: exif_of_jpeg(image_bytes),
+        lambda: tf.constant(b""),
+    )
     with (
         _require_size(image_bytes, shape[0], shape[1]),
         _require(num_scans <= MAX_SCANS, "too many scans"),
     ):
-        return tf.io.decode_jpeg(
+        image = tf.io.decode_jpeg(
             image_bytes,
             channels=3,
             dct_method="INTEGER_ACCURATE",  # as evaluation
             try_recover_truncated=True,
         )
+    return turn_upright(image, exif)
 
 
 def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
-    chunks, has_transparent_colors = _png_chunks(image_bytes)
+    chunks, has_transparent_colors, exif = _png_chunks(image_bytes)
     signature = tf.strings.substr(image_bytes, 0, 8)
     needed = tf.strings.join([signature, chunks, _PNG_END])
-    head = _head(needed, 26)
-    height, width = _number(head, 20, 4, "big"), _number(head, 16, 4, "big")
-    is_deep = head[24] == 16
-    has_alpha = tf.bitwise.bitwise_and(head[25], 4) > 0
+    start = head(needed, 26)
+    height, width = number(start, 20, 4, "big"), number(start, 16, 4, "big")
+    is_deep = start[24] == 16
+    has_alpha = tf.bitwise.bitwise_and(start[25], 4) > 0
     # Twice the bytes: a pixel of 16 bits counts as two.
     with _require_size(image_bytes, height, tf.where(is_deep, 2 * width, width)):
-        return tf.case(
+        image = tf.case(
             [
                 (is_deep & has_alpha, lambda: _on_white(_decode_deep(needed, 4))),
                 (is_deep, lambda: _decode_deep(needed, 3)),
@@ -204,6 +206,7 @@ def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
             ],
             default=lambda: tf.io.decode_png(needed, channels=3),
         )
+    return turn_upright(image, exif)
 
 
 def _decode_deep(picture: tf.Tensor, channels: int) -> tf.Tensor:
@@ -220,28 +223,30 @@ def _decode_deep(picture: tf.Tensor, channels: int) -> tf.Tensor:
     return color if channels == 3 else tf.concat([color, scale(alpha)], 2)
 
 
-def _png_chunks(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The chunks that the picture needs, joined, and whether tRNS is among them."""
+def _png_chunks(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The chunks that the picture needs, joined; whether it has tRNS; its EXIF data."""
     end = tf.cast(tf.strings.length(image_bytes), tf.int64)
 
-    def copy(at, number, chunks, has_transparent_colors):
-        head = _head(tf.strings.substr(image_bytes, at, 8), 8)
-        length = 12 + _number(head, 0, 4, "big")
+    def copy(at, index, chunks, has_transparent_colors, exif):
+        length = 12 + number(head(image_bytes, 4, at), 0, 4, "big")
         kind = tf.strings.substr(image_bytes, at + 4, 4)
         is_needed = tf.reduce_any(kind == _PNG_NEEDED)
         copied = tf.where(is_needed, length, 0)
-        chunks = chunks.write(number, tf.strings.substr(image_bytes, at, copied))
+        chunks = chunks.write(index, tf.strings.substr(image_bytes, at, copied))
+        exif = tf.where(kind == b"eXIf", part(image_bytes, at + 8, length - 12), exif)
+        has_transparent_colors |= kind == b"tRNS"
         at = tf.where(kind == b"IEND", end, at + length)
-        return at, number + 1, chunks, has_transparent_colors | (kind == b"tRNS")
+        return at, index + 1, chunks, has_transparent_colors, exif
 
     chunks = tf.TensorArray(tf.string, 0, dynamic_size=True, element_shape=[])
-    at, _, chunks, has_transparent_colors = tf.while_loop(
-        lambda at, number, *_: (at + 12 <= end) & (number < MAX_CHUNKS),
+    at, _, chunks, has_transparent_colors, exif = tf.while_loop(
+        lambda at, index, *_: (at + 12 <= end) & (index < MAX_CHUNKS),
         copy,
-        (tf.constant(8, tf.int64), 0, chunks, False),
+        (tf.constant(8, tf.int64), 0, chunks, False, tf.constant(b"")),
     )
     with _require(at + 12 > end, "too many chunks"):
-        return tf.strings.reduce_join(chunks.stack()), has_transparent_colors
+        joined = tf.strings.reduce_join(chunks.stack())
+        return joined, has_transparent_colors, exif
 
 
 def _decode_gif(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -270,7 +275,7 @@ def _decode_gif(image_bytes: tf.Tensor) -> tf.Tensor:
     covers_screen = tf.reduce_all(data[6:10] == data[frame + 5 : frame + 9]) & (
         tf.reduce_all(data[frame + 1 : frame + 5] == 0)
     )
-    height, width = _number(data, 8, 2), _number(data, 6, 2)
+    height, width = number(data, 8, 2), number(data, 6, 2)
     with (
         _require((data[frame] == 0x2C) & covers_screen, "no frame that is the screen"),
         _require_size(image_bytes, height, width),
@@ -319,12 +324,12 @@ def _skip_gif_blocks(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
 
 def _decode_bmp(image_bytes: tf.Tensor) -> tf.Tensor:
     data = tf.io.decode_raw(image_bytes, tf.uint8)
-    pixels, header, bits = _number(data, 10, 4), _number(data, 14, 4), data[28]
-    width, height = _number(data, 18, 4), _number(data, 22, 4)
+    pixels, header, bits = number(data, 10, 4), number(data, 14, 4), data[28]
+    width, height = number(data, 18, 4), number(data, 22, 4)
     is_upright = height >= 2**31  # negative: the upper row comes first
     height = tf.where(is_upright, 2**32 - height, height)
     is_taken = tf.reduce_any(bits == [8, 24, 32]) & (header >= 40)
-    is_taken &= _number(data, 30, 4) == 0  # not compressed
+    is_taken &= number(data, 30, 4) == 0  # not compressed
     depth = tf.cast(bits, tf.int64) // 8
     with (
         _require(is_taken, "a BMP that is compressed or has other than 8, 24, 32 bits"),
@@ -345,30 +350,31 @@ def _decode_bmp(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_webp(image_bytes: tf.Tensor) -> tf.Tensor:
-    head = _head(image_bytes, 30)
+    start = head(image_bytes, 30)
     kind = tf.strings.substr(image_bytes, 12, 4)
-    packed = _number(head, 21, 4)  # of a lossless picture: two sides of 14 bits
+    packed = number(start, 21, 4)  # of a lossless picture: two sides of 14 bits
     width, height = tf.case(
         [
             (
                 kind == b"VP8 ",
-                lambda: (_number(head, 26, 2) % 2**14, _number(head, 28, 2) % 2**14),
+                lambda: (number(start, 26, 2) % 2**14, number(start, 28, 2) % 2**14),
             ),
             (
                 kind == b"VP8L",
                 lambda: (1 + packed % 2**14, 1 + packed // 2**14 % 2**14),
             ),
         ],
-        default=lambda: (1 + _number(head, 24, 3), 1 + _number(head, 27, 3)),
+        default=lambda: (1 + number(start, 24, 3), 1 + number(start, 27, 3)),
     )
     is_taken = tf.strings.substr(image_bytes, 0, 4) == b"RIFF"
-    is_taken &= (kind != b"VP8X") | (tf.bitwise.bitwise_and(head[20], 2) == 0)
+    is_taken &= (kind != b"VP8X") | (tf.bitwise.bitwise_and(start[20], 2) == 0)
     with (
         _require(is_taken, "an animated WebP"),
         _require_size(image_bytes, height, width),
     ):
         image = tf.io.decode_webp(image_bytes)[0]
-    return tf.cond(tf.shape(image)[2] == 4, lambda: _on_white(image), lambda: image)
+    image = tf.cond(tf.shape(image)[2] == 4, lambda: _on_white(image), lambda: image)
+    return turn_upright(image, exif_of_webp(image_bytes))
 
 
 def _on_white(image: tf.Tensor) -> tf.Tensor:
