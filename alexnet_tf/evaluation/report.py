@@ -66,6 +66,7 @@ def write_report(
     ) as bar:
         page = _Page(directory, bar.update)
         page.headline(*_headline(evaluation, facts))
+        page.text(_summary(facts))
         if evaluation.num_evaluated:
             if run:
                 _add_curves(page, run, evaluation)
@@ -149,6 +150,19 @@ def _headline(evaluation: Evaluation, facts: dict) -> tuple[str, str]:
     )
 
 
+def _summary(facts: dict) -> str:
+    seeds = ", ".join(map(str, facts["seeds"]))
+    return (
+        f"Recipe {facts['recipe']}, seed {seeds}, {facts['date']}; not the recipe's: "
+        f"{_settings(facts)}."
+    )
+
+
+def _settings(facts: dict) -> str:
+    settings = (f"{name} {value}" for name, value in facts["settings"].items())
+    return ", ".join(settings) or "nothing"
+
+
 def _facts_table(facts: dict, num_classes: int) -> list[tuple[str, str]]:
     rows = [
         ("split", facts["split"]),
@@ -161,14 +175,13 @@ def _facts_table(facts: dict, num_classes: int) -> list[tuple[str, str]]:
         text = f"{error:.2%} (95 % interval {low:.2%} to {high:.2%})"
         rows.append((f"top-{k} accuracy", f"{1 - error:.2%}"))
         rows.append((f"top-{k} error", text))
-    settings = (f"{name} {value}" for name, value in facts["settings"].items())
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     return [
         *rows,
         ("largest class", f"{facts['largest_class']:.2%}"),
         ("cross-entropy", f"{facts['cross_entropy']:.4f}"),
         ("recipe", facts["recipe"]),
-        ("not the recipe's", ", ".join(settings) or "nothing"),
+        ("not the recipe's", _settings(facts)),
         ("seed", ", ".join(map(str, facts["seeds"]))),
         ("parameters", f"{facts['parameters']:,}"),
         ("network", facts["checkpoint"]),
@@ -308,7 +321,7 @@ def _add_places(
         for i in np.flatnonzero((labels == answers) == is_right):
             falls = find_where(_probability_of(model, answers[i]), images[i], _BATCH)
             tiles += [images[i], light(images[i], falls)]
-            points = f"{100 * max(falls.max(), 0):.0f} points"
+            points = f"{100 * max(falls.max(), 0):.1f} points"
             captions += [names[labels[i]], f"{names[answers[i]]}\n{points}"]
             frames += [is_right, None]
         if tiles:
