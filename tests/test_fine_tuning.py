@@ -156,7 +156,7 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
     given = SMALL | {"init_weights": file, "freeze": ("conv1",), "train_steps": 3}
     whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
     with caplog.at_level("INFO"):
-        assert train(data_dir, whole, given=given)
+        assert train(data_dir, whole, given=given, export=False)
     for line in (
         "conv1: loaded (11×11×3×10, 10), frozen",
         "conv2: loaded (5×5×5×26, 26)",
@@ -181,7 +181,7 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
 
     evaluation = evaluate_run(whole)
     assert evaluation.num_evaluated == 25
-    export_run(whole, str(tmp_path / "exported"))
+    export_run(whole)
     names = [str(tmp_path / "a.png")]
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     tf.io.write_file(names[0], tf.io.encode_png(picture))
