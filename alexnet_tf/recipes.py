@@ -19,15 +19,14 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 # A data set of at least this many training images gets `paper`, a smaller one `small`.
 LARGE_DATA_SET = 100_000
 
-# How `small` trains on few images, by the batch: the rate, and the steps that training
-# takes at least. The first batch that leaves enough steps in an epoch is taken.
+# How `small` trains, by the batch: the images from which on it is taken, the rate, and
+# the steps that training takes at least.
 SMALL_BATCHES = {
-    128: (0.005, 250),
-    64: (0.005, 400),
-    32: (0.002, 700),
-    16: (0.001, 1000),
+    128: (4000, 0.005, 400),
+    64: (1000, 0.005, 400),
+    32: (250, 0.002, 700),
+    16: (0, 0.001, 1000),
 }
-SMALL_STEPS_PER_EPOCH = 16
 SMALL_MAX_EPOCHS = 100.0  # each ends in a validation and a checkpoint
 
 
@@ -390,10 +389,9 @@ def choose_recipe(num_train_examples: int) -> Recipe:
 def fit_small(num_train_examples: int) -> dict[str, object]:
     """Returns what `small` takes by the number of images.
 
-    The batch is the largest of `SMALL_BATCHES` of which there are
-    `SMALL_STEPS_PER_EPOCH` in an epoch, else the smallest; the rate goes with it.
-    Training takes the recipe's own epochs or, where its steps are fewer than the batch
-    needs, more of them: up to `SMALL_MAX_EPOCHS`.
+    Fewer images take a smaller batch of `SMALL_BATCHES`, so that there are steps enough
+    in the same time. Training takes the recipe's own epochs or, where its steps are
+    fewer than the batch needs, more of them: up to `SMALL_MAX_EPOCHS`.
 
     Args:
         num_train_examples: Images in the training split.
@@ -402,7 +400,7 @@ def fit_small(num_train_examples: int) -> dict[str, object]:
         Values by the names of fields of `Recipe`.
     """
     batch = _fit_batch(num_train_examples)
-    rate, steps = SMALL_BATCHES[batch]
+    _, rate, steps = SMALL_BATCHES[batch]
     own = RECIPES["small"].num_epochs
     return {
         "global_batch_size": batch,
@@ -434,8 +432,11 @@ def fit_fine_tuning(
 
 
 def _fit_batch(num_train_examples: int) -> int:
-    most = num_train_examples // SMALL_STEPS_PER_EPOCH
-    return next((size for size in SMALL_BATCHES if size <= most), min(SMALL_BATCHES))
+    return next(
+        batch
+        for batch, (least, _, _) in SMALL_BATCHES.items()
+        if num_train_examples >= least
+    )
 
 
 def _fit_epochs(own: float, images: int, num_train_examples: int) -> float:
