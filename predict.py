@@ -31,7 +31,6 @@ from data.pictures import LeftOut, find_pictures, shown
 
 _BAR_CELLS = 20
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
-_CELL = 32  # side, pixels, of what is explained as one
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Predictions</title>
 <meta name="viewport" content="width=device-width">
@@ -206,57 +205,35 @@ def _cell(text: str) -> str:
 # What is shown.
 
 
-def explain(classify: Callable, image, class_id: int, batch_size: int):
-    """Measures where a picture shows a class: how much hiding a part of it costs.
-
-    Squares of the picture's mean color hide it at one place after another (Zeiler and
-    Fergus 2014, section 4.2).
+def show_where(serve: Callable, image, class_id: int, batch_size: int):
+    """Shows where a picture shows a class (`alexnet_tf.evaluation.occlusion`).
 
     Args:
-        classify: The signature `images` of an export.
+        serve: The signature `images` of an export.
         image: Picture of Pillow, RGB.
         class_id: The class.
         batch_size: Pictures at a time.
 
     Returns:
-        float64 `(rows, columns)`, a cell of 32×32 pixels each: by how much the
-        probability falls, in the mean of the four squares of 64×64 that hide the cell.
+        The picture, dark but for where hiding it costs; by how much the probability of
+        the class falls at most.
     """
     import numpy as np
     import tensorflow as tf
+    from PIL import Image
 
-    pixels = np.asarray(image)
-    mean = pixels.mean((0, 1)).round()
-    rows, columns = (-(-side // _CELL) for side in pixels.shape[:2])
-    places = [(i, j) for i in range(rows + 1) for j in range(columns + 1)]
-    hidden = pixels[np.newaxis].repeat(len(places) + 1, 0)  # the first one as it is
-    for one, (i, j) in zip(hidden[1:], places, strict=True):
-        top, left = max(i - 1, 0) * _CELL, max(j - 1, 0) * _CELL
-        one[top : (i + 1) * _CELL, left : (j + 1) * _CELL] = mean
-    probabilities = []
-    for start in range(0, len(hidden), batch_size):
-        answer = classify(images=tf.constant(hidden[start : start + batch_size]))
+    from alexnet_tf.evaluation.occlusion import find_where, light
+
+    def classify(images):
+        answer = serve(images=tf.constant(images))
         found = answer["class_ids"].numpy() == class_id
         values = answer["probabilities"].numpy()
         # Where the class is not among those answered: at most as probable as the last.
-        known = np.where(found.any(1), (values * found).sum(1), values[:, -1])
-        probabilities.extend(known.tolist())
-    falls = probabilities[0] - np.array(probabilities[1:])
-    falls = falls.reshape(rows + 1, columns + 1)
-    return (falls[:-1, :-1] + falls[1:, :-1] + falls[:-1, 1:] + falls[1:, 1:]) / 4
+        return np.where(found.any(1), (values * found).sum(1), values[:, -1])
 
-
-def light(image, falls):
-    """Darkens a picture of Pillow but for where the class is lost when it is hidden."""
-    import numpy as np
-    from PIL import Image
-
-    falls = np.maximum(falls, 0)
-    cells = Image.fromarray(np.float32(falls / max(falls.max(), 1e-6)))
-    size = [side * _CELL for side in reversed(falls.shape)]
-    light = cells.resize(size, Image.Resampling.BICUBIC)
-    light = np.asarray(light.crop((0, 0, *image.size))).clip(0, 1)[:, :, np.newaxis]
-    return Image.fromarray(np.uint8(np.asarray(image) * (0.3 + 0.7 * light)))
+    pixels = np.asarray(image)
+    falls = find_where(classify, pixels, batch_size)
+    return Image.fromarray(light(pixels, falls)), max(falls.max(), 0)
 
 
 def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
@@ -264,7 +241,7 @@ def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
 
     Args:
         prediction: What to show.
-        look: Function from the picture and a class to where it shows (see `explain`).
+        look: From the picture and a class to what `show_where` returns.
     """
     try:
         image = reading.load(prediction.image_bytes)
@@ -279,11 +256,11 @@ def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
     )
     if look:
         name, class_id, _ = prediction.classes[0]
-        falls = look(image, class_id)
-        pictures += _format_image(light(image, falls), "Where the model looks")
+        lit, fall = look(image, class_id)
+        pictures += _format_image(lit, "Where the model looks")
         caption += (
             f"<p>Light: what {html.escape(name)} depends on. Where hiding costs most, "
-            f"its probability falls by {100 * max(falls.max(), 0):.1f} points.</p>"
+            f"its probability falls by {100 * fall:.1f} points.</p>"
         )
     return f"<figure>{pictures}<figcaption>{caption}</figcaption></figure>\n"
 
@@ -321,7 +298,7 @@ def main(values: flags.FlagValues, task: Task) -> int:
 
         def look(image, class_id):
             serve = model.signatures["images"]
-            return explain(serve, image, class_id, values.batch_size)
+            return show_where(serve, image, class_id, values.batch_size)
 
     errors, total = [], len(task.names)
     is_short = total <= values.batch_size and not look

@@ -28,7 +28,7 @@ except ModuleNotFoundError:
         "pip install -r requirements.txt"
     )
 
-from alexnet_tf import files, signals
+from alexnet_tf import files, programs, signals
 from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import RECIPES
 
@@ -325,7 +325,8 @@ def format_help(values: flags.FlagValues, everything: bool = False) -> str:
         everything: Whether to show the expert flags, too.
     """
     columns = min(shutil.get_terminal_size().columns, 100) - 1
-    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:"]
+    about = programs.as_typed(sys.modules["__main__"].__doc__ or "")
+    lines = [about.strip(), "", "Flags:"]
     hidden = 0
     for flag in values.get_key_flags_for_module(sys.argv[0]):
         if flag.name in _expert_flags and not everything:
@@ -356,12 +357,13 @@ def command(*words: str) -> str:
 
     Args:
         *words: A program of this environment ("python", "tensorboard") and its
-            arguments.
+            arguments. A script of ours becomes a console command where one runs.
     """
-    programs = os.path.relpath(os.path.dirname(sys.executable))
-    if not programs.startswith(".."):  # this project's own environment
-        words = (os.path.join(programs, words[0]), *words[1:])
-    return shlex.join(words)
+    line = programs.as_typed(shlex.join(words))
+    environment = os.path.relpath(os.path.dirname(sys.executable))
+    if environment.startswith(".."):  # not this project's own
+        return line
+    return shlex.quote(os.path.join(environment, "")) + line
 
 
 # The program from its first line to its end.
@@ -504,11 +506,18 @@ def _report(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, flags.Error):
         print(f"error: {_describe_flags_error(error)}", file=sys.stderr)
-        print(f"see: {command('python', sys.argv[0], '--help')}", file=sys.stderr)
+        print(f"see: {command('python', *_this_script(), '--help')}", file=sys.stderr)
         return EXIT_USAGE
     line = str(error) if isinstance(error, UserError) else files.explain(error)
-    print(f"error: {line or _describe_unforeseen(error)}", file=sys.stderr)
+    line = programs.as_typed(line) or _describe_unforeseen(error)
+    print(f"error: {line}", file=sys.stderr)
     return EXIT_ERROR
+
+
+def _this_script() -> tuple[str, ...]:
+    """What is behind `python` on the command line that runs this program."""
+    spec = sys.modules["__main__"].__spec__
+    return ("-m", spec.name) if spec else (sys.argv[0],)
 
 
 def _describe_flags_error(error: flags.Error) -> str:

@@ -71,6 +71,9 @@ class Config:
     simulate_gpus: int = setting(
         0, "Replicas on the CPU instead, to try them.", lower_bound=0
     )
+    memory_growth: bool = _expert(
+        True, "Take a GPU's memory as it is needed; else all of it at once."
+    )
     train_steps: int | None = setting(
         None, "Steps to train, instead of --num_epochs.", lower_bound=1
     )
@@ -101,7 +104,10 @@ class Config:
     max_bad_records: int = _expert(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
     )
-    reduce_in_bfloat16: bool = _expert(False, "Halve what travels between replicas.")
+    reduce_in_bfloat16: bool = _expert(
+        False,
+        "Halve what replicas exchange; by default where the precision is bfloat16.",
+    )
     deterministic: bool = _expert(
         False, "Bit-identical reruns on GPUs too; slower there."
     )

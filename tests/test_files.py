@@ -108,6 +108,23 @@ def test_remote_paths_are_told_from_local_ones():
 # Fresh names.
 
 
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("runs/a", "runs/a"),
+        ("{here}/runs/a", "runs/a"),
+        ("{here}", "."),
+        ("{here}/../other", "{here}/../other"),
+        ("{here}/..data", "..data"),
+        ("gs://bucket/run", "gs://bucket/run"),
+    ],
+)
+def test_a_path_is_said_as_seen_from_here(path, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, shown = path.format(here=tmp_path), shown.format(here=tmp_path)
+    assert files.from_here(path) == shown
+
+
 def test_two_processes_never_share_a_fresh_directory(tmp_path):
     code = "print(*[files.make_fresh_directory(sys.argv[1]) for _ in range(50)])"
     processes = [python(code, tmp_path / "run[1]") for _ in range(2)]

@@ -81,7 +81,7 @@ def test_every_figure_is_a_png_too(written):
     page, *_ = written
     names = {path.stem for path in page.glob("*.png")}
     assert names >= {"confusion_matrix", "reliability", "kernels", "kernel_changes"}
-    assert names >= {"learning_curves", "neighbours_1"}
+    assert names >= {"learning_curves", "neighbours_1", "places_wrong"}
     assert "answers_wrong" in names
     assert any(name.startswith("confused_") for name in names)
     for path in page.glob("*.png"):
@@ -97,7 +97,7 @@ def test_the_page_says_the_numbers(written):
     assert f"{1 - result.top_1_error:.1%} right" in text
     assert f"95 % interval {low:.1%} to {high:.1%}" in text
     assert f"{12 / 25:.1%}" in text  # the largest class
-    assert "learning_rate 0.02" in text  # not the recipe's
+    assert re.search(r"Recipe small, seed 0, 20.*learning_rate 0.02.*</p>", text)
     assert "top-5" not in text  # of three classes
     # The weights are twice those of the start: the change is as long as the start.
     assert "changed by 100.0% of" in text
@@ -213,3 +213,19 @@ def test_a_browser_shows_all_of_it_without_sideways_scrolling(written, tmp_path,
     images = len(list(pathlib.Path(page).glob("*.png")))
     said = re.search(r"width \d+ shown .*?(?=<)", done.stdout)[0]
     assert said == f"width {width} shown {images} of {images}"
+
+
+def test_published_weights_have_no_first_kernels_to_compare_with(written):
+    figures = []
+
+    class Page:
+        def heading(self, text):
+            """Nothing to see."""
+
+        def figure(self, name, *_):
+            """Keeps the name."""
+            figures.append(name)
+
+    _, model, _ = written
+    report._add_kernels(Page(), model, None)
+    assert figures == ["kernels"]

@@ -381,7 +381,7 @@ def class_counts(
     """
     num_classes = len(class_names)
     has_names = num_classes <= MAX_CLASSES
-    height = 1.2 + 0.28 * num_classes if has_names else 3.0
+    height = 1.5 + 0.28 * num_classes if has_names else 3.0
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, fontsize=9)
@@ -401,7 +401,7 @@ def class_counts(
     else:
         axes.set(xlabel="class, by its number of pictures", ylabel="pictures")
         axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

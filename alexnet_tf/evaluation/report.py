@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from alexnet_tf.evaluation import figures
 from alexnet_tf.evaluation.metrics import precision_recall_f1
+from alexnet_tf.evaluation.occlusion import find_where, light
 from alexnet_tf.evaluation.results import (
     Evaluation,
     Predictions,
@@ -26,7 +27,7 @@ from alexnet_tf.run import Run, build_model
 
 NEIGHBOUR_POOL = 4096  # training pictures, at most, in which neighbours are sought
 _BATCH = 128
-_NUM_SECTIONS = 7  # that the progress bar counts, beside the batches of neighbours
+_NUM_SECTIONS = 8  # that the progress bar counts, beside the batches of neighbours
 _TABLE_CLASSES = 50  # of the table of classes; of more, the worst and the best
 _TEMPLATE = os.path.join(os.path.dirname(__file__), "report.html")
 _EXPECTED_KERNELS = (
@@ -65,13 +66,16 @@ def write_report(
     ) as bar:
         page = _Page(directory, bar.update)
         page.headline(*_headline(evaluation, facts))
+        page.text(_summary(facts))
         if evaluation.num_evaluated:
             if run:
                 _add_curves(page, run, evaluation)
             _add_classes(page, evaluation.predictions, data_set)
             shown = _add_pictures(page, evaluation, data_set, model.input_shape[1])
+            images, labels, answers = shown
+            _add_places(page, model, data_set, images, labels, answers)
             _add_kernels(page, model, run)
-            _add_neighbours(page, model, data_set, *shown)
+            _add_neighbours(page, model, data_set, images, labels)
         page.heading("How this was measured")
         page.table(_facts_table(facts, data_set.num_classes))
         page.write(f"AlexNet on {data_set.name}")
@@ -146,6 +150,19 @@ def _headline(evaluation: Evaluation, facts: dict) -> tuple[str, str]:
     )
 
 
+def _summary(facts: dict) -> str:
+    seeds = ", ".join(map(str, facts["seeds"]))
+    return (
+        f"Recipe {facts['recipe']}, seed {seeds}, {facts['date']}; not the recipe's: "
+        f"{_settings(facts)}."
+    )
+
+
+def _settings(facts: dict) -> str:
+    settings = (f"{name} {value}" for name, value in facts["settings"].items())
+    return ", ".join(settings) or "nothing"
+
+
 def _facts_table(facts: dict, num_classes: int) -> list[tuple[str, str]]:
     rows = [
         ("split", facts["split"]),
@@ -158,14 +175,13 @@ def _facts_table(facts: dict, num_classes: int) -> list[tuple[str, str]]:
         text = f"{error:.2%} (95 % interval {low:.2%} to {high:.2%})"
         rows.append((f"top-{k} accuracy", f"{1 - error:.2%}"))
         rows.append((f"top-{k} error", text))
-    settings = (f"{name} {value}" for name, value in facts["settings"].items())
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     return [
         *rows,
         ("largest class", f"{facts['largest_class']:.2%}"),
         ("cross-entropy", f"{facts['cross_entropy']:.4f}"),
         ("recipe", facts["recipe"]),
-        ("not the recipe's", ", ".join(settings) or "nothing"),
+        ("not the recipe's", _settings(facts)),
         ("seed", ", ".join(map(str, facts["seeds"]))),
         ("parameters", f"{facts['parameters']:,}"),
         ("network", facts["checkpoint"]),
@@ -223,11 +239,11 @@ def _extreme_classes(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def _add_pictures(
     page: _Page, evaluation: Evaluation, data_set: DataSet, size: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confused pairs, and right and wrong answers; returns the latter's pictures.
 
     Returns:
-        uint8 `(n, size, size, 3)` and their labels.
+        uint8 `(n, size, size, 3)`; their labels; what was answered.
     """
     predictions, names = evaluation.predictions, data_set.class_names
     confusion = predictions.confusion(data_set.num_classes)
@@ -258,8 +274,8 @@ def _add_pictures(
             )
             drawn = figures.predictions(shown, *chosen, names)
             page.figure(f"answers_{name}", drawn, f"{name} answers, drawn at random")
-    shown = np.concatenate([right, wrong])
-    return shown, predictions.labels[np.concatenate(groups[-2:])]
+    shown, rows = np.concatenate([right, wrong]), np.concatenate(groups[-2:])
+    return shown, predictions.labels[rows], predictions.top_ids[rows, 0]
 
 
 def _most_confused(
@@ -282,6 +298,45 @@ def _choose(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     order = np.random.default_rng(0).permutation(len(predictions.labels))
     is_right = predictions.ranks[order] == 0
     return order[is_right][:4], order[~is_right][:4]
+
+
+def _add_places(
+    page: _Page,
+    model: keras.Model,
+    data_set: DataSet,
+    images: np.ndarray,
+    labels: np.ndarray,
+    answers: np.ndarray,
+) -> None:
+    """For each picture where it shows the class that was answered."""
+    names = [figures.wrapped(name, 15) for name in data_set.class_names]
+    page.heading("Where it looks")
+    page.text(
+        "Light: what the answer depends on. Squares of 64 pixels hid each picture at "
+        "one place after another; where it is light the probability of the answer "
+        "fell, at most by the points said (Zeiler and Fergus 2014, section 4.2)."
+    )
+    for is_right, name in ((True, "right"), (False, "wrong")):
+        tiles, captions, frames = [], [], []
+        for i in np.flatnonzero((labels == answers) == is_right):
+            falls = find_where(_probability_of(model, answers[i]), images[i], _BATCH)
+            tiles += [images[i], light(images[i], falls)]
+            points = f"{100 * max(falls.max(), 0):.1f} points"
+            captions += [names[labels[i]], f"{names[answers[i]]}\n{points}"]
+            frames += [is_right, None]
+        if tiles:
+            pairs = figures.halved(np.stack(tiles))
+            drawn = figures.captioned(pairs, captions, 2, is_right=frames)
+            page.figure(f"places_{name}", drawn, f"{name} answers")
+
+
+def _probability_of(model: keras.Model, class_id: int) -> Callable:
+    def classify(images: np.ndarray) -> np.ndarray:
+        logits = model.predict_on_batch(images).astype(np.float64)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials[:, class_id] / exponentials.sum(axis=1)
+
+    return classify
 
 
 def _add_kernels(page: _Page, model: keras.Model, run: Run | None) -> None:

@@ -96,7 +96,8 @@ def training_batches(
     examples = shuffled_records(records, seed, start, ids_only=frames is not None)
     if not data_service:
         examples = _part_of_worker(examples, recipe.global_batch_size, context)
-    batches = examples.window(chunk.size).map(chunk.make, tf.data.AUTOTUNE)
+    make = tf.autograph.experimental.do_not_convert(chunk.make)  # nothing to convert
+    batches = examples.window(chunk.size).map(make, tf.data.AUTOTUNE)
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
         is_shared = context.num_input_pipelines > 1  # the hosts of a run share a job

@@ -172,6 +172,7 @@ def shuffled_records(
     first = _find_start(split, seed, start, window_size)
     first_block = start // split.num_examples * num_blocks + first.block
 
+    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
     def read_block(block):
         epoch, number = block // num_blocks, block % num_blocks
         shards = _shuffle_shards(split, seed, epoch)
@@ -195,6 +196,7 @@ def shuffled_records(
         )
         return tf.data.Dataset.zip(positions, windows)
 
+    @tf.autograph.experimental.do_not_convert
     def shuffle_window(position, window):
         examples = _shuffle(tf.data.Dataset.zip(*window), window_size, seed, position)
         positions = tf.data.Dataset.range(position, tf.int64.max)

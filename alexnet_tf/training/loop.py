@@ -23,6 +23,7 @@ from alexnet_tf.training.checkpoints import Checkpoints
 from alexnet_tf.training.step import Trainer
 
 LOG_EVERY = 100  # steps between two training records of an epoch
+_STEPS_BEFORE_PICTURES = 10  # people wait to see that training moves
 _SECONDS_PER_LOOP = 0.5  # that a call of several steps should take
 _STEPS_PER_LOOP_OF_WORKERS = 10  # all workers must come back at the same steps
 _STARVED = 0.2  # share of the time spent waiting for input
@@ -61,7 +62,7 @@ class Loop:
             )
         self._progress = Progress(self._config.last_step, trainer.step)
         self._steps_per_loop = self._first_steps_per_loop()
-        self._since_record = _Interval()
+        self._first_step, self._since_record = trainer.step, _Interval()
         self._trained = {}  # the last training record, for the table
         self._has_advised = self._has_written_start = self._was_stuck = False
 
@@ -208,7 +209,10 @@ class Loop:
         every = self._config.histograms_every
         if every and step % every == 0:
             self._monitor.write_histograms(step, self._trainer.samples())
-        if not self._has_written_start:  # not before the first step: people wait for it
+        is_under_way = step >= self._first_step + _STEPS_BEFORE_PICTURES
+        if not self._has_written_start and (
+            is_under_way or self._is_validation_due(step)
+        ):
             self._has_written_start = True
             self._monitor.write_start()
 
