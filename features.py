@@ -2,7 +2,7 @@
 
 python features.py --input=PICTURES --model_dir=runs/demo --output=features.npz
 python features.py --data_dir=DIR --split=train --model_dir=runs/demo --output=FEATURES
-python features.py --input=PICTURES --init_weights=FILE --layer=conv5 --output=conv5.npz
+python features.py --input=PICTURES --init_weights=FILE --layer=conv5 --output=c5.npz
 
 Rows are written while it runs; the same command again goes on. A directory has a file
 for each layer that NumPy maps into memory; a .npz, for few pictures, has all of them.
