@@ -30,6 +30,7 @@ except ModuleNotFoundError:
 
 from alexnet_tf import files, programs, signals
 from alexnet_tf.errors import UserError
+from alexnet_tf.recipes import RECIPES
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 flags.disclaim_key_flags()  # flags belong to the script that has them defined here
@@ -226,6 +227,28 @@ def define_label_flags(*, expert: bool = False) -> None:
     flags.DEFINE_integer("label_offset", None, help)
     if expert:
         mark_expert("label_offset")
+
+
+def define_weights_flags() -> None:
+    """Defines what stands for a run: weights that others published."""
+    define_path(
+        "init_weights",
+        None,
+        "Instead of a run: published weights (Caffe's, the ONNX zoo's, torchvision's, "
+        "bvlc_alexnet.npy) or a .keras file.",
+    )
+    names = ["auto", *RECIPES]
+    help = "Whose weights they are, where the file does not tell."
+    flags.DEFINE_enum("recipe", "auto", names, help)
+    mark_expert("recipe")
+
+
+def check_source(values: flags.FlagValues) -> None:
+    """Checks that not both a run and published weights are given."""
+    if values.model_dir is not None and values.init_weights is not None:
+        raise flags.Error("give --model_dir or --init_weights, not both")
+    if values["recipe"].present and values.init_weights is None:
+        raise flags.Error("--recipe is that of --init_weights: give them too")
 
 
 def mark_expert(*names: str) -> None:

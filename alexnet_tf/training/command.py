@@ -142,6 +142,7 @@ def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> boo
     weights = _first_weights(run, previous, given)
     config = resolve(data_set, recipe, given, previous, weights)
     config = _complete(config, strategy)
+    data_set = dataclasses.replace(data_set, fit=config.recipe.fit)
     check_batch_size(config.recipe.global_batch_size, strategy)
     run.start(config, overwrite, write=is_chief(strategy))
     _log_configuration(run, config, strategy)
@@ -191,6 +192,16 @@ def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
     )
 
 
+def _compare_fits(weights: PublishedWeights, data_set: DataSet) -> None:
+    for recipe in weights.recipes[:1]:
+        if recipe.fit != data_set.fit:
+            logging.info(
+                "  these weights saw pictures made square by %s, here it is %s",
+                recipe.fit,
+                data_set.fit,
+            )
+
+
 def _train(config, data_set, strategy, run, weights) -> bool:
     trainer = Trainer(config, data_set, strategy)
     if weights:
@@ -198,6 +209,7 @@ def _train(config, data_set, strategy, run, weights) -> bool:
         for report in assign(trainer.model, weights, config.class_names):
             is_frozen = report.name in (config.recipe.freeze or ())
             logging.info("  %s%s", report, ", frozen" if is_frozen else "")
+        _compare_fits(weights, data_set)
     try:
         return Loop(trainer, run).run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
