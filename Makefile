@@ -2,19 +2,26 @@
 # make test    the tests
 # make lint    formatting and lint
 # make serve-test   ask a real model server, after make demo
+# make gpu-test   what needs a GPU; SIMULATED=1 tries the tests themselves without
+# make package-test   install the package elsewhere, and use it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint serve-test clean
+.PHONY: demo test lint serve-test gpu-test package-test clean
 
-$(VENV)/installed: requirements.txt
+# A directory for each NVIDIA GPU; where there is none, nvidia-smi may know better.
+NVIDIA_GPUS := /proc/driver/nvidia/gpus
+GPU = $(shell ls $(NVIDIA_GPUS) 2>/dev/null || nvidia-smi -L 2>/dev/null)
+
+$(VENV)/installed: requirements.txt requirements-gpu.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	  sys.exit(None if (3, 11) <= v <= (3, 13) else \
 	  "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12" % v)'
 	@echo "installing TensorFlow and what else is needed into $(VENV), some minutes"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt \
+	  $(if $(GPU),-r requirements-gpu.txt)
 	@touch $@
 
 demo: $(VENV)/installed
@@ -30,6 +37,12 @@ lint: $(VENV)/installed
 
 serve-test: $(VENV)/installed
 	$(BIN)/python -m serving.check_server --model_dir=runs/demo
+
+gpu-test: $(VENV)/installed
+	GPU_TESTS=$(if $(SIMULATED),simulated,real) $(BIN)/python -m pytest -n 0 -m gpu -rs
+
+package-test: $(VENV)/installed
+	$(BIN)/python tests/install_and_run.py
 
 clean:
 	rm -rf $(VENV) build

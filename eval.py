@@ -2,6 +2,7 @@
 
 python eval.py --model_dir=runs/demo
 python eval.py --model_dir=runs/demo --views=10 --report_dir=runs/demo/report
+python eval.py --init_weights=bvlc_alexnet.caffemodel --data_dir=IMAGENET
 python eval.py --checkpoint=runs/a --checkpoint=runs/b --report_dir=both
 """
 
@@ -26,6 +27,7 @@ def define_flags() -> None:
         "Directory of the run; eval.json is written there.",
         exists=True,
     )
+    command_line.define_weights_flags()
     define_path("data_dir", None, "Data set; by default that of the run.", exists=True)
     command_line.define_label_flags(expert=True)
     text("split", "validation", "Split to evaluate.")
@@ -61,6 +63,9 @@ def check_outputs(values: flags.FlagValues, arguments: list[str]) -> None:
     """Checks that what is to be written can be, before the work begins."""
     if arguments:
         raise flags.Error(f"unexpected argument {arguments[0]!r}")
+    command_line.check_source(values)
+    if values.init_weights and not values.data_dir:
+        raise flags.Error("--init_weights needs a data set: give --data_dir")
     inputs = [values.data_dir] if values.data_dir else []
     for name in ("model_dir", "report_dir"):
         if values[name].value and not (name == "model_dir" and values.report_dir):
@@ -88,6 +93,8 @@ def main(values: flags.FlagValues, _) -> None:
         label_offset=values.label_offset,
         split=values.split,
         checkpoints=values.checkpoint,
+        init_weights=values.init_weights,
+        recipe=values.recipe,
         views=int(values.views),
         strategy=devices.make_strategy(values.num_gpus),
         global_batch_size=values.global_batch_size,

@@ -1,6 +1,7 @@
 """Exports a training run: a SavedModel for serving, or a LiteRT or ONNX file.
 
 python export.py --model_dir=runs/demo --output=/tmp/alexnet
+python export.py --init_weights=bvlc_alexnet.caffemodel --output=/tmp/alexnet
 """
 
 from alexnet_tf import signals
@@ -15,7 +16,8 @@ from alexnet_tf.command_line import flags
 def define_flags() -> None:
     """Defines the flags."""
     define_path = command_line.define_path
-    define_path("model_dir", None, "Directory of the run.", exists=True, required=True)
+    define_path("model_dir", None, "Directory of the run.", exists=True)
+    command_line.define_weights_flags()
     define_path(
         "output", None, "Directory. Default: one in the model_dir, named as the format."
     )
@@ -31,13 +33,26 @@ def define_flags() -> None:
     )
 
 
-def main(values: flags.FlagValues) -> None:
+def check(values: flags.FlagValues, arguments: list[str]) -> None:
+    """Checks what goes together."""
+    if arguments:
+        raise flags.Error(f"unexpected argument {arguments[0]!r}")
+    command_line.check_source(values)
+    if not (values.model_dir or values.init_weights):
+        raise flags.Error("give --model_dir or --init_weights")
+    if values.init_weights and not values.output:
+        raise flags.Error("--init_weights needs --output, a directory")
+
+
+def main(values: flags.FlagValues, _) -> None:
     """Exports as the flags say."""
     from alexnet_tf.export import export_run
 
     output = export_run(
         values.model_dir,
         values.output,
+        init_weights=values.init_weights,
+        recipe=values.recipe,
         checkpoint=values.checkpoint,
         top_k=values.top_k,
         format=values.format,
@@ -46,4 +61,4 @@ def main(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags)
+    command_line.run(main, define_flags, check)

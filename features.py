@@ -80,7 +80,7 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     model, config, checkpoint = Run(values.model_dir).load_model(values.checkpoint)
     size = model.input_shape[1]
     if values.input:
-        fitting = Fitting(config.fit, config.stored_size, size)
+        fitting = Fitting(config.recipe.fit, config.stored_size, size)
         pictures = features.pictures_of_folder(
             values.input, paths, reading.ask, fitting
         )

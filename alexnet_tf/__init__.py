@@ -2,16 +2,18 @@
 
 The rooms, in the order of reading; each imports only from those above it:
 
-- `errors.py`, `recipes.py`, `files.py`, `signals.py`, `command_line.py`: the one
-  exception; every number of the paper and of the published networks; how files are
-  written, how a program is stopped, what the scripts share.
+- `errors.py`, `recipes.py`, `files.py`, `signals.py`, `programs.py`,
+  `command_line.py`: the one exception; every number of the paper and of the published
+  networks; how files are written, how a program is stopped, the console commands, what
+  the scripts share.
 - `network/`: the network as a Keras model, and its layers.
 - `pipeline/`: from records on disk to batches.
 - `config.py`, `devices.py`, `run.py`: a run's settings, where it computes, what is in
   its directory.
 - `evaluation/`: exact errors, and pages and pictures of them.
 - `monitoring/`: what a run says about itself.
-- `export.py`, `features.py`: the SavedModel and its sisters; activations on disk.
+- `export.py`, `features.py`, `classifier.py`: the SavedModel and its sisters;
+  activations on disk; a run as a model that takes pictures.
 - `training/`: the step, the loop around it, the command.
 """
 
@@ -23,9 +25,10 @@ _PUBLIC = {
     "alexnet": "network.alexnet",
     "LocalResponseNormalization": "network.layers",
     "RECIPES": "recipes",
+    "load": "classifier",
 }
 
-__all__ = ["RECIPES", "LocalResponseNormalization", "alexnet"]
+__all__ = ["RECIPES", "LocalResponseNormalization", "alexnet", "load"]
 
 
 def __getattr__(name: str):

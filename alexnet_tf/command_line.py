@@ -28,8 +28,9 @@ except ModuleNotFoundError:
         "pip install -r requirements.txt"
     )
 
-from alexnet_tf import files, signals
+from alexnet_tf import files, programs, signals
 from alexnet_tf.errors import UserError
+from alexnet_tf.recipes import RECIPES
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 flags.disclaim_key_flags()  # flags belong to the script that has them defined here
@@ -228,6 +229,28 @@ def define_label_flags(*, expert: bool = False) -> None:
         mark_expert("label_offset")
 
 
+def define_weights_flags() -> None:
+    """Defines what stands for a run: weights that others published."""
+    define_path(
+        "init_weights",
+        None,
+        "Instead of a run: published weights (Caffe's, the ONNX zoo's, torchvision's, "
+        "bvlc_alexnet.npy) or a .keras file.",
+    )
+    names = ["auto", *RECIPES]
+    help = "Whose weights they are, where the file does not tell."
+    flags.DEFINE_enum("recipe", "auto", names, help)
+    mark_expert("recipe")
+
+
+def check_source(values: flags.FlagValues) -> None:
+    """Checks that not both a run and published weights are given."""
+    if values.model_dir is not None and values.init_weights is not None:
+        raise flags.Error("give --model_dir or --init_weights, not both")
+    if values["recipe"].present and values.init_weights is None:
+        raise flags.Error("--recipe is that of --init_weights: give them too")
+
+
 def mark_expert(*names: str) -> None:
     """Has only `--helpfull` show some flags."""
     _expert_flags.update(names)
@@ -302,7 +325,8 @@ def format_help(values: flags.FlagValues, everything: bool = False) -> str:
         everything: Whether to show the expert flags, too.
     """
     columns = min(shutil.get_terminal_size().columns, 100) - 1
-    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:"]
+    about = programs.as_typed(sys.modules["__main__"].__doc__ or "")
+    lines = [about.strip(), "", "Flags:"]
     hidden = 0
     for flag in values.get_key_flags_for_module(sys.argv[0]):
         if flag.name in _expert_flags and not everything:
@@ -333,12 +357,13 @@ def command(*words: str) -> str:
 
     Args:
         *words: A program of this environment ("python", "tensorboard") and its
-            arguments.
+            arguments. A script of ours becomes a console command where one runs.
     """
-    programs = os.path.relpath(os.path.dirname(sys.executable))
-    if not programs.startswith(".."):  # this project's own environment
-        words = (os.path.join(programs, words[0]), *words[1:])
-    return shlex.join(words)
+    line = programs.as_typed(shlex.join(words))
+    environment = os.path.relpath(os.path.dirname(sys.executable))
+    if environment.startswith(".."):  # not this project's own
+        return line
+    return shlex.quote(os.path.join(environment, "")) + line
 
 
 # The program from its first line to its end.
@@ -481,11 +506,18 @@ def _report(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, flags.Error):
         print(f"error: {_describe_flags_error(error)}", file=sys.stderr)
-        print(f"see: {command('python', sys.argv[0], '--help')}", file=sys.stderr)
+        print(f"see: {command('python', *_this_script(), '--help')}", file=sys.stderr)
         return EXIT_USAGE
     line = str(error) if isinstance(error, UserError) else files.explain(error)
-    print(f"error: {line or _describe_unforeseen(error)}", file=sys.stderr)
+    line = programs.as_typed(line) or _describe_unforeseen(error)
+    print(f"error: {line}", file=sys.stderr)
     return EXIT_ERROR
+
+
+def _this_script() -> tuple[str, ...]:
+    """What is behind `python` on the command line that runs this program."""
+    spec = sys.modules["__main__"].__spec__
+    return ("-m", spec.name) if spec else (sys.argv[0],)
 
 
 def _describe_flags_error(error: flags.Error) -> str:

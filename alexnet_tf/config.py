@@ -34,7 +34,6 @@ class Config:
         data_dir: Directory of the data set.
         class_names: Its classes; the index is the label.
         num_train_examples: Images in its training split.
-        fit: How its pictures were made square: "crop", "pad" or "warp".
         stored_size: Height and width of its pictures, pixels; None where they vary.
         given_offset: Label of the first class, where the user told what labels mean.
         given: Names of the settings that came from the user.
@@ -44,7 +43,6 @@ class Config:
     data_dir: str
     class_names: tuple[str, ...]
     num_train_examples: int
-    fit: str = "crop"
     stored_size: int | None = None
     given_offset: int | None = None
     given: tuple[str, ...] = ()
@@ -72,6 +70,9 @@ class Config:
     )
     simulate_gpus: int = setting(
         0, "Replicas on the CPU instead, to try them.", lower_bound=0
+    )
+    memory_growth: bool = _expert(
+        True, "Take a GPU's memory as it is needed; else all of it at once."
     )
     train_steps: int | None = setting(
         None, "Steps to train, instead of --num_epochs.", lower_bound=1
@@ -103,7 +104,10 @@ class Config:
     max_bad_records: int = _expert(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
     )
-    reduce_in_bfloat16: bool = _expert(False, "Halve what travels between replicas.")
+    reduce_in_bfloat16: bool = _expert(
+        False,
+        "Halve what replicas exchange; by default where the precision is bfloat16.",
+    )
     deterministic: bool = _expert(
         False, "Bit-identical reruns on GPUs too; slower there."
     )
@@ -169,12 +173,13 @@ def resolve(
         for name in _names(Config)
         if previous and name not in ("num_gpus", "simulate_gpus")
     }
-    if weights and weights.width:
+    if weights:
         settings["width"] = weights.width
     settings |= {name: given[name] for name in _names(Config) if name in given}
     changes = {name: given[name] for name in _names(Recipe) if name in given}
     try:
         chosen = dataclasses.replace(chosen, **changes)
+        chosen = dataclasses.replace(chosen, fit=_choose_fit(data_set, chosen, given))
     except ValueError as error:
         raise UserError(f"--{error}") from None
     return Config(
@@ -182,7 +187,6 @@ def resolve(
         data_dir=data_set.data_dir,
         class_names=data_set.class_names,
         num_train_examples=num_train_examples,
-        fit=data_set.fit,
         stored_size=data_set.image_shape and data_set.image_shape[0],
         given_offset=data_set.given_offset,
         given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
@@ -204,6 +208,20 @@ def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
     ):
         changes = fit_small(number)
     return dataclasses.replace(chosen, **changes)
+
+
+def _choose_fit(data_set: "DataSet", recipe: Recipe, given) -> str:
+    """How pictures are made square: as the data set has done it, or else the recipe."""
+    if not data_set.image_shape:
+        if recipe.fit == "pad":
+            raise UserError("--fit=pad is for data.prepare: give it there")
+        return recipe.fit
+    if given.get("fit", data_set.fit) != data_set.fit:
+        raise UserError(
+            f"--fit={given['fit']}: the pictures of {data_set.data_dir} are square "
+            f"already ({data_set.fit}): prepare them with data.prepare and this flag"
+        )
+    return data_set.fit
 
 
 def _names(kind: type) -> list[str]:

@@ -1,21 +1,30 @@
 """What to train on: the distribution strategy and the precision."""
 
+import contextlib
 import os
 import pathlib
+import shutil
+import subprocess
 
 import tensorflow as tf
+from absl import logging
 
+from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
+
+# A directory for each NVIDIA GPU that the driver knows.
+NVIDIA_GPUS = pathlib.Path("/proc/driver/nvidia/gpus")
 
 
 def make_strategy(
-    num_gpus: int | None = None, simulate_gpus: int = 0
+    num_gpus: int | None = None, simulate_gpus: int = 0, memory_growth: bool = True
 ) -> tf.distribute.Strategy:
     """Returns the strategy for the devices asked for.
 
     Args:
         num_gpus: GPUs to use; None for all there are, 0 for the CPU.
         simulate_gpus: Replicas on as many logical devices of the CPU instead.
+        memory_growth: Whether a GPU's memory is taken as it is needed, not at once.
 
     Returns:
         The default strategy for one device, else a `MirroredStrategy`.
@@ -27,23 +36,56 @@ def make_strategy(
         return _simulated_strategy(simulate_gpus)
     gpus = tf.config.list_physical_devices("GPU")
     if num_gpus is None:
+        _warn_of_unused_gpu(gpus)
         num_gpus = len(gpus)
     if num_gpus > len(gpus):
-        hint = (
-            "give --num_gpus=0 to train on the CPU, --simulate_gpus=N to try replicas "
-            'without GPUs, or install the GPU build: pip install "tensorflow[and-cuda]"'
-        )
         raise UserError(
-            f"--num_gpus={num_gpus}, but TensorFlow found {len(gpus)} GPUs: {hint}"
+            f"--num_gpus={num_gpus}, but TensorFlow found {len(gpus)} GPUs: give "
+            "--num_gpus=0 to train on the CPU, --simulate_gpus=N to try replicas "
+            f"without GPUs, or install the GPU build: {_gpu_build()}"
         )
     tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
+    _set_memory_growth(gpus, memory_growth)
     if num_gpus < 2:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_gpus)])
 
 
+def _set_memory_growth(gpus: list, memory_growth: bool) -> None:
+    with contextlib.suppress(RuntimeError):  # too late: TensorFlow is at work already
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, memory_growth)
+
+
+def _warn_of_unused_gpu(gpus: list) -> None:
+    if not gpus and has_nvidia_gpu():
+        logging.warning(
+            "This machine has an NVIDIA GPU that TensorFlow does not find; the CPU is "
+            "used. What TensorFlow needs for it: %s; if it has that, a newer driver. "
+            "--num_gpus=0 says that the CPU is meant.",
+            _gpu_build(),
+        )
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether the driver knows a GPU, and nobody hides it from programs."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return False
+    if NVIDIA_GPUS.is_dir():
+        return any(NVIDIA_GPUS.iterdir())
+    program = shutil.which("nvidia-smi")  # without /proc: Windows' Linux
+    if not program:
+        return False
+    listed = subprocess.run([program, "-L"], capture_output=True, text=True)
+    return "GPU " in listed.stdout
+
+
+def _gpu_build() -> str:
+    return command("pip", "install", f"tensorflow[and-cuda]=={tf.__version__}")
+
+
 def make_training_strategy(
-    num_gpus: int | None = None, simulate_gpus: int = 0
+    num_gpus: int | None = None, simulate_gpus: int = 0, memory_growth: bool = True
 ) -> tf.distribute.Strategy:
     """Returns the strategy to train with, over several machines with `TF_CONFIG`.
 
@@ -52,15 +94,20 @@ def make_training_strategy(
     Args:
         num_gpus: See `make_strategy`; of this machine.
         simulate_gpus: See `make_strategy`; of this machine.
+        memory_growth: See `make_strategy`.
 
     Returns:
         A `MultiWorkerMirroredStrategy` where the environment variable `TF_CONFIG` is
         set, else what `make_strategy` returns.
     """
     if not os.environ.get("TF_CONFIG", "").strip():
-        return make_strategy(num_gpus, simulate_gpus)
+        return make_strategy(num_gpus, simulate_gpus, memory_growth)
+    gpus = tf.config.list_physical_devices("GPU")
     if num_gpus == 0:
         tf.config.set_visible_devices([], "GPU")
+    else:
+        _warn_of_unused_gpu(gpus)
+    _set_memory_growth(gpus, memory_growth)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,5 @@
 """Export of a run: a SavedModel for serving, LiteRT and ONNX files of the network."""
 
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -24,7 +23,13 @@ from alexnet_tf.pipeline.pictures import (
     fit_images,
     map_each,
 )
-from alexnet_tf.run import EXPORT_FILES, Run, checkpoint_sha256, library_versions
+from alexnet_tf.run import (
+    EXPORT_FILES,
+    Run,
+    checkpoint_sha256,
+    library_versions,
+    load_published,
+)
 
 MAX_BATCH_SIZE = 64  # pictures in a request
 WARM_UP_BATCH_SIZES = (1, 8, 32)
@@ -34,9 +39,11 @@ _TOLERANCE = 1e-3  # of a probability, and of the largest feature
 
 
 def export_run(
-    model_dir: str,
+    model_dir: str | None,
     output: str | None = None,
     *,
+    init_weights: str | None = None,
+    recipe: str = "auto",
     checkpoint: str = "latest",
     top_k: int = 5,
     format: str = "saved_model",
@@ -44,8 +51,10 @@ def export_run(
     """Exports a checkpoint of a run; what was written is loaded and compared first.
 
     Args:
-        model_dir: Directory of the run.
+        model_dir: Directory of the run; None with `init_weights`.
         output: Directory to write; None for one called as the format in `model_dir`.
+        init_weights: Published weights to export instead; see `load_published`.
+        recipe: Which network they are for.
         checkpoint: "latest", "best" or a path.
         top_k: How many classes a SavedModel answers.
         format: "saved_model" (see `export_model`), "litert" or "onnx" (see
@@ -59,9 +68,10 @@ def export_run(
             than an export, a library is missing, or the export does not answer as the
             checkpoint does.
     """
-    run, is_given = Run(model_dir), output is not None
+    run, is_given = model_dir and Run(model_dir), output is not None
     output = (output or os.path.join(model_dir, format)).rstrip("/")
-    files.check_output(output, [run.checkpoint_dir], what="--output")
+    source = run.checkpoint_dir if run else init_weights
+    files.check_output(output, [source], what="--output")
     if is_given and files.list_names(output) and not _is_export(output):
         raise UserError(f"--output={output} exists and is no export: give a new one")
     if format != "saved_model":
@@ -69,8 +79,11 @@ def export_run(
     if format == "onnx":  # before the work begins
         _import("tf2onnx")
         _import("onnxruntime")
-    model, config, path = run.load_model(checkpoint)
-    fitting = Fitting(config.fit, config.stored_size, model.input_shape[1])
+    if run:
+        model, config, path = run.load_model(checkpoint)
+    else:
+        model, config, path = load_published(init_weights, recipe)
+    fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
     card = _model_card(run, config, path, fitting)
     with files.replacing(output, EXPORT_FILES) as unfinished:
         if format == "saved_model":
@@ -367,12 +380,15 @@ def _import(name: str):
         ) from None
 
 
-def _model_card(run: Run, config: Config, checkpoint: str, fitting: Fitting) -> dict:
+def _model_card(
+    run: Run | None, config: Config, checkpoint: str, fitting: Fitting
+) -> dict:
     """What one needs to know in order to trust and to repeat an export."""
     sha256 = checkpoint_sha256(checkpoint)
     evaluation = None
-    with contextlib.suppress(FileNotFoundError), open(run.eval_file) as file:
-        report = json.load(file)
+    if run and tf.io.gfile.exists(run.eval_file):
+        with tf.io.gfile.GFile(run.eval_file) as file:
+            report = json.load(file)
         if report.get("sha256") == [sha256]:
             evaluation = report
     return {

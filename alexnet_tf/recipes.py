@@ -178,6 +178,14 @@ class Recipe:
     )
 
     # The training images (section 4.1).
+    fit: str = setting(
+        "crop",
+        "How pictures that a data set keeps in their own sizes become square: crop "
+        "scales the shorter side and keeps the centre (section 2), warp scales both.",
+        fixed=True,
+        expert=True,
+        choices=("crop", "warp", "pad"),
+    )
     random_crops: bool = _expert(True, "Train on random crops, else on the centre.")
     mirror: bool = _expert(True, "Turn half of the training images left to right.")
     color: str = setting(
@@ -281,7 +289,7 @@ FINE_TUNING_EPOCHS = 10.0
 FINE_TUNING_STEPS = 300  # at least, where pictures are few
 
 # Fixed in a run, but no part of what its weights mean to another.
-_FREE = ("dropout_rate",)
+_FREE = ("dropout_rate", "fit")
 
 _CAFFE = {
     "image_size": 227,
@@ -293,6 +301,7 @@ _CAFFE = {
     "mean_color": (123.0, 117.0, 104.0),
     "bgr": True,
     "init_stddev_fc67": 0.005,
+    "fit": "warp",
     "color": "none",
     "global_batch_size": 256,
     "lr_schedule": "steps",

@@ -25,7 +25,10 @@ from alexnet_tf.files import (
     replacing,
 )
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
-from alexnet_tf.recipes import from_json
+from alexnet_tf.network.published import assign, read_weights
+from alexnet_tf.pipeline.decoding import RESIZED
+from alexnet_tf.pipeline.older_shards import imagenet_class_names
+from alexnet_tf.recipes import RECIPES, from_json
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
 # What is in the directory of an export, and in that of a run, as `remove_written` takes
@@ -205,6 +208,65 @@ class Run:
         return model, config, path
 
 
+def find_run(path: str) -> Run | None:
+    """The run that a path is, or that a checkpoint's path lies in; None if in none."""
+    path = path if is_remote(path) else os.path.abspath(path)
+    while path != os.path.dirname(path):
+        if Run(path).exists():
+            return Run(path)
+        path = os.path.dirname(path)
+    return None
+
+
+def load_published(
+    path: str, recipe: str = "auto", dtype: str = "float32"
+) -> tuple[keras.Model, Config, str]:
+    """Builds the network of a file of weights, as `Run.load_model` that of a run.
+
+    Args:
+        path: See `read_weights`; a run or a checkpoint is loaded as such.
+        recipe: A name in `RECIPES`, where the weights may be for several; "auto" for
+            the likeliest.
+        dtype: Keras dtype policy to compute with.
+
+    Returns:
+        The model; a configuration as that of a run: pictures are made square as the
+        recipe says and stored with 256 pixels, 1000 classes are ImageNet's, others have
+        numbers; the path.
+
+    Raises:
+        UserError: If the weights cannot be read, or are for another recipe.
+    """
+    if run := find_run(path):
+        checkpoint = "latest" if tf.io.gfile.isdir(path) else path
+        return run.load_model(checkpoint, dtype)
+    weights = read_weights(path)
+    found = weights.recipe_for(RECIPES.get(recipe))
+    if found is None:
+        raise UserError(f"{weights.source} does not tell its recipe: give --recipe")
+    config = Config(
+        found,
+        data_dir="",
+        class_names=weights.class_names or name_classes(weights.num_classes),
+        num_train_examples=0,
+        stored_size=RESIZED,
+        init_weights=path,
+        width=weights.width,
+    )
+    model = build_model(config, dtype)
+    logging.info("%s", weights.source)
+    for report in assign(model, weights):
+        logging.info("  %s", report)
+    return model, config, path
+
+
+def name_classes(number: int) -> tuple[str, ...]:
+    """ImageNet's names for 1000 classes; numbers for those of which nothing tells."""
+    if number == 1000:
+        return imagenet_class_names()
+    return tuple(f"class {i}" for i in range(number))
+
+
 def _restore(model: keras.Model, checkpoint: str) -> None:
     """Restores every variable of a network; a checkpoint may hold more."""
     try:
@@ -228,10 +290,10 @@ def checkpoint_sha256(checkpoint: str) -> str:
     """The SHA-256 of the files of a checkpoint, in the order of their names.
 
     Args:
-        checkpoint: Its path, without `.index`.
+        checkpoint: Its path, without `.index`; or that of another file of weights.
     """
     total = hashlib.sha256()
-    for path in checkpoint_files(checkpoint):
+    for path in checkpoint_files(checkpoint) or [checkpoint]:
         with tf.io.gfile.GFile(path, "rb") as file:
             while chunk := file.read(2**20):
                 total.update(chunk)

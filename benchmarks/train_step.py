@@ -48,7 +48,7 @@ def _keras_dropout(rate, scale_in_training, **kwargs):
     return keras.layers.Dropout(rate, **kwargs)
 
 
-def keras_as_it_comes() -> keras.Model:
+def keras_as_it_comes(**kwargs) -> keras.Model:
     """The network of `alexnet`, out of Keras' own layers."""
     ours = alexnet_tf.network.alexnet
     replaced = ours.GroupedConv2D, ours.LocalResponseNormalization, ours.Dropout
@@ -56,7 +56,7 @@ def keras_as_it_comes() -> keras.Model:
     ours.LocalResponseNormalization = _KerasLRN
     ours.Dropout = _keras_dropout
     try:
-        return alexnet(seed=0)
+        return alexnet(seed=0, **kwargs)
     finally:
         ours.GroupedConv2D, ours.LocalResponseNormalization, ours.Dropout = replaced
 

@@ -3,6 +3,12 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Tests, and the processes that they start, see no GPU but in `make gpu-test`.
+os.environ.update(
+    {"TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    if os.environ.get("GPU_TESTS") == "real"
+    else {"CUDA_VISIBLE_DEVICES": "-1"}
+)
 
 import pathlib
 
@@ -11,6 +17,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
+# "real", or "simulated" on the CPU: whether and where tests marked `gpu` run.
+GPU_TESTS = os.environ.get("GPU_TESTS", "")
 NUM_LOGICAL_CPUS = 4
 
 # Before anything touches the runtime: the devices that simulated replicas run on.
@@ -43,5 +51,10 @@ def data_dir(tmp_path_factory):
 
 
 def pytest_runtest_setup(item):
-    if item.get_closest_marker("gpu") and not tf.config.list_physical_devices("GPU"):
-        pytest.skip("needs a GPU, and there is none")
+    mark = item.get_closest_marker("gpu")
+    if mark and not GPU_TESTS:
+        pytest.skip("needs a GPU: make gpu-test")
+    if mark and GPU_TESTS == "real":
+        needed, found = mark.args[0], len(tf.config.list_physical_devices("GPU"))
+        if found < needed:
+            pytest.skip(f"needs {needed} GPUs, and TensorFlow finds {found}")

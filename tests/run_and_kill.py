@@ -61,6 +61,7 @@ def main():
     from alexnet_tf.training.step import Trainer
 
     logging.set_verbosity(logging.INFO)
+    on_gpus = os.environ.get("GPU_TESTS") == "real"
     if where == "between":
         before(loop.Checkpoints, "save", kill, lambda _, step: step == 5)
     elif where == "save":
@@ -84,7 +85,8 @@ def main():
         "num_epochs": 3.0,
         "checkpoint_every": 3,
         "steps_per_loop": 1,
-        "simulate_gpus": int(replicas),
+        "num_gpus" if on_gpus else "simulate_gpus": int(replicas),
+        "deterministic": on_gpus,
         "lr_schedule": "plateau",
         "dropout_rate": float(dropout_rate),
     }

@@ -258,16 +258,22 @@ def test_crops_of_jpeg_records_are_what_pil_decodes(tmp_path):
         assert np.abs(image - expected[4:-4, 4:-4]).max() <= 2
 
 
+@pytest.mark.parametrize("fit", ["crop", "warp"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize(("height", "width"), [(300, 500), (120, 90), (1100, 700)])
-def test_other_sizes_are_scaled_and_cropped_as_pil_does(tmp_path, height, width):
+def test_other_sizes_are_scaled_and_cropped_as_pil_does(
+    tmp_path, height, width, kind, fit
+):
     rng = np.random.default_rng(0)
     small = PIL.Image.fromarray(rng.integers(0, 256, (9, 9, 3)).astype(np.uint8))
-    file = encode(np.asarray(small.resize((width, height), PIL.Image.BICUBIC)))
-    data_set = write(tmp_path, [example(file, 0)], (1,), image_shape=None)
+    whole = np.asarray(small.resize((width, height), PIL.Image.BICUBIC))
+    file = encode(whole, kind)
+    data_set = write(tmp_path, [example(file, 0)], (1,), image_shape=None, fit=fit)
     ((images, _),) = evaluation_batches(data_set, "train", global_batch_size=1)
-    scale = 256 / min(height, width)
-    left, top = ((side - 224 / scale) / 2 for side in (width, height))
-    box = (left, top, left + 224 / scale, top + 224 / scale)
+    sides = (width, height) if fit == "warp" else [min(height, width)] * 2
+    across, down = (side * 224 / 256 for side in sides)
+    left, top = (width - across) / 2, (height - down) / 2
+    box = (left, top, left + across, top + down)
     image = PIL.Image.open(io.BytesIO(file))
     # A box cuts the filter off at its edges, so the outermost pixels may differ.
     expected = np.asarray(image.resize((224, 224), PIL.Image.BILINEAR, box=box), int)

@@ -172,12 +172,18 @@ def test_pictures_are_fitted_as_preparation_and_evaluation_do(fitting, shape):
         assert mean_difference(one, expected) < 1
 
 
-def test_pictures_that_were_not_stored_anew_keep_their_shorter_side():
+@pytest.mark.parametrize(
+    ("fit", "box"),
+    [  # 224 / 256 of 300 pixels, of 300 and 512
+        ("crop", (128 - 131.25 + 128, 18.75, 128 + 131.25 + 128, 281.25)),
+        ("warp", (256 - 224, 18.75, 256 + 224, 281.25)),
+    ],
+)
+def test_pictures_that_were_not_stored_anew_are_scaled_in_one_step(fit, box):
     image = noise(300, 512)
-    fitting = Fitting("crop", None, 224)
+    fitting = Fitting(fit, None, 224)
     pixels = tf.constant(np.asarray(image)[np.newaxis])
     (fitted,) = pictures.fit_images(pixels, fitting).numpy()
-    box = (128 - 131.25 + 128, 18.75, 128 + 131.25 + 128, 281.25)  # 224 · 300 / 256
     expected = np.asarray(image.resize((224, 224), Image.BILINEAR, box=box))
     assert mean_difference(fitted, expected) < 1
 

@@ -1,13 +1,20 @@
 """Weights of others and ours: read from every kind of file, put into a network."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
+import io
+import json
 import os
+import pathlib
 import pickle
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from helpers import SMALL, make_config
@@ -20,10 +27,14 @@ from weight_writers import (
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.command import _fit_as_trained, evaluate_run
+from alexnet_tf.export import export_run
 from alexnet_tf.network import weight_files
 from alexnet_tf.network.published import LAYERS, assign, read_weights
-from alexnet_tf.run import Run, build_model
-from alexnet_tf.training.command import train
+from alexnet_tf.pipeline.batches import evaluation_batches
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.run import Run, build_model, load_published
+from alexnet_tf.training.command import _first_weights, train
 
 WIDTH = 0.1
 
@@ -381,6 +392,94 @@ def test_a_recipe_of_another_network_is_refused(layers, tmp_path):
 
 
 @pytest.fixture(scope="module")
+def imagenet_npy(tmp_path_factory):
+    """Weights for ImageNet's classes, nearly sure of the first, as a file."""
+    values = draw_layers("bvlc", 1000)
+    for variables in values.values():
+        variables["kernel"] *= 0.01
+        variables["bias"] *= 0.01
+    values["fc8"]["bias"][0] = 9.5
+    return save_npy(values, tmp_path_factory.mktemp("imagenet") / "w")
+
+
+def test_published_weights_become_a_saved_model(imagenet_npy, tmp_path):
+    output = export_run(None, str(tmp_path / "out"), init_weights=imagenet_npy)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    picture = io.BytesIO()
+    PIL.Image.fromarray(noise).save(picture, "PNG")
+    serve = tf.saved_model.load(output).signatures["serving_default"]
+    answer = serve(image_bytes=tf.constant([picture.getvalue()]))
+    assert answer["classes"][0, 0] == b"tench"
+    # Both sides are scaled to 256 pixels, as Caffe's own preparation does.
+    warped = PIL.Image.open(picture).resize((256, 256), PIL.Image.BICUBIC)
+    crop = np.asarray(warped)[np.newaxis, 14:241, 14:241]
+    model = alexnet(weights=imagenet_npy, width=WIDTH)
+    expected = tf.nn.softmax(model(crop)).numpy()[0, answer["class_ids"][0]]
+    np.testing.assert_allclose(answer["probabilities"][0], expected, rtol=1e-3)
+    card = json.loads(pathlib.Path(output, "model_card.json").read_text())
+    assert card["fitting"] == {"fit": "warp", "stored_size": 256, "image_size": 227}
+    content = pathlib.Path(imagenet_npy).read_bytes()
+    assert card["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_published_weights_are_evaluated(data_dir, tmp_path):
+    path = tmp_path / "w"
+    write_safetensors(path, torchvision_arrays(draw_layers("torchvision", 3)))
+    evaluation = evaluate_run(None, data_dir, init_weights=str(path))
+    model = alexnet(weights=str(path), width=WIDTH)
+    data_set = open_data_set(data_dir)
+    batches = evaluation_batches(data_set, "validation", global_batch_size=25)
+    ((images, labels),) = batches
+    wrong = tf.argmax(model(images), 1).numpy() != labels.numpy()
+    assert evaluation.num_evaluated == 25
+    assert evaluation.top_1_error == wrong.mean()
+
+
+def test_pictures_made_square_in_another_way_are_said(
+    data_dir, caplog, layers, tmp_path
+):
+    caplog.set_level("INFO", "absl")
+    _, config, _ = load_published(save_npy(layers, tmp_path / "w"))
+    assert "fc8: loaded (410×5, 5)" in caplog.text
+    data_set = open_data_set(data_dir)
+    assert _fit_as_trained(config, data_set) == data_set
+    assert "square by crop, those of the training by warp" in caplog.text
+    caplog.clear()
+    warped = dataclasses.replace(data_set, fit="warp")
+    assert _fit_as_trained(config, warped) == warped
+    own_sizes = dataclasses.replace(data_set, image_shape=None)
+    assert _fit_as_trained(config, own_sizes).fit == "warp"
+    assert not caplog.text
+
+
+def test_weights_for_other_classes_are_not_evaluated(imagenet_npy, data_dir):
+    with pytest.raises(UserError, match="knows 1000 classes, which are not the 3 of"):
+        evaluate_run(None, data_dir, init_weights=imagenet_npy)
+    with pytest.raises(UserError, match="give --data_dir"):
+        evaluate_run(None, init_weights=imagenet_npy)
+    with pytest.raises(UserError, match="is for the recipe bvlc or caffenet"):
+        load_published(imagenet_npy, "small")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["export.py"], "give --model_dir or --init_weights"),
+        (["export.py", "--init_weights=w"], "--init_weights needs --output"),
+        (["eval.py", "--init_weights=w"], "--init_weights needs a data set"),
+        (["eval.py", "--init_weights=w", "--model_dir=."], "not both"),
+        (["eval.py", "--model_dir=.", "--recipe=bvlc"], "--recipe is that of --init_w"),
+    ],
+)
+def test_flags_that_do_not_go_together(words, message):
+    root = pathlib.Path(__file__).parent.parent
+    command = [sys.executable, str(root / words[0]), *words[1:]]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert message in ended.stderr.splitlines()[0]
+
+
+@pytest.fixture(scope="module")
 def run_dir(data_dir, tmp_path_factory):
     """A run that has a checkpoint, and the mean of each pixel."""
     run = Run(str(tmp_path_factory.mktemp("runs") / "first"))
@@ -429,15 +528,8 @@ def test_training_starts_from_weights_and_goes_on_from_its_checkpoint(
     assert config.init_weights == run_dir
     assert config.recipe.mean == "image"  # the network is that of the weights
     assert_same(read_weights(directory).layers, start.layers)
-    # It goes on although what it started from is gone.
-    given |= {"train_steps": 2}
-    moved = str(tmp_path / "moved")
-    os.rename(run_dir, moved)
-    try:
-        assert train(data_dir, directory, given=given, export=False)
-    finally:
-        os.rename(moved, run_dir)
-    reader = tf.train.load_checkpoint(Run(directory).checkpoint_path())
-    assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == 2
-    with pytest.raises(UserError, match=r"has init_weights .*, now .* was given"):
-        train(data_dir, directory, given=given | {"init_weights": moved})
+    # It never reads them again, even if they are gone.
+    given["init_weights"] = str(tmp_path / "gone")
+    assert _first_weights(Run(directory), config, given) is None
+    with pytest.raises(UserError, match=r"has init_weights .*, now .*gone was given"):
+        train(data_dir, directory, given=given)

@@ -213,3 +213,19 @@ def test_a_browser_shows_all_of_it_without_sideways_scrolling(written, tmp_path,
     images = len(list(pathlib.Path(page).glob("*.png")))
     said = re.search(r"width \d+ shown .*?(?=<)", done.stdout)[0]
     assert said == f"width {width} shown {images} of {images}"
+
+
+def test_published_weights_have_no_first_kernels_to_compare_with(written):
+    figures = []
+
+    class Page:
+        def heading(self, text):
+            """Nothing to see."""
+
+        def figure(self, name, *_):
+            """Keeps the name."""
+            figures.append(name)
+
+    _, model, _ = written
+    report._add_kernels(Page(), model, None)
+    assert figures == ["kernels"]

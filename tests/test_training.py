@@ -77,6 +77,47 @@ def test_gradients_reduced_in_bfloat16_are_close_but_not_equal(data_dir):
     assert 0 < largest_difference(exact, rounded) < 1e-3
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"precision": "float32"}, False),
+        ({"precision": "mixed_bfloat16"}, True),
+        ({"precision": "mixed_bfloat16", "reduce_in_bfloat16": False}, False),
+    ],
+)
+def test_gradients_travel_as_they_were_computed(data_dir, tmp_path, given, expected):
+    run = Run(str(tmp_path / "run"))
+    given = SMALL | {"train_steps": 1, "simulate_gpus": 2} | given
+    assert train(data_dir, run.model_dir, given=given, export=False)
+    assert run.read_config().reduce_in_bfloat16 == expected
+
+
+def test_bfloat16_gradients_lose_nothing_on_their_way(data_dir):
+    """What a replica sends in bfloat16 precision is rounded to it already."""
+    trainer = make_trainer(data_dir, precision="mixed_bfloat16", dropout_rate=0.0)
+    images, labels = trainer.next_batch()
+    *_, gradients = trainer._replica_gradients(images, labels)
+    assert len(gradients) == 16
+    for gradient in gradients:
+        rounded = tf.cast(tf.cast(gradient, tf.bfloat16), tf.float32)
+        np.testing.assert_array_equal(gradient, rounded)
+
+
+def test_a_deterministic_run_trains_and_says_nothing_of_waiting(data_dir, tmp_path):
+    """In a process of its own, as TensorFlow cannot go back from it."""
+    script = pathlib.Path(__file__).resolve().parent.parent / "train.py"
+    given = [f"--{name}={value}" for name, value in SMALL.items()]
+    given += ["--train_steps=2", "--deterministic", "--simulate_gpus=1", "--noexport"]
+    given += [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/run"]
+    done = subprocess.run(
+        [sys.executable, script, *given], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    records = read_metrics(tmp_path / "run")
+    assert [record["step"] for record in records] == [2, 2]
+    assert records[0]["input_wait"] == 0
+
+
 def test_conv1_stays_from_the_72nd_epoch_of_original_on(data_dir):
     trainer = make_trainer(data_dir, recipe="original", global_batch_size=30)
     batches = trainer.batches()

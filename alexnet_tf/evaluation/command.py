@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+from absl import logging
 from tqdm import tqdm
 
 from alexnet_tf.config import Config, flat
@@ -17,9 +18,9 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import results
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation
-from alexnet_tf.files import is_remote
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.run import Run
+from alexnet_tf.pipeline.older_shards import imagenet_synsets
+from alexnet_tf.run import Run, find_run, load_published, name_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,15 +29,15 @@ class Member:
 
     Attributes:
         model: From uint8 images to logits.
-        path: Of its checkpoint, without `.index`.
-        run: The one that it is from.
-        config: Of that run.
+        path: Of its checkpoint, without `.index`, or of its file of weights.
+        config: Of the run that it is from, or as it were one's.
+        run: The one that it is from; None for weights that others published.
     """
 
     model: keras.Model
     path: str
-    run: Run
     config: Config
+    run: Run | None = None
 
 
 def evaluate_run(
@@ -47,6 +48,8 @@ def evaluate_run(
     label_offset: int | None = None,
     split: str = "validation",
     checkpoints: Sequence[str] = ("latest",),
+    init_weights: str | None = None,
+    recipe: str = "auto",
     views: int = 1,
     strategy: tf.distribute.Strategy | None = None,
     global_batch_size: int = 128,
@@ -65,6 +68,8 @@ def evaluate_run(
         label_offset: See `open_data_set`; by default as the run was told.
         split: Name of the split.
         checkpoints: See `load_members`; the probabilities of several are averaged.
+        init_weights: Published weights to evaluate instead; see `load_published`.
+        recipe: Which network they are for.
         views: 1, the central crop, or 10 (section 4.1).
         strategy: The devices; None for the default strategy.
         global_batch_size: Images in a step, over all replicas.
@@ -83,7 +88,11 @@ def evaluate_run(
     if precision == "auto":
         precision = choose_precision(strategy)
     with strategy.scope():
-        members = load_members(checkpoints, model_dir, precision)
+        if init_weights:
+            model, config, path = load_published(init_weights, recipe, precision)
+            members = [Member(model, path, config)]
+        else:
+            members = load_members(checkpoints, model_dir, precision)
     data_set = _open_data(data_dir, class_names, label_offset, split, members[0])
     evaluator = Evaluator([member.model for member in members], strategy)
     start = time.perf_counter()
@@ -141,22 +150,13 @@ def _load_member(name: str, model_dir: str | None, precision: str) -> Member:
     if Run(name).exists():
         name, model_dir = "latest", name
     elif name not in ("latest", "best"):
-        model_dir = _run_of(name) or model_dir
+        run = find_run(name)
+        model_dir = run.model_dir if run else model_dir
     if model_dir is None:
         raise UserError(f"--checkpoint={name} is in no run: give --model_dir too")
     run = Run(model_dir)
     model, config, path = run.load_model(name, precision)
-    return Member(model, path, run, config)
-
-
-def _run_of(checkpoint: str) -> str | None:
-    """The directory of the run that a checkpoint's path lies in."""
-    path = checkpoint if is_remote(checkpoint) else os.path.abspath(checkpoint)
-    while path != os.path.dirname(path):
-        path = os.path.dirname(path)
-        if Run(path).exists():
-            return path
-    return None
+    return Member(model, path, config, run)
 
 
 def _open_data(
@@ -168,6 +168,8 @@ def _open_data(
 ) -> DataSet:
     """Opens the data set, and checks that what is to be evaluated fits it."""
     config = member.config
+    if not (data_dir or config.data_dir):
+        raise UserError("published weights need a data set: give --data_dir")
     if data_dir is None and not tf.io.gfile.isdir(config.data_dir):
         raise UserError(
             f"the data set of {member.run.model_dir} is no longer in "
@@ -186,14 +188,36 @@ def _open_data(
             f"no split {split!r} with images in {data_set.data_dir}: it has "
             + ", ".join(f"{s.name} ({s.num_examples})" for s in splits.values())
         )
-    class_names = member.config.class_names
-    if data_set.class_names != class_names:
+    if not _has_classes(config, data_set):
         raise UserError(
-            f"{member.path} knows {len(class_names)} classes, which are not the "
+            f"{member.path} knows {len(config.class_names)} classes, which are not the "
             f"{data_set.num_classes} of {data_set.data_dir}: give the data set that it "
             "was trained on, or another one with the same classes"
         )
-    return data_set
+    return _fit_as_trained(config, data_set)
+
+
+def _has_classes(config: Config, data_set: DataSet) -> bool:
+    """Whether a data set has a network's classes."""
+    if data_set.class_names == config.class_names:
+        return True
+    own = config.class_names == name_classes(data_set.num_classes)
+    is_unknown = data_set.num_classes != 1000
+    return own and (is_unknown or data_set.class_names == tuple(imagenet_synsets()))
+
+
+def _fit_as_trained(config: Config, data_set: DataSet) -> DataSet:
+    """Has pictures of other sizes made square as in training; says if they are not."""
+    fit = config.recipe.fit
+    if data_set.image_shape and data_set.fit != fit:
+        logging.info(
+            "these pictures were made square by %s, those of the training by %s: "
+            "to compare with published figures, prepare them with --fit=%s",
+            data_set.fit,
+            fit,
+            fit,
+        )
+    return data_set if data_set.image_shape else dataclasses.replace(data_set, fit=fit)
 
 
 def _facts_of_runs(members: Sequence[Member]) -> dict:

@@ -17,7 +17,8 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     Returns:
         float32 `(batch,)`, nats.
     """
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), logits)
+    labels = _classes(labels)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -34,13 +35,18 @@ def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 `(batch,)`, 0..num_classes; the label is in the top k where it is below k.
     """
-    num_classes = tf.shape(logits)[1]
-    labels = tf.maximum(labels, 0)
+    num_classes = logits.shape[1]
+    labels = _classes(labels)
     target = tf.gather(logits, labels, axis=1, batch_dims=1)[:, tf.newaxis]
-    earlier = tf.range(num_classes)[tf.newaxis] < labels[:, tf.newaxis]
+    earlier = labels[:, tf.newaxis] > np.arange(num_classes)
     ahead = (logits > target) | ((logits == target) & earlier)
     bad = tf.reduce_any(tf.math.is_nan(logits) | (logits == np.inf), axis=1)
     return tf.where(bad, num_classes, tf.math.count_nonzero(ahead, 1, dtype=tf.int32))
+
+
+def _classes(labels: tf.Tensor) -> tf.Tensor:
+    """Labels as int64, 0 for none: a GPU's kernels for int32 run on the host."""
+    return tf.maximum(tf.cast(labels, tf.int64), 0)
 
 
 def count(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -54,14 +60,16 @@ def count(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         float32 `(4,)`: number of examples, sum of their cross-entropies (nats), number
         wrong at top 1, number wrong at top 5. The second is the one to differentiate.
     """
-    losses, ranks = cross_entropy(logits, labels), rank(logits, labels)
+    losses = cross_entropy(logits, labels)
+    ranks = tf.cast(rank(logits, labels), tf.float32)  # also for a GPU's sake
+    is_example = tf.cast(labels, tf.float32) >= 0
     columns = [
         tf.ones_like(losses),
         losses,
         *(tf.cast(ranks >= k, tf.float32) for k in (1, 5)),
     ]
     return tf.stack(
-        [tf.reduce_sum(tf.where(labels >= 0, column, 0.0)) for column in columns]
+        [tf.reduce_sum(tf.where(is_example, column, 0.0)) for column in columns]
     )
 
 

@@ -44,7 +44,7 @@ def write_report(
     facts: dict,
     data_set: DataSet,
     model: keras.Model,
-    run: Run,
+    run: Run | None,
 ) -> None:
     """Writes `index.html` and the figures.
 
@@ -54,7 +54,7 @@ def write_report(
         facts: What `eval.json` holds.
         data_set: What was evaluated.
         model: The network, for its kernels and features.
-        run: The one that it is from, for how it learnt.
+        run: The one that it is from, for how it learnt; None for published weights.
     """
     num_batches = min(_num_training(data_set), NEIGHBOUR_POOL) // _BATCH
     with tqdm(
@@ -68,7 +68,8 @@ def write_report(
         page.headline(*_headline(evaluation, facts))
         page.text(_summary(facts))
         if evaluation.num_evaluated:
-            _add_curves(page, run, evaluation)
+            if run:
+                _add_curves(page, run, evaluation)
             _add_classes(page, evaluation.predictions, data_set)
             shown = _add_pictures(page, evaluation, data_set, model.input_shape[1])
             images, labels, answers = shown
@@ -338,12 +339,16 @@ def _probability_of(model: keras.Model, class_id: int) -> Callable:
     return classify
 
 
-def _add_kernels(page: _Page, model: keras.Model, run: Run) -> None:
+def _add_kernels(page: _Page, model: keras.Model, run: Run | None) -> None:
     kernel = model.get_layer("conv1").kernel.numpy()
-    new = build_model(run.read_config(), "float32")  # its weights come from the seed
+    page.heading("First-layer kernels (Figure 3)")
+    config = run and run.read_config()
+    if not config or config.init_weights:  # what they were at first is not here
+        page.figure("kernels", figures.kernels(kernel), "the two towers apart")
+        return
+    new = build_model(config, "float32")  # its weights come from the seed
     change = kernel - new.get_layer("conv1").kernel.numpy()
     share = np.linalg.norm(change) / np.linalg.norm(kernel - change)
-    page.heading("First-layer kernels (Figure 3)")
     page.text(_EXPECTED_KERNELS.format(share))
     page.figure("kernels", figures.kernels(kernel), "now; the two towers apart")
     page.figure("kernel_changes", figures.kernels(change), "what changed")

@@ -237,7 +237,8 @@ class Dropout(keras.layers.Dropout):
 
     def _draw(self, shape: tf.Tensor) -> tf.Tensor:
         """Uniform numbers in 0..1 of a shape (images, units) on this replica."""
-        seed, masks = tf.unstack(tf.cast(self.seed_generator.next(), tf.uint64))
+        state = tf.cast(self.seed_generator.next(), tf.uint64)
+        seed, masks = state[0], state[1]  # `unstack` of them would fall to the host
         # Philox makes four numbers of a counter, so that every image begins with one.
         counters = -(-shape[1] // 4)
         context = tf.distribute.get_replica_context()

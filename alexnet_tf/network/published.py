@@ -25,14 +25,15 @@ class PublishedWeights:
         recipes: The networks that they may be for, the likeliest first; () if the file
             does not tell.
         class_names: What the outputs stand for; None if the file does not tell.
-        width: See `alexnet`; None if the file does not tell.
+        width: See `alexnet`; of the paper's 4096 units in fc7, if the file does not
+            tell.
     """
 
     layers: Mapping[str, Mapping[str, np.ndarray]]
     source: str
     recipes: tuple[Recipe, ...] = ()
     class_names: tuple[str, ...] | None = None
-    width: float | None = None
+    width: float = 1.0
 
     @property
     def num_classes(self) -> int:
@@ -129,7 +130,7 @@ def read_weights(path: str) -> PublishedWeights:
         f"{path} ({found.kind})",
         found.recipes,
         found.class_names,
-        found.width,
+        found.width or len(layers["fc7"]["bias"]) / 4096,
     )
 
 

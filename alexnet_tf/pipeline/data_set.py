@@ -77,8 +77,9 @@ class DataSet:
         label_offset: What to subtract from a stored label: 1 for labels 1..1000.
         given_offset: The `label_offset`, where the user told what labels mean; None
             where the data tell it.
-        fit: How the pictures were fitted to their shape: "crop" (scaled, the centre cut
-            out) or "pad" (the whole picture on its mean colour).
+        fit: How the pictures were fitted to their shape, or how they are to be where
+            their sizes vary: "crop" (scaled, the centre cut out), "warp" (both sides
+            scaled) or "pad" (the whole picture on its mean colour).
     """
 
     data_dir: str

@@ -27,7 +27,8 @@ def decode_crop(
     """Decodes a picture, fits it to the frame where needed, and cuts out a crop.
 
     Pictures of other sizes are scaled, antialiased, until the shorter side fits the
-    frame; of the longer one the middle is kept (section 2).
+    frame; of the longer one the middle is kept (section 2). With the fit "warp" both
+    sides are scaled to the frame.
 
     Args:
         image_bytes: string scalar.
@@ -45,13 +46,14 @@ def decode_crop(
 
     def scale_whole():
         image = _decode(image_bytes, data_set)
-        return _cut_scaled(image, *_fit(tf.shape(image)[:2], corner, frame), size)
+        fitted = _fit(tf.shape(image)[:2], corner, frame, data_set.fit)
+        return _cut_scaled(image, *fitted, size)
 
     if data_set.encoding == "raw":
         return scale_whole()
     return tf.cond(
         tf.io.is_jpeg(image_bytes),
-        lambda: _decode_scaled_jpeg(image_bytes, corner, size, frame),
+        lambda: _decode_scaled_jpeg(image_bytes, corner, size, frame, data_set.fit),
         scale_whole,
     )
 
@@ -68,19 +70,22 @@ def _decode(image_bytes: tf.Tensor, data_set: DataSet) -> tf.Tensor:
 
 
 def _fit(
-    picture: tf.Tensor, corner: tf.Tensor, frame: int
+    picture: tf.Tensor, corner: tf.Tensor, frame: int, fit: str
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The scale that fits a picture to the frame, and the crop's corner in all of it.
+    """The scales that fit a picture to the frame, and the crop's corner in all of it.
 
     Args:
         picture: int32 `(2,)`, height and width of the picture, pixels.
         corner: int32 `(2,)`, of the crop in the frame.
         frame: Height and width of the frame, pixels.
+        fit: "warp" scales the sides apart, another one together.
 
     Returns:
-        float32 scalar; float32 `(2,)`, top and left in the scaled picture.
+        float32 `(2,)`, of height and width; float32 `(2,)`, top and left in the scaled
+        picture.
     """
-    scale = tf.cast(frame / tf.reduce_min(picture), tf.float32)
+    sides = picture if fit == "warp" else tf.fill([2], tf.reduce_min(picture))
+    scale = tf.cast(frame / sides, tf.float32)
     margins = scale * tf.cast(picture, tf.float32) - frame
     return scale, tf.cast(corner, tf.float32) + margins / 2.0
 
@@ -92,7 +97,7 @@ def _cut_scaled(
     crops = tf.raw_ops.ScaleAndTranslate(
         images=image[tf.newaxis],
         size=[size, size],
-        scale=tf.stack([scale, scale]),
+        scale=scale,
         translation=-corner,
         kernel_type="triangle",
         antialias=True,
@@ -101,11 +106,11 @@ def _cut_scaled(
 
 
 def _decode_scaled_jpeg(
-    image_bytes: tf.Tensor, corner: tf.Tensor, size: int, frame: int
+    image_bytes: tf.Tensor, corner: tf.Tensor, size: int, frame: int, fit: str
 ) -> tf.Tensor:
     """The same crop, of a JPEG of which only what it depends on is decoded."""
     picture = tf.io.extract_jpeg_shape(image_bytes)[:2]
-    scale, corner = _fit(picture, corner, frame)
+    scale, corner = _fit(picture, corner, frame, fit)
     # What the crop covers in the picture's own pixels, and the reach of the filter. At
     # scale 1 nothing more: at its border, a decoded JPEG depends on where that is.
     reach = tf.where(scale == 1.0, 0.0, tf.maximum(1.0, 1.0 / scale) + 1.0)

@@ -409,7 +409,8 @@ def fit_images(images: tf.Tensor, fitting: Fitting) -> tf.Tensor:
     frame = stored_size
     if not stored_size or stored_size < size:
         frame = max(RESIZED, size)
-        images = _scale(images, "crop", frame, "triangle")  # as evaluation
+        # As evaluation; what preparation has stored is square.
+        images = _scale(images, "crop" if stored_size else fit, frame, "triangle")
     corner = (frame - size) // 2
     return images[:, corner : corner + size, corner : corner + size]
 

@@ -61,6 +61,7 @@ def pixel_statistics(data_set: DataSet, image_size: int = 224) -> PixelStatistic
         "files": describe_files(data_set.data_dir, split.filenames),
         "shard_lengths": split.shard_lengths,
         "frame": frame,
+        "fit": data_set.fit,
         "max_images": MAX_IMAGES,
     }
     facts = measured_once(

@@ -77,7 +77,9 @@ def train(
     """
     # First of all: several workers must meet before TensorFlow does anything else.
     strategy = make_training_strategy(
-        given.get("num_gpus"), given.get("simulate_gpus", 0)
+        given.get("num_gpus"),
+        given.get("simulate_gpus", 0),
+        given.get("memory_growth", True),
     )
     data_set = open_data_set(
         data_dir, class_names=class_names, label_offset=label_offset
@@ -140,6 +142,7 @@ def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> boo
     weights = _first_weights(run, previous, given)
     config = resolve(data_set, recipe, given, previous, weights)
     config = _complete(config, strategy)
+    data_set = dataclasses.replace(data_set, fit=config.recipe.fit)
     check_batch_size(config.recipe.global_batch_size, strategy)
     run.start(config, overwrite, write=is_chief(strategy))
     _log_configuration(run, config, strategy)
@@ -178,8 +181,25 @@ def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
     precision = config.precision
     if precision == "auto":
         precision = choose_precision(strategy)
-    num_gpus = len(tf.config.get_visible_devices("GPU"))
-    return dataclasses.replace(config, precision=precision, num_gpus=num_gpus)
+    reduce_in_bfloat16 = config.reduce_in_bfloat16
+    if "reduce_in_bfloat16" not in config.given:  # such gradients are bfloat16 already
+        reduce_in_bfloat16 = precision == "mixed_bfloat16"
+    return dataclasses.replace(
+        config,
+        precision=precision,
+        reduce_in_bfloat16=reduce_in_bfloat16,
+        num_gpus=len(tf.config.get_visible_devices("GPU")),
+    )
+
+
+def _compare_fits(weights: PublishedWeights, data_set: DataSet) -> None:
+    for recipe in weights.recipes[:1]:
+        if recipe.fit != data_set.fit:
+            logging.info(
+                "  these weights saw pictures made square by %s, here it is %s",
+                recipe.fit,
+                data_set.fit,
+            )
 
 
 def _train(config, data_set, strategy, run, weights) -> bool:
@@ -189,12 +209,23 @@ def _train(config, data_set, strategy, run, weights) -> bool:
         for report in assign(trainer.model, weights, config.class_names):
             is_frozen = report.name in (config.recipe.freeze or ())
             logging.info("  %s%s", report, ", frozen" if is_frozen else "")
+        _compare_fits(weights, data_set)
     try:
         return Loop(trainer, run).run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         raise UserError(
             "another worker was lost: start the same command again on all workers; it "
             "goes on from the last checkpoint"
+        ) from None
+    except tf.errors.ResourceExhaustedError as error:
+        if "memory" not in error.message and "OOM" not in error.message:
+            raise  # a disk
+        batch_size = config.recipe.global_batch_size
+        raise UserError(
+            f"out of memory with --global_batch_size={batch_size} on "
+            f"{describe(strategy, config.simulate_gpus)} in {config.precision}: try "
+            f"--global_batch_size={max(1, batch_size // 2)}, "
+            "--precision=mixed_bfloat16 or more GPUs"
         ) from None
     finally:
         gc.collect()  # the weights and their velocities, before they are loaded again

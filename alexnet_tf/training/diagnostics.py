@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.command_line import command
 from alexnet_tf.evaluation.metrics import cross_entropy as cross_entropy_of
 from alexnet_tf.monitoring.layer_states import LAYERS, activations, layer_states
 from alexnet_tf.recipes import Recipe
@@ -64,7 +65,7 @@ def describe_stuck(
             "validation images is no better than without looking at them.",
             *rows,
             f"Try {', '.join(advice)}; and see that the records are shuffled "
-            "(python -m data.check).",
+            f"({command('python', '-m', 'data.check')}).",
         ]
     )
 

@@ -153,10 +153,15 @@ class LARS(MomentumSGD):
         return super().get_config() | {"trust": self.trust}
 
 
+# The backward pass makes the gradients of fc8, fc7 and fc6, each a pack, before those
+# of the convolutions: 96 % of the bytes travel while most is still to be computed.
+_PACKS = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=2**22)
+
+
 def sum_over_replicas(
     gradients: list[tf.Tensor], dtype: tf.DType = tf.float32
 ) -> list[tf.Tensor]:
-    """Sums gradients over the replicas, all in one packed all-reduce.
+    """Sums gradients over the replicas, in packs that travel as soon as they are there.
 
     Args:
         gradients: float32, of this replica.
@@ -169,5 +174,5 @@ def sum_over_replicas(
     if context.num_replicas_in_sync == 1:
         return gradients
     gradients = [tf.cast(gradient, dtype) for gradient in gradients]
-    sums = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    sums = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients, options=_PACKS)
     return [tf.cast(total, tf.float32) for total in sums]

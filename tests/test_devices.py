@@ -1,0 +1,94 @@
+"""What a run computes on, and what is said of it."""
+
+import pathlib
+import shlex
+import subprocess
+
+import pytest
+import tensorflow as tf
+from helpers import SMALL
+
+from alexnet_tf import devices
+from alexnet_tf.errors import UserError
+from alexnet_tf.training.command import train
+from alexnet_tf.training.step import Trainer
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def card(tmp_path, monkeypatch):
+    """A machine whose driver knows a GPU that TensorFlow does not find."""
+    (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    monkeypatch.setattr(devices, "NVIDIA_GPUS", tmp_path / "gpus")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path / "gpus" / "0000:01:00.0"
+
+
+def test_a_gpu_that_is_not_used_is_said(card, caplog, monkeypatch):
+    devices.make_strategy()
+    (warning,) = caplog.messages
+    assert "\n" not in warning
+    mended = shlex.join(["pip", "install", f"tensorflow[and-cuda]=={tf.__version__}"])
+    assert mended in warning
+    with pytest.raises(UserError, match=r"pip install.*and-cuda"):
+        devices.make_strategy(num_gpus=9)
+    caplog.clear()
+    devices.make_strategy(num_gpus=0)
+    devices.make_strategy(simulate_gpus=2)
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        devices.make_strategy()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    card.rmdir()  # a driver without a GPU
+    devices.make_strategy()
+    assert not caplog.messages
+
+
+def test_without_the_drivers_directory_nvidia_smi_is_asked(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "NVIDIA_GPUS", tmp_path / "nothing")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert not devices.has_nvidia_gpu()
+    program = tmp_path / "nvidia-smi"
+    for line, expected in {"GPU 0: NVIDIA H100": True, "No devices": False}.items():
+        program.write_text(f"#!/bin/sh\necho '{line}'\n")
+        program.chmod(0o755)
+        assert devices.has_nvidia_gpu() == expected
+
+
+def test_make_installs_the_gpu_build_where_there_is_a_gpu(card, tmp_path):
+    (tmp_path / "none").mkdir()
+    for gpus, expected in {card.parent: True, tmp_path / "none": False}.items():
+        said = subprocess.run(
+            ["make", "-n", "demo", f"VENV={tmp_path}/venv", f"NVIDIA_GPUS={gpus}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "-r requirements.txt" in said
+        assert ("-r requirements-gpu.txt" in said) == expected
+
+
+@pytest.mark.parametrize("memory_growth", [True, False])
+def test_memory_grows_unless_told_otherwise(memory_growth, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
+    asked = {}
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", asked.__setitem__)
+    devices.make_training_strategy(0, memory_growth=memory_growth)
+    assert asked == {"a": memory_growth, "b": memory_growth}
+
+
+def test_out_of_memory_names_the_batch_and_what_to_try(data_dir, tmp_path, monkeypatch):
+    def run_out(*_):
+        tf.zeros([2**60])  # more than there are addresses
+
+    monkeypatch.setattr(Trainer, "run_steps", run_out)
+    with pytest.raises(UserError) as caught:
+        train(data_dir, str(tmp_path / "run"), given=SMALL | {"train_steps": 2})
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "--global_batch_size=32" in line
+    assert "try --global_batch_size=16" in line

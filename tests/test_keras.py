@@ -1,0 +1,213 @@
+"""The network and a run as Keras users expect them."""
+
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow as tf
+from helpers import make_config
+
+import alexnet_tf
+from alexnet_tf import alexnet
+from alexnet_tf.pipeline.pictures import Fitting, fit_images
+from alexnet_tf.run import Run, build_model
+
+ROOT = str(pathlib.Path(__file__).resolve().parent.parent)
+CLASSES = 3
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), np.uint8)
+
+
+LABELS = np.arange(8) % CLASSES
+
+
+def make_model(**kwargs):
+    return alexnet(
+        CLASSES, "torchvision", width=0.05, dropout_rate=0.0, seed=0, **kwargs
+    )
+
+
+def compile_and_fit(model, images, **kwargs):
+    """Two epochs of one step of plain Keras; the losses."""
+    model.compile(
+        keras.optimizers.SGD(0.01),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **kwargs,
+    )
+    data = tf.data.Dataset.from_tensor_slices((images, LABELS)).batch(len(images))
+    return model.fit(data, epochs=2, verbose=0).history["loss"]
+
+
+def expected_losses(model, images):
+    """The same by hand, on another copy of the weights."""
+    variables = model.trainable_variables
+    losses = []
+    for _ in range(2):
+        with tf.GradientTape() as tape:
+            log_p = tf.nn.log_softmax(model(images, training=True))
+            loss = -tf.reduce_mean(tf.gather(log_p, LABELS, axis=1, batch_dims=1))
+        losses.append(float(loss))
+        for variable, gradient in zip(
+            variables, tape.gradient(loss, variables), strict=True
+        ):
+            variable.assign_sub(0.01 * gradient)
+    return losses
+
+
+def test_fit_trains_as_by_hand_whatever_runs_it(images):
+    expected = expected_losses(make_model(), images)
+    assert expected[1] < expected[0]
+    assert compile_and_fit(make_model(), images) == pytest.approx(expected, rel=1e-4)
+    strategy = tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
+    with strategy.scope():
+        mirrored = make_model()
+    losses = compile_and_fit(mirrored, images, jit_compile=False)
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def test_jit_compile_gives_the_same():
+    images = tf.random.stateless_uniform((2, 224, 224, 3), (0, 1), 0, 255)
+    for recipe in ("paper", "torchvision"):
+        model = alexnet(CLASSES, recipe, width=0.03, seed=0)
+        compiled = tf.function(model, jit_compile=True)(images)
+        np.testing.assert_allclose(compiled, model(images), atol=1e-5)
+    model = make_model()
+    losses = compile_and_fit(model, np.repeat(images, 4, 0), jit_compile=True)
+    again = compile_and_fit(make_model(), np.repeat(images, 4, 0))
+    assert losses == pytest.approx(again, rel=1e-4)
+
+
+def test_a_clone_and_a_copy_of_the_disk_are_the_same_network(images, tmp_path):
+    model = alexnet(CLASSES, "original", width=0.05, seed=0)
+    expected = model(images[:2]).numpy()
+    clone = keras.models.clone_model(model)
+    assert not np.allclose(clone(images[:2]), expected)  # weights of its own
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone(images[:2]), expected)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "images.npy", images[:2])
+    code = (
+        "import sys, alexnet_tf, keras, numpy as np; folder = sys.argv[1]\n"
+        "model = keras.models.load_model(folder + '/model.keras')\n"
+        "np.save(folder + '/answer.npy', model(np.load(folder + '/images.npy')))"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "answer.npy"), expected, atol=1e-6)
+
+
+def test_a_new_head_learns_on_a_base_that_stays(images):
+    base = make_model(include_top=False)
+    base.trainable = False
+    inputs = keras.Input((224, 224, 3))
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES)(base(inputs)))
+    before, head = base.get_weights(), model.layers[-1].get_weights()
+    losses = compile_and_fit(model, images)
+    assert losses[1] < losses[0]
+    for old, new in zip(before, base.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert np.any(head[0] != model.layers[-1].get_weights()[0])
+
+
+def test_a_part_gives_what_the_whole_has_there(images):
+    model = make_model()
+    part = keras.Model(model.input, model.get_layer("pool5").output)
+    x = images[:1]
+    for layer in model.layers[1:]:
+        x = layer(x)
+        if layer.name == "pool5":
+            break
+    assert x.shape[1:3] == (6, 6)
+    np.testing.assert_allclose(part(images[:1]), x, rtol=1e-5, atol=1e-5)
+
+
+def test_a_global_policy_changes_only_what_is_not_ours(images):
+    """The network has its `dtype` of its own; what people add follows the policy."""
+    expected = make_model()(images[:1]).numpy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = make_model()
+        head = keras.layers.Dense(CLASSES)
+        assert head(model(images[:1])).dtype == "bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {v.dtype for v in model.variables if "seed" not in v.path} == {"float32"}
+    np.testing.assert_array_equal(model(images[:1]), expected)
+    mixed = make_model(dtype="mixed_bfloat16")
+    assert mixed.get_layer("conv2").compute_dtype == "bfloat16"
+    assert mixed(images[:1]).dtype == "float32"
+
+
+def test_the_summary_counts_the_parameters(capsys):
+    lines = []
+    alexnet().summary(print_fn=lines.append)
+    text = "\n".join(map(str, lines))
+    assert "60,965,224" in text
+    assert all(name in text for name in ("conv1", "lrn1", "fc6", "dropout7", "fc8"))
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+    """A run whose network answers by what it sees."""
+    run = Run(str(tmp_path_factory.mktemp("run")))
+    config = make_config(data_dir, "torchvision")
+    run.write_config(config)
+    model = build_model(config, "float32")
+    checkpoint = tf.train.Checkpoint(model=model)
+    tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save()
+    return run
+
+
+def test_a_run_says_what_pictures_show(run, data_dir, tmp_path):
+    picture = PIL.Image.effect_noise((300, 260), 80).convert("RGB")
+    picture.paste((200, 40, 40), (0, 0, 100, 90))
+    picture.save(tmp_path / "upright.png")
+    turned = picture.transpose(PIL.Image.Transpose.ROTATE_90)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees clockwise
+    turned.save(tmp_path / "turned.png", exif=exif)
+    turned.save(tmp_path / "as it lies.png")
+    (tmp_path / "text.jpg").write_text("no picture")
+    names = ("upright.png", "no file.png", "turned.png", "text.jpg", "as it lies.png")
+    paths = [tmp_path / name for name in (*names, "")]
+    model = alexnet_tf.load(run.model_dir)
+    upright, gone, upright_too, text, lying, folder = model.predict_pictures(paths)
+    assert upright.path == str(tmp_path / "upright.png")
+    assert upright.error is None
+    assert gone.error == "No such file or directory"
+    assert gone.classes == text.classes == folder.classes == []
+    assert "JPEG, PNG" in text.error
+    assert folder.error == "not a file"
+
+    fitted = fit_images(np.asarray(picture)[np.newaxis], Fitting())
+    probabilities = tf.nn.softmax(run.load_model()[0](fitted))[0].numpy()
+    expected = sorted(zip(probabilities, ("blue", "green", "red"), strict=True))[::-1]
+    found = upright.classes
+    assert [name for name, _ in found] == [name for _, name in expected]
+    assert [p for _, p in found] == pytest.approx([p for p, _ in expected], abs=1e-6)
+    assert dict(upright_too.classes) == pytest.approx(dict(found), abs=1e-6)
+    assert dict(lying.classes) != pytest.approx(dict(found), abs=1e-5)
+    # More than go through the network at a time; one path alone; fewer classes.
+    many = model.predict_pictures([paths[0]] * 33 + [paths[3]], top_k=1)
+    assert [len(one.classes) for one in many] == [1] * 33 + [0]
+    assert many[32].classes[0][0] == found[0][0]
+    assert len(model.predict_pictures(str(paths[0]))) == 1
+    assert model.predict_pictures([]) == []
+    with pytest.raises(ValueError, match="top_k"):
+        model.predict_pictures(paths, top_k=0)
+
+
+def test_a_loaded_run_is_a_plain_keras_model(run, images, tmp_path):
+    model = alexnet_tf.load(run.model_dir)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again(images[:1]), model(images[:1]), atol=1e-6)
+    assert keras.models.clone_model(model).count_params() == model.count_params()

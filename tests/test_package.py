@@ -1,0 +1,113 @@
+"""The metadata of the package, and its console commands."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from alexnet_tf import programs
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+with open(ROOT / "pyproject.toml", "rb") as file:
+    PYPROJECT = tomllib.load(file)
+PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+# The one of kserve_server.py has a folder of its own.
+FILES = {name: f"requirements-{name}.txt" for name in EXTRAS}
+FILES["serving"] = "serving/requirements.txt"
+
+
+def pinned(name):
+    """What a requirements file pins, as lower bounds."""
+    lines = (ROOT / name).read_text().splitlines()
+    lines = [line.split("#")[0].strip() for line in lines]
+    return sorted(line.replace("==", ">=") for line in lines if line)
+
+
+def test_lower_bounds_are_the_versions_that_are_tested():
+    assert pinned("requirements.txt") == sorted(PROJECT["dependencies"] + EXTRAS["dev"])
+    for extra in set(EXTRAS) - {"dev"}:
+        assert pinned(FILES[extra]) == sorted(EXTRAS[extra]), extra
+
+
+def test_every_folder_of_code_is_in_the_wheel():
+    folders = [path.parent for path in ROOT.glob("alexnet_tf/**/__init__.py")]
+    expected = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    for folder in ("", ".data", ".data.sources", ".serving"):
+        expected.add(f"alexnet_tf._programs{folder}")
+    setuptools = PYPROJECT["tool"]["setuptools"]
+    assert set(setuptools["packages"]) == expected
+    assert setuptools["package-dir"] == {"alexnet_tf._programs": "."}
+    for package, patterns in setuptools["package-data"].items():
+        for pattern in patterns:
+            assert list(ROOT.joinpath(*package.split(".")).glob(pattern))
+
+
+def test_every_script_is_a_console_command():
+    scripts = {path.stem for path in ROOT.glob("*.py")}
+    others = {"data.prepare", "data.check", "serving.kserve_server"}
+    assert set(programs.COMMANDS.values()) == scripts | others
+    assert PROJECT["scripts"] == dict.fromkeys(
+        programs.COMMANDS, "alexnet_tf.programs:main"
+    )
+
+
+def run(folder, name, *arguments, package=ROOT):
+    """Runs a console command as pip writes it, from another directory."""
+    command = folder / name
+    command.write_text("from alexnet_tf.programs import main\nmain()\n")
+    return subprocess.run(
+        [sys.executable, command, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(package), "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("name", set(programs.COMMANDS) - {"alexnet-serve"})
+def test_console_commands_speak_of_console_commands(name, tmp_path):
+    said = run(tmp_path, name, "--help").stdout
+    assert f"\n{name}" in said.replace("    ", "")
+    assert "Flags:" in said
+    assert "python" not in said
+    wrong = run(tmp_path, name, "--no_such_flag")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[1] == f"see: {name} --help"
+
+
+def test_installed_scripts_are_inside_the_package(tmp_path):
+    """As the wheel has them: nothing beside `alexnet_tf`."""
+    package = tmp_path / "site" / "alexnet_tf"
+    package.mkdir(parents=True)
+    for path in ROOT.glob("alexnet_tf/*"):
+        (package / path.name).symlink_to(path)
+    (package / "programs.py").unlink()
+    (package / "programs.py").write_text((ROOT / "alexnet_tf/programs.py").read_text())
+    (package / "_programs").mkdir()
+    for name in ("train.py", "data"):
+        (package / "_programs" / name).symlink_to(ROOT / name)
+    for number in range(20):
+        folder = tmp_path / "in" / f"class {number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = bytes(number for _ in range(768))
+        (folder / f"{number}.ppm").write_bytes(b"P6 16 16 255 " + pixels)
+    arguments = ("--source=folder", "--input=in", "--output=out", "--num_workers=2")
+    done = run(tmp_path, "alexnet-prepare", *arguments, package=package.parent)
+    assert done.returncode == 0, done.stderr
+    assert "next: alexnet-train --data_dir=out" in done.stdout
+    assert "20 pictures" in done.stdout
+
+
+def test_versions_agree():
+    version = PROJECT["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == version
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == "Apache-2.0"
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
