@@ -2,13 +2,15 @@
 # make test    the tests
 # make lint    formatting and lint
 # make serve-test   ask a real model server, after make demo
+# make weights-test   the published networks against PyTorch and ONNX Runtime
 # make gpu-test   what needs a GPU; SIMULATED=1 tries the tests themselves without
 # make package-test   install the package elsewhere, and use it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WEIGHTS_VENV := .venv-weights
 
-.PHONY: demo test lint serve-test gpu-test package-test clean
+.PHONY: demo test lint serve-test weights-test gpu-test package-test clean
 
 # A directory for each NVIDIA GPU; where there is none, nvidia-smi may know better.
 NVIDIA_GPUS := /proc/driver/nvidia/gpus
@@ -38,6 +40,16 @@ lint: $(VENV)/installed
 serve-test: $(VENV)/installed
 	$(BIN)/python -m serving.check_server --model_dir=runs/demo
 
+$(WEIGHTS_VENV)/installed: requirements.txt requirements-weights.txt
+	$(PYTHON) -m venv $(WEIGHTS_VENV)
+	$(WEIGHTS_VENV)/bin/pip install --quiet -r requirements.txt
+	$(WEIGHTS_VENV)/bin/pip install --quiet -r requirements-weights.txt
+	@touch $@
+
+# PyTorch first: where TensorFlow is loaded before it, its compiler crashes.
+weights-test: $(WEIGHTS_VENV)/installed
+	$(WEIGHTS_VENV)/bin/python -m pytest -n 0 -p torchvision tests/other_frameworks.py
+
 gpu-test: $(VENV)/installed
 	GPU_TESTS=$(if $(SIMULATED),simulated,real) $(BIN)/python -m pytest -n 0 -m gpu -rs
 
@@ -45,4 +57,4 @@ package-test: $(VENV)/installed
 	$(BIN)/python tests/install_and_run.py
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) $(WEIGHTS_VENV) build

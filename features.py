@@ -2,6 +2,7 @@
 
 python features.py --input=PICTURES --model_dir=runs/demo --output=features.npz
 python features.py --data_dir=DIR --split=train --model_dir=runs/demo --output=FEATURES
+python features.py --input=PICTURES --init_weights=FILE --layer=conv5 --output=c5.npz
 
 Rows are written while it runs; the same command again goes on. A directory has a file
 for each layer that NumPy maps into memory; a .npz, for few pictures, has all of them.
@@ -31,6 +32,7 @@ def define_flags() -> None:
     command_line.define_label_flags(expert=True)
     flags.DEFINE_string("split", "validation", "Of the data set.")
     define_path("model_dir", None, "Directory of a run.", exists=True)
+    command_line.define_weights_flags()
     define_path("checkpoint", "latest", "latest or best of the run, or a path.")
     flags.DEFINE_list(
         "layer",
@@ -48,9 +50,13 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
         raise flags.Error(f"unexpected argument {arguments[0]!r}")
     if (values.input is None) == (values.data_dir is None):
         raise flags.Error("give --input or --data_dir")
-    if values.model_dir is None:
-        raise flags.Error("give --model_dir")
-    inputs = [values.input or values.data_dir, values.model_dir]
+    command_line.check_source(values)
+    if not (values.model_dir or values.init_weights):
+        raise flags.Error("give --model_dir or --init_weights")
+    inputs = [
+        values.input or values.data_dir,
+        values.model_dir or values.init_weights,
+    ]
     files.local_only(values.output, "--output")
     kind = "file" if values.output.endswith(".npz") else "directory"
     files.check_output(
@@ -73,11 +79,16 @@ def find(folder: str) -> list[str]:
 def main(values: flags.FlagValues, paths: list[str]) -> int:
     """Writes the features as the flags say."""
     from alexnet_tf import features
+    from alexnet_tf.evaluation.command import fit_as_trained
     from alexnet_tf.pipeline.data_set import open_data_set
     from alexnet_tf.pipeline.pictures import Fitting
-    from alexnet_tf.run import Run, checkpoint_sha256
+    from alexnet_tf.run import Run, checkpoint_sha256, load_published
 
-    model, config, checkpoint = Run(values.model_dir).load_model(values.checkpoint)
+    if values.init_weights:
+        loaded = load_published(values.init_weights, values.recipe)
+    else:
+        loaded = Run(values.model_dir).load_model(values.checkpoint)
+    model, config, path = loaded
     size = model.input_shape[1]
     if values.input:
         fitting = Fitting(config.recipe.fit, config.stored_size, size)
@@ -90,10 +101,11 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
             class_names=values.class_names,
             label_offset=values.label_offset,
         )
+        data_set = fit_as_trained(config, data_set)
         pictures = features.pictures_of_split(data_set, values.split, size)
     layers = list(dict.fromkeys(values.layer))
     facts = {
-        "weights": checkpoint_sha256(checkpoint),
+        "weights": checkpoint_sha256(path),
         "before_relu": values.before_relu,
     }
     left_out = features.write_features(

@@ -198,13 +198,12 @@ def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
     """A recipe as it stands, but for what follows from the weights and the data."""
     number = data_set.splits["train"].num_examples
     chosen = choose_recipe(number) if name == "auto" else RECIPES[name]
-    has_length = "global_batch_size" in given or "num_epochs" in given
-    changes = {}
+    is_free, changes = not {"global_batch_size", "num_epochs"} & set(given), {}
     if weights:
         chosen = weights.recipe_for(RECIPES.get(name)) or chosen
         is_new = not weights.has_classes(data_set.num_classes, data_set.class_names)
         changes = fit_fine_tuning(number, is_new, given.get("global_batch_size"))
-    elif chosen.name == "small" and not has_length:
+    elif chosen.name == "small" and is_free:
         changes = fit_small(number)
     return dataclasses.replace(chosen, **changes)
 

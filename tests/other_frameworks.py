@@ -26,9 +26,12 @@ from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.network.published import read_weights
 from alexnet_tf.recipes import LAYERS
 
-CAFFE = ("bvlc", "caffenet")
 CAFFE_MEAN = np.array([104, 117, 123], np.float32)  # blue, green, red
 TOLERANCE = 1e-4  # of a layer's largest value
+# Below the maximum of normalised values, where two in a window may be the same to seven
+# digits, and the gradient goes to either: PyTorch in float32 and in float64 differ by
+# 6e-4 of conv1's largest.
+TOLERANCE_OF_TIES = 2e-3
 
 
 def photographs(size):
@@ -83,14 +86,14 @@ def outputs_of(model, images):
     return {name: values.numpy() for name, values in found.items()}
 
 
-def assert_close(found, expected):
-    """Within `TOLERANCE`; prints by how much."""
+def assert_close(found, expected, tolerance=TOLERANCE):
+    """Within a part of the largest value; prints by how much."""
     for name, values in expected.items():
         assert found[name].shape == values.shape
         largest = np.abs(values).max()
         difference = np.abs(found[name] - values).max() / largest
         print(f"{name}: {difference:.1e} of {largest:.3g}")
-        assert difference <= TOLERANCE, name
+        assert difference <= tolerance, name
         assert largest > 1e-3 * np.abs(values).std() > 0
 
 
@@ -181,32 +184,28 @@ def test_gradients_equal_pytorch(network):
         }
         kernel, bias = outputs_first(gradients)[name]
         pairs = {f"{name}/kernel": kernel, f"{name}/bias": bias}
-        assert_close(pairs, dict(zip(pairs, expected[name], strict=True)))
+        may_tie = recipe == "bvlc" and name in ("conv1", "conv2")
+        tolerance = TOLERANCE_OF_TIES if may_tie else TOLERANCE
+        assert_close(pairs, dict(zip(pairs, expected[name], strict=True)), tolerance)
 
 
-def test_every_layer_equals_torchvisions_own_network(network):
-    recipe, layers, model = network
-    if recipe != "torchvision":
-        pytest.skip("of torchvision")
-    images = photographs(224)
-    theirs = torchvision.models.alexnet().eval()
+def by_torchvision(layers, images):
+    """The outputs of each layer of torchvision's own network."""
+    network = torchvision.models.alexnet().eval()
     arrays = torchvision_arrays(layers)
-    theirs.load_state_dict({name: torch.tensor(a) for name, a in arrays.items()})
-    steps = [*theirs.features, theirs.avgpool, torch.nn.Flatten(), *theirs.classifier]
+    network.load_state_dict({name: torch.tensor(a) for name, a in arrays.items()})
+    steps = [*network.features, network.avgpool, torch.nn.Flatten()]
     normalize = torchvision.transforms.Normalize(
         [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     )
     x = normalize(torch.tensor(images).permute(0, 3, 1, 2) / 255)
-    found = outputs_of(model, images)
-    expected = {}
+    outputs = []
     with torch.no_grad():
-        for step in steps:
+        for step in (*steps, *network.classifier):
             x = step(x)
             if isinstance(step, torch.nn.ReLU):
-                expected[LAYERS[len(expected)]] = channels_last(x.clone())
-    expected["fc8"] = x.numpy()
-    assert list(expected) == list(LAYERS)
-    assert_close(found, expected)
+                outputs.append(channels_last(x.clone()))
+    return dict(zip(LAYERS, [*outputs, x.numpy()], strict=True))
 
 
 # ONNX.
@@ -281,20 +280,23 @@ def caffe_graph(layers, pools_first):
     return model
 
 
-def test_every_layer_equals_onnxruntime(network):
-    recipe, layers, model = network
-    if recipe not in CAFFE:
-        pytest.skip("of Caffe")
-    images = photographs(227)
-    graph = caffe_graph(layers, pools_first=recipe == "caffenet")
+def by_onnxruntime(layers, images, pools_first):
+    """The outputs of each layer of Caffe's network."""
+    graph = caffe_graph(layers, pools_first)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
-    data = images[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
-    data -= CAFFE_MEAN[:, np.newaxis, np.newaxis]
-    outputs = session.run(list(LAYERS), {"data_0": data})
-    expected = {
-        name: values.transpose(0, 2, 3, 1) if values.ndim == 4 else values
-        for name, values in zip(LAYERS, outputs, strict=True)
-    }
+    data = images[..., ::-1].astype(np.float32) - CAFFE_MEAN
+    outputs = session.run(list(LAYERS), {"data_0": data.transpose(0, 3, 1, 2)})
+    outputs = [np.moveaxis(values, 1, -1) for values in outputs]
+    return dict(zip(LAYERS, outputs, strict=True))
+
+
+def test_every_layer_equals_the_framework_that_it_is_from(network):
+    recipe, layers, model = network
+    images = photographs(RECIPES[recipe].image_size)
+    if recipe == "torchvision":
+        expected = by_torchvision(layers, images)
+    else:
+        expected = by_onnxruntime(layers, images, pools_first=recipe == "caffenet")
     assert_close(outputs_of(model, images), expected)
 
 

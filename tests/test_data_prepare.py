@@ -469,11 +469,11 @@ class Attack:
 @pytest.mark.parametrize(
     ("member", "key", "value", "message"),
     [
-        ("train", "data", Attack("attacked"), "unexpected posix.mkdir"),
+        ("train", "data", Attack("attacked"), "would call posix.mkdir"),
         ("train", "data", np.array([None, "object"]), "expected an array of bytes"),
         ("train", "data", np.zeros((5, 3072)), "expected an array of bytes"),
         ("train", "data", np.zeros((5, 100), np.uint8), r"\(5, 100\) pixels for 5"),
-        ("train", "data", [1, 2, 3], "has no attribute 'pixels'"),
+        ("train", "data", [1, 2, 3], "has no attribute 'values'"),
         ("train", "fine_labels", [0, 1, 2, 0, 1], r"expected labels 0\.\.1"),
         ("train", "fine_labels", ["0"] * 5, r"expected labels 0\.\.1"),
         ("test", "fine_labels", [0], r"pixels for 1 labels"),

@@ -18,6 +18,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.pipeline.pictures import Fitting
+from alexnet_tf.recipes import LAYERS as WITH_WEIGHTS
 from alexnet_tf.run import Run, checkpoint_sha256
 from data import reading
 
@@ -249,9 +250,34 @@ def test_a_full_disk_is_one_line(data_dir, model, tmp_path, monkeypatch):
     assert not (tmp_path / "out" / files.LOCK_FILE).exists()
 
 
+def test_published_weights_need_no_run(tmp_path):
+    source = alexnet(5, "bvlc", width=0.05, seed=3)
+    layers = {n: [v.numpy() for v in source.get_layer(n).weights] for n in WITH_WEIGHTS}
+    np.save(tmp_path / "weights.npy", layers)
+    picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    (tmp_path / "in").mkdir()
+    PIL.Image.fromarray(picture).save(tmp_path / "in" / "a.png")
+    arguments = [
+        f"--input={tmp_path}/in",
+        f"--init_weights={tmp_path}/weights.npy",
+        "--layer=conv3,fc8",
+        f"--output={tmp_path}/out.npz",
+    ]
+    command = [sys.executable, str(SCRIPT), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "conv3, fc8 of 1 pictures" in ended.stdout
+    found = np.load(tmp_path / "out.npz")
+    crop = picture[np.newaxis, 14 : 14 + 227, 14 : 14 + 227]
+    assert found["conv3"].shape == (1, 13, 13, 20)
+    np.testing.assert_allclose(found["fc8"], source(crop), rtol=1e-3, atol=1e-4)
+    assert found["file_names"].tolist() == ["a.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["--input=."], 2, "give --model_dir or --init_weights"),
         (["--model_dir=."], 2, "give --input or --data_dir"),
         (["--input=.", "--data_dir=.", "--model_dir=."], 2, "give --input or"),
         (["--input=tests", "--model_dir=."], 1, "no pictures in tests"),

@@ -27,7 +27,7 @@ from weight_writers import (
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import _fit_as_trained, evaluate_run
+from alexnet_tf.evaluation.command import evaluate_run, fit_as_trained
 from alexnet_tf.export import export_run
 from alexnet_tf.network import weight_files
 from alexnet_tf.network.published import LAYERS, assign, read_weights
@@ -442,13 +442,13 @@ def test_pictures_made_square_in_another_way_are_said(
     _, config, _ = load_published(save_npy(layers, tmp_path / "w"))
     assert "fc8: loaded (410×5, 5)" in caplog.text
     data_set = open_data_set(data_dir)
-    assert _fit_as_trained(config, data_set) == data_set
+    assert fit_as_trained(config, data_set) == data_set
     assert "square by crop, those of the training by warp" in caplog.text
     caplog.clear()
     warped = dataclasses.replace(data_set, fit="warp")
-    assert _fit_as_trained(config, warped) == warped
+    assert fit_as_trained(config, warped) == warped
     own_sizes = dataclasses.replace(data_set, image_shape=None)
-    assert _fit_as_trained(config, own_sizes).fit == "warp"
+    assert fit_as_trained(config, own_sizes).fit == "warp"
     assert not caplog.text
 
 

@@ -194,7 +194,7 @@ def _open_data(
             f"{data_set.num_classes} of {data_set.data_dir}: give the data set that it "
             "was trained on, or another one with the same classes"
         )
-    return _fit_as_trained(config, data_set)
+    return fit_as_trained(config, data_set)
 
 
 def _has_classes(config: Config, data_set: DataSet) -> bool:
@@ -206,7 +206,7 @@ def _has_classes(config: Config, data_set: DataSet) -> bool:
     return own and (is_unknown or data_set.class_names == tuple(imagenet_synsets()))
 
 
-def _fit_as_trained(config: Config, data_set: DataSet) -> DataSet:
+def fit_as_trained(config: Config, data_set: DataSet) -> DataSet:
     """Has pictures of other sizes made square as in training; says if they are not."""
     fit = config.recipe.fit
     if data_set.image_shape and data_set.fit != fit:

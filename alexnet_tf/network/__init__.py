@@ -1,6 +1,9 @@
-"""The network: AlexNet as a Keras model, and the layers that Keras lacks.
+"""The network: AlexNet as a Keras model, the layers that Keras lacks, and weights.
 
-Read `alexnet.py` first, which reads like the paper's table; then `layers.py`.
+Read `alexnet.py` first, which reads like the paper's table; then `layers.py`. What
+others trained comes in through `published.py`; `weight_files.py` tells the kinds of
+files apart, `numpy_files.py` and `protobuf_files.py` read two of them, and
+`weight_layout.py` says how kernels lie in them and here.
 """
 
 import os

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import pathlib
-import pickle
 import re
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import numpy as np
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.pickles import load_arrays
 from alexnet_tf.pipeline.data_set import picture_and_label
 from data.pictures import shown
 from data.source import Item, Source, find_splits, hold_out, our_splits
@@ -126,58 +126,11 @@ def _as_file(pixels: np.ndarray) -> bytes:
     return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
 
 
-class _Array:
-    """What a pickled array is read as: nothing of NumPy's own runs."""
-
-    def __setstate__(self, state):
-        _, shape, dtype, is_fortran, content = state
-        if not isinstance(dtype, _Type) or dtype.code not in ("u1", "|u1"):
-            raise pickle.UnpicklingError("expected an array of bytes")
-        content = content.encode("latin1") if isinstance(content, str) else content
-        order = "F" if is_fortran else "C"
-        self.pixels = np.frombuffer(content, np.uint8).reshape(shape, order=order)
-
-
-class _Type:
-    """What a pickled type of array elements is read as."""
-
-    def __init__(self, code: str, *_):
-        self.code = code
-
-    def __setstate__(self, state):
-        """Takes the byte order, which bytes do not have."""
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"unexpected encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """Loads lists, strings and arrays; a pickle could otherwise run any program."""
-
-    _NAMES = {  # noqa: RUF012, it is never changed
-        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
-        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Type,
-        ("_codecs", "encode"): _encode,
-    }
-
-    def find_class(self, module, name):
-        if (module, name) in self._NAMES:
-            return self._NAMES[module, name]
-        raise pickle.UnpicklingError(f"unexpected {module}.{name}")
-
-
 def _cifar_100(archive: str) -> Source:
     try:
         with tarfile.open(archive) as tar:
             train, test, meta = (
-                _ArraysOnly(
-                    tar.extractfile(f"cifar-100-python/{member}"), encoding="latin1"
-                ).load()
+                load_arrays(tar.extractfile(f"cifar-100-python/{member}").read())
                 for member in ("train", "test", "meta")
             )
             while tar.fileobj.read(2**20):
@@ -204,7 +157,9 @@ def _cifar_100(archive: str) -> Source:
 
 def _check_batch(batch: dict, num_classes: int) -> tuple[np.ndarray, list[int]]:
     """Returns uint8 `(pictures, 32, 32, 3)` and as many labels."""
-    pixels, labels = batch["data"].pixels, batch["fine_labels"]
+    pixels, labels = np.asarray(batch["data"].values), batch["fine_labels"]
+    if pixels.dtype != np.uint8:
+        raise ValueError("expected an array of bytes")
     if pixels.shape != (len(labels), 3072):
         raise ValueError(f"{pixels.shape} pixels for {len(labels)} labels")
     if not all(type(n) is int and 0 <= n < num_classes for n in labels):
