@@ -18,7 +18,7 @@ import os
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.config import Config
-from alexnet_tf.recipes import FINE_TUNING, RECIPES, Recipe, fit_small
+from alexnet_tf.recipes import FINE_TUNING, LARGE_DATA_SET, RECIPES, Recipe, fit_small
 
 _DEMO_DATA_DIR = os.path.join("runs", "demo_data")
 _DEMO_MODEL_DIR = os.path.join("runs", "demo")
@@ -41,7 +41,10 @@ def define_flags() -> None:
         "runs/, else runs/<date-time>-<recipe>.",
     )
     flags.DEFINE_enum(
-        "recipe", "auto", ["auto", *RECIPES], "auto: by the number of images."
+        "recipe",
+        "auto",
+        ["auto", *RECIPES],
+        f"auto: paper from {LARGE_DATA_SET:,} training images on, else small.",
     )
     command_line.define_flags_from(Recipe, _describe_default)
     command_line.define_flags_from(Config)

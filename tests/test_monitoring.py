@@ -403,7 +403,7 @@ logging.get_absl_handler().setFormatter(None)
 logging.set_verbosity(logging.INFO)
 progress = Progress(262, 0)
 progress._bar.refresh()
-for step in (130, 262):
+for step in (10, 130, 262):
     progress.update(
         step, "16/16", loss="1.3208", top1=" 39.1%", images="1,505/s", waiting="3%",
         rate="0.0031")
@@ -445,7 +445,9 @@ def test_a_terminal_is_filled_and_nothing_is_cut(columns):
         160: "| loss 1.3208 top1 39.1% images 1,505/s waiting 3% rate 0.0031 ",
     }
     assert texts[columns] in bar
-    assert bar.endswith(" left")
+    assert bar.endswith("00:00 left")
+    (first,) = {line for line in plain if "10/262" in line}
+    assert first.endswith("? left")  # the first steps compile
     if columns > 80:  # the bar takes what the text leaves
         assert len(bar) == columns - 1
         assert "█" in bar

@@ -25,7 +25,7 @@ def pictures(tmp_path, monkeypatch):
         folder = tmp_path / "my pictures" / "cd"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
-        image.save(folder / f"{i}.png")
+        image.save(folder / (f"{i}.png" if i else "0-1-of-3.png"))
     return tmp_path / "my pictures"
 
 
@@ -43,15 +43,17 @@ def test_pictures_are_prepared_once(pictures, monkeypatch):
 
 
 def change_time(pictures):
-    os.utime(pictures / "c" / "0.png", (1, 1))
+    os.utime(pictures / "c" / "0-1-of-3.png", (1, 1))
 
 
 def add(pictures):
-    (pictures / "d" / "more.png").write_bytes((pictures / "c" / "0.png").read_bytes())
+    (pictures / "d" / "more.png").write_bytes(
+        (pictures / "c" / "0-1-of-3.png").read_bytes()
+    )
 
 
 def move(pictures):
-    (pictures / "c" / "0.png").rename(pictures / "d" / "0.png")
+    (pictures / "c" / "0-1-of-3.png").rename(pictures / "d" / "0.png")
 
 
 @pytest.mark.parametrize("change", [change_time, add, move])
@@ -68,7 +70,7 @@ def test_changed_pictures_are_other_data(pictures, change):
     ("given", "message"),
     [
         ("my pictures/c", "found none with a picture: type {}'--data_dir=my pictures'"),
-        ("my pictures/c/0.png", "0.png is a file: type {}'--data_dir=my pictures'"),
+        ("my pictures/c/2.png", "2.png is a file: type {}'--data_dir=my pictures'"),
         ("above", "found my pictures: type {}'--data_dir=above/my pictures'"),
         ("two", "type {}--data_dir=two/a; if the upper ones are, "),
         ("a.zip", "is a file: give a folder with a folder of pictures for each class"),

@@ -82,6 +82,7 @@ class _Bar(tqdm):
     """The progress line, in the longest form that the terminal is wide enough for."""
 
     def __init__(self, num_steps: int, step: int):
+        self._is_compiling = True
         self._forms = [f"step {step}/{num_steps} |{{bar}}| compiling"]
         super().__init__(total=num_steps, initial=step, dynamic_ncols=True)
 
@@ -109,6 +110,11 @@ class _Bar(tqdm):
             f"epoch {epoch} {steps} {short} {{remaining}} left",
             f"{epoch} {steps} {short} {{remaining}}",
         ]
+        if self._is_compiling:  # which says nothing of the time that is left
+            self._is_compiling = False
+            self.n = self.initial = self.last_print_n = step
+            self.start_t = self.last_print_t = self._time()
+            self.refresh()
         self.update(step - self.n)
 
 
