@@ -273,9 +273,9 @@ def main(_):
     with tempfile.TemporaryDirectory() as folder:
         raw = convert(data_set, folder)
 
-        def ours(data, color):
+        def ours(data, color, cache=False):
             recipe = dataclasses.replace(_RECIPE, color=color)
-            return training_batches(data, recipe, seed=0)
+            return training_batches(data, recipe, seed=0, cache=cache)
 
         rows = {
             "decode only": lambda: decode_only(data_set),
@@ -286,6 +286,8 @@ def main(_):
             "raw: crop": lambda: decode_and_crop(raw),
             "raw: ours, --color=none": lambda: ours(raw, "none"),
             "raw: ours, --color=jitter": lambda: ours(raw, "jitter"),
+            "cached: ours, --color=none": lambda: ours(data_set, "none", True),
+            "cached: ours, --color=jitter": lambda: ours(data_set, "jitter", True),
         }
         if _ORIGINALS.value:
             names = sorted(glob.glob(f"{_ORIGINALS.value}/**/*.*", recursive=True))

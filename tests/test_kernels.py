@@ -1,4 +1,4 @@
-"""Nothing of a training step falls to the host of a GPU: read off its graph.
+"""What GPUs wait for in a training step, read off its graph.
 
 TensorFlow for Linux has the kernels of GPUs registered, with or without one.
 """
@@ -7,10 +7,13 @@ import functools
 
 import pytest
 import tensorflow as tf
-from helpers import make_trainer
+from helpers import make_config, make_trainer
 from tensorflow.python.framework import kernels, op_def_registry
 
+from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import RECIPES
+from alexnet_tf.training import optimizers
+from alexnet_tf.training.step import Trainer
 
 ON_HOST = {
     "Timestamp": "the clock that says how long training waited for input",
@@ -132,3 +135,33 @@ def test_what_falls_to_the_host_is_found():
     functions = functions_of(everything.get_concrete_function())
     assert find_on_host(functions) == {"Unpack"}
     assert find_waited_for(functions) >= {"StatelessIf", "Greater"}
+
+
+def ancestors(nodes, name):
+    """The names of all nodes that a node waits for."""
+    found, waiting = set(), [name]
+    while waiting:
+        for wanted in nodes[waiting.pop()].input:
+            source = wanted.split(":")[0].removeprefix("^")
+            if source in nodes and source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found
+
+
+def test_gradients_travel_while_the_convolutions_are_computed(data_dir, monkeypatch):
+    options = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=2**12)
+    monkeypatch.setattr(optimizers, "_PACKS", options)  # for a small network
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    trainer = Trainer(make_config(data_dir), open_data_set(data_dir), strategy)
+    steps = trainer.run_steps.get_concrete_function(trainer.batches(), tf.constant(1))
+    waits = []
+    for function in functions_of(steps):
+        nodes = {node.name: node for node in function.node_def}
+        for node in function.node_def:
+            if node.op.startswith("CollectiveReduce"):
+                before = {nodes[name].op for name in ancestors(nodes, node.name)}
+                waits.append("Conv2DBackpropFilter" in before)
+    # Of both replicas: fc8, fc7 and fc6, each alone, and then the convolutions.
+    assert waits.count(False) == 2 * 3
+    assert waits.count(True) >= 2 * 2

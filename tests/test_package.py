@@ -25,7 +25,7 @@ def pinned(name):
     """What a requirements file pins, as lower bounds."""
     lines = (ROOT / name).read_text().splitlines()
     lines = [line.split("#")[0].strip() for line in lines]
-    return sorted(line.replace("==", ">=") for line in lines if line)
+    return sorted(line.replace("==", ">=") for line in lines if "==" in line)
 
 
 def test_lower_bounds_are_the_versions_that_are_tested():

@@ -111,11 +111,29 @@ def start_workers(data_dir, model_dir, where_of_second="never"):
     return processes
 
 
-def test_two_workers_equal_one_process_and_outlive_a_kill(data_dir, tmp_path):
-    for worker in start_workers(data_dir, tmp_path / "two"):
+@pytest.fixture(scope="module")
+def two_workers(data_dir, tmp_path_factory):
+    """The final state of a run of two workers that nothing stops."""
+    model_dir = tmp_path_factory.mktemp("two_workers") / "run"
+    for worker in start_workers(data_dir, model_dir):
         finish(worker)
-    reference = final_state(tmp_path / "two")
+    return final_state(model_dir)
 
+
+def test_sigterm_to_one_worker_stops_both_at_a_step(data_dir, tmp_path, two_workers):
+    for worker in start_workers(data_dir, tmp_path / "run", "sigterm"):
+        assert "checkpoint saved" in finish(worker, code=75)
+    saved = tf.train.latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert os.path.basename(saved) == "ckpt-8"  # the signal came in step 8
+    for worker in start_workers(data_dir, tmp_path / "run"):
+        assert "going on from step 8" in finish(worker)
+    assert_same_state(tmp_path / "run", two_workers)
+
+
+def test_two_workers_equal_one_process_and_outlive_a_kill(
+    data_dir, tmp_path, two_workers
+):
+    reference = two_workers
     first, second = start_workers(data_dir, tmp_path / "killed", "step")
     finish(second, code=-signal.SIGKILL)
     assert "another worker was lost" in finish(first, code=1)
