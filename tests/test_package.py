@@ -82,6 +82,19 @@ def test_console_commands_speak_of_console_commands(name, tmp_path):
     assert wrong.stderr.splitlines()[1] == f"see: {name} --help"
 
 
+def test_scripts_are_printed_as_console_commands_where_one_runs(monkeypatch):
+    text = (
+        "python train.py --x; python -m data.check; python /p/_programs/train.py --y; "
+        "python retrain.py; python -m data.checks; python data/prepare.py"
+    )
+    assert programs.as_typed(text) == text
+    monkeypatch.setattr(programs, "_is_console_command", True)
+    assert programs.as_typed(text) == (
+        "alexnet-train --x; alexnet-check; alexnet-train --y; "
+        "python retrain.py; python -m data.checks; alexnet-prepare"
+    )
+
+
 def test_the_server_says_what_it_needs(tmp_path):
     (tmp_path / "kserve.py").write_text("raise ModuleNotFoundError(name='kserve')")
     done = run(tmp_path, "alexnet-serve", "--help")
