@@ -31,7 +31,8 @@ def define_flags() -> None:
         "data_dir",
         None,
         "A folder with a folder of pictures for each class, which is prepared in "
-        f"{_PREPARED_DIR}/; or a data set made by data.prepare; none for the demo.",
+        f"{_PREPARED_DIR}/; or a data set made by data.prepare. Default: that of the "
+        "run in --model_dir, or else the demo's.",
         exists=True,
     )
     command_line.define_path(
@@ -86,10 +87,15 @@ def check(values: flags.FlagValues, arguments: list[str]):
 
 def main(values: flags.FlagValues, own_pictures=None) -> int:
     """Trains as the flags say; returns the exit code."""
+    from alexnet_tf.run import Run
     from alexnet_tf.training.command import train
 
     data_dir, model_dir = values.data_dir, values.model_dir
-    if data_dir is None:
+    goes_on = data_dir is None and model_dir and Run(model_dir).exists()
+    is_demo = data_dir is None and not goes_on
+    if goes_on:
+        data_dir = Run(model_dir).read_config().data_dir
+    elif is_demo:
         from data.prepare import prepare
 
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
@@ -107,7 +113,7 @@ def main(values: flags.FlagValues, own_pictures=None) -> int:
         overwrite=values.overwrite,
         export=values.export,
     )
-    if finished and values.data_dir is None:
+    if finished and is_demo:
         words = command_line.command("python", "train.py", "--data_dir=PICTURES")
         print(f"  {words}   (your own pictures, a folder for each class)")
     return 0 if finished else signals.EXIT_INTERRUPTED

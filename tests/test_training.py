@@ -327,6 +327,25 @@ def test_the_demo_prepares_its_data_again_after_a_kill(tmp_path, monkeypatch):
     assert prepared == [{"source": "elpv", "output": "runs/demo_data"}]
 
 
+def test_a_run_alone_goes_on_with_its_data(data_dir, tmp_path, monkeypatch):
+    import train as script
+
+    run = Run(str(tmp_path / "run"))
+    run.write_config(make_config(data_dir))
+    called = []
+    monkeypatch.setattr(command, "train", lambda *given, **_: called.append(given))
+    monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
+    values = types.SimpleNamespace(
+        **dict.fromkeys(("data_dir", "class_names", "label_offset")),
+        model_dir=run.model_dir,
+        recipe="auto",
+        overwrite=False,
+        export=True,
+    )
+    script.main(values)
+    assert called == [(data_dir, run.model_dir, "auto", {})]
+
+
 def test_an_empty_cluster_is_none(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", " ")
     assert make_training_strategy(0) is tf.distribute.get_strategy()

@@ -6,5 +6,6 @@ of the records, from any place of a run on), `decoding.py` (from bytes to a crop
 images that can be had in any order, and `raw_records.py`, where raw ones are found),
 `augmentation.py` (crops, mirror images, colours), and `batches.py`, which puts them
 together. `statistics.py` measures the training pixels, `measurements.py` keeps what was
-measured. `pictures.py` decodes what people send to a server.
+measured. `pictures.py` decodes what people send to a server, and `exif.py` turns it
+upright.
 """
