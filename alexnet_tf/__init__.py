@@ -4,8 +4,8 @@ The rooms, in the order of reading; each imports only from those above it:
 
 - `errors.py`, `recipes.py`, `files.py`, `pickles.py`, `signals.py`, `programs.py`,
   `command_line.py`: the one exception; every number of the paper and of the published
-  networks; how files are written, how a program is stopped, the console commands, what
-  the scripts share.
+  networks; how files are written, how others' pickles are read, how a program is
+  stopped, the console commands, what the scripts share.
 - `network/`: the network as a Keras model, its layers, weights that others published.
 - `pipeline/`: from records on disk to batches.
 - `config.py`, `devices.py`, `run.py`: a run's settings, where it computes, what is in

@@ -237,9 +237,10 @@ def load_published(
     Raises:
         UserError: If the weights cannot be read, or are for another recipe.
     """
-    if run := find_run(path):
-        checkpoint = "latest" if tf.io.gfile.isdir(path) else path
-        return run.load_model(checkpoint, dtype)
+    if tf.io.gfile.isdir(path):
+        return Run(path).load_model(dtype=dtype)
+    if not tf.io.gfile.exists(path) and (run := find_run(path)):
+        return run.load_model(path, dtype)
     weights = read_weights(path)
     found = weights.recipe_for(RECIPES.get(recipe))
     if found is None:

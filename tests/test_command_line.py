@@ -116,6 +116,9 @@ class Settings:
         default=None, metadata={"help": "Steps.", "lower_bound": 1, "expert": True}
     )
     until: float | None = dataclasses.field(default=67, metadata={"help": "Epoch."})
+    start: str | None = dataclasses.field(
+        default=None, metadata={"help": "File.", "path": True}
+    )
 
 
 def parse(*arguments, dataclass=Settings, monkeypatch=None):
@@ -145,6 +148,11 @@ def test_only_what_was_given_counts():
         "lrn": True,
         "color": "none",
     }
+
+
+def test_a_field_may_be_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert parse("--start=~/weights.npy") == {"start": "/home/somebody/weights.npy"}
 
 
 def test_none_is_a_value_where_it_may_be():

@@ -27,12 +27,13 @@ from weight_writers import (
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import evaluate_run, fit_as_trained
+from alexnet_tf.evaluation.command import _has_classes, evaluate_run, fit_as_trained
 from alexnet_tf.export import export_run
 from alexnet_tf.network import weight_files
 from alexnet_tf.network.published import LAYERS, assign, read_weights
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.run import Run, build_model, load_published
 from alexnet_tf.training.command import _first_weights, train
 
@@ -514,6 +515,36 @@ def test_a_run_its_checkpoint_and_a_keras_file_of_ours(run_dir, tmp_path):
     assert states["fc8"] == "new"  # as many classes, but others
     states = {r.name: r.state for r in assign(other, weights, config.class_names)}
     assert set(states.values()) == {"loaded"}
+
+
+def test_a_run_stands_for_published_weights_too(run_dir, layers):
+    run = Run(run_dir)
+    for path in (run_dir, run.checkpoint_path()):
+        model, config, checkpoint = load_published(path)
+        assert config == run.read_config()
+        assert checkpoint == run.checkpoint_path()
+    assert_same(read_weights(run_dir).layers, {"fc8": variables_of(model, "fc8")})
+    # A file of weights is what it is, wherever it lies.
+    model, config, path = load_published(save_npy(layers, pathlib.Path(run_dir, "w")))
+    assert (config.recipe.name, config.init_weights) == ("bvlc", path)
+    assert_same(layers, {"fc8": variables_of(model, "fc8")})
+    os.remove(path)
+
+
+def variables_of(model, name):
+    return {v.name: v.numpy() for v in model.get_layer(name).weights}
+
+
+def test_imagenets_classes_may_be_called_by_their_synsets(imagenet_npy, data_dir):
+    _, config, _ = load_published(imagenet_npy)
+    data_set = open_data_set(data_dir)
+    names = tuple(imagenet_synsets())
+    assert (names[0], config.class_names[0]) == ("n01440764", "tench")
+    for class_names in (names, config.class_names):
+        other = dataclasses.replace(data_set, class_names=class_names)
+        assert _has_classes(config, other)
+    other = dataclasses.replace(data_set, class_names=names[::-1])
+    assert not _has_classes(config, other)
 
 
 def test_training_starts_from_weights_and_goes_on_from_its_checkpoint(
