@@ -13,11 +13,17 @@ import asyncio
 import base64
 import json
 import re
+import sys
 
-import kserve
-import numpy as np
-import tensorflow as tf
-import uvicorn
+try:
+    import kserve
+    import numpy as np
+    import tensorflow as tf
+    import uvicorn
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: there is no {error.name}: pip install -r serving/requirements.txt"
+    )
 
 
 class AlexNet(kserve.Model):

@@ -53,7 +53,7 @@ def main() -> None:
         small = ["--train_steps=3", "--width=0.1", "--global_batch_size=32"]
         said = run(programs / "alexnet-train", *small)
         assert "alexnet-eval --model_dir=" in said
-        assert "alexnet-prepare --source=folder" in said
+        assert "alexnet-train --data_dir=PICTURES" in said
         run(python, "-c", LIBRARY)
         cells = programs.parent.glob("lib/*/site-packages/elpv_dataset/data/images/*")
         cells = sorted(cells)

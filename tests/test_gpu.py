@@ -195,4 +195,5 @@ def test_the_benchmark_fills_its_table(data_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if "|" in line]
     assert len(rows) > 10
-    assert {len(row) for row in rows} == {len(rows[0])}
+    assert {len(row) for row in rows} == {6, 5}  # steps alone; training
+    assert {row[1].strip() for row in rows} >= {"memory", "JPEG", "raw", "cached", "8"}

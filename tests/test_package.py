@@ -51,6 +51,8 @@ def test_every_script_is_a_console_command():
     scripts = {path.stem for path in ROOT.glob("*.py")}
     others = {"data.prepare", "data.check", "serving.kserve_server"}
     assert set(programs.COMMANDS.values()) == scripts | others
+    for module in programs.COMMANDS.values():
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
     assert PROJECT["scripts"] == dict.fromkeys(
         programs.COMMANDS, "alexnet_tf.programs:main"
     )
@@ -78,6 +80,27 @@ def test_console_commands_speak_of_console_commands(name, tmp_path):
     wrong = run(tmp_path, name, "--no_such_flag")
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines()[1] == f"see: {name} --help"
+
+
+def test_scripts_are_printed_as_console_commands_where_one_runs(monkeypatch):
+    text = (
+        "python train.py --x; python -m data.check; python /p/_programs/train.py --y; "
+        "python retrain.py; python -m data.checks; python data/prepare.py"
+    )
+    assert programs.as_typed(text) == text
+    monkeypatch.setattr(programs, "_is_console_command", True)
+    assert programs.as_typed(text) == (
+        "alexnet-train --x; alexnet-check; alexnet-train --y; "
+        "python retrain.py; python -m data.checks; alexnet-prepare"
+    )
+
+
+def test_the_server_says_what_it_needs(tmp_path):
+    (tmp_path / "kserve.py").write_text("raise ModuleNotFoundError(name='kserve')")
+    done = run(tmp_path, "alexnet-serve", "--help")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: there is no kserve: pip install ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_installed_scripts_are_inside_the_package(tmp_path):
