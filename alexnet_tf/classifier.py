@@ -55,7 +55,7 @@ def load(model_dir: str, checkpoint: str = "latest") -> keras.Model:
         UserError: If there is no such run or checkpoint.
     """
     model, config, _ = Run(expand(model_dir)).load_model(checkpoint)
-    fitting = Fitting(config.fit, config.stored_size, model.input_shape[1])
+    fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
     decode = tf.function(
         functools.partial(decode_pictures, fitting=fitting),
         input_signature=[tf.TensorSpec([None], tf.string)],
