@@ -193,7 +193,8 @@ def test_a_signal_ends_it(tmp_path, signum, code):
         os.killpg(process.pid, signum)  # as a terminal does
     error = process.communicate(timeout=30)[1]
     assert process.returncode == code, error
-    assert "Traceback" not in error
+    if signum != signal.SIGKILL:  # no one can tell a process that is just starting
+        assert "Traceback" not in error
     deadline = time.monotonic() + 10
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -155,7 +155,7 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
     start = read_weights(file).layers
     given = SMALL | {"init_weights": file, "freeze": ("conv1",), "train_steps": 3}
     run_dir = str(tmp_path / "run")
-    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO"):
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO", "absl"):
         patch.setattr(loop.Loop, "run", lambda _: False)
         assert not train(data_dir, run_dir, given=given, export=False)
     for line in (

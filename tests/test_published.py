@@ -363,6 +363,7 @@ def test_another_shape_is_an_error_and_changes_nothing(layers, tmp_path):
 
 
 def test_a_network_takes_its_weights_from_a_file(layers, tmp_path, caplog):
+    caplog.set_level("INFO", "absl")
     path = save_npy(layers, tmp_path / "w")
     model = alexnet(weights=path, width=WIDTH)
     assert (model.name, model.output_shape) == ("alexnet_bvlc", (None, 5))
