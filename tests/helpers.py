@@ -6,6 +6,7 @@ import numpy as np
 
 from alexnet_tf.config import Config, resolve
 from alexnet_tf.devices import make_strategy
+from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.training.step import Trainer
 
@@ -25,6 +26,12 @@ def make_trainer(data_dir, replicas=1, recipe="auto", **given) -> Trainer:
     config = dataclasses.replace(config, simulate_gpus=replicas)
     strategy = make_strategy(simulate_gpus=replicas)
     return Trainer(config, open_data_set(data_dir), strategy)
+
+
+def draw_no_pictures(patch=setattr) -> None:
+    """Has training draw none: they take seconds, and nothing depends on them."""
+    for name in ("write_start", "validated"):
+        patch(Monitor, name, lambda *_: None)
 
 
 def largest_difference(first, second) -> float:

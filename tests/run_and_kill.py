@@ -54,12 +54,14 @@ def kill_while_writing(checkpoint_dir):
 def main():
     data_dir, model_dir, where, replicas, dropout_rate = sys.argv[1:]
     from absl import logging
+    from helpers import draw_no_pictures
 
     from alexnet_tf.evaluation.evaluator import Evaluator
     from alexnet_tf.training import loop
     from alexnet_tf.training.command import train
     from alexnet_tf.training.step import Trainer
 
+    draw_no_pictures()
     logging.set_verbosity(logging.INFO)
     on_gpus = os.environ.get("GPU_TESTS") == "real"
     if where == "between":

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL, largest_difference, make_config
+from helpers import SMALL, draw_no_pictures, largest_difference, make_config
 
 from alexnet_tf.config import Config, resolve
 from alexnet_tf.errors import UserError
@@ -184,6 +184,7 @@ def test_a_run_is_what_its_config_says_when_recipes_change(
     data_dir, tmp_path, monkeypatch
 ):
     """Evaluation, export and resume do not look up the recipe by its name."""
+    draw_no_pictures(monkeypatch.setattr)
     given = SMALL | {"lr_schedule": "constant", "train_steps": 8}
     whole, half = str(tmp_path / "whole"), str(tmp_path / "half")
     assert train(data_dir, whole, given=given, export=False)

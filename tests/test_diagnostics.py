@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import make_trainer
+from helpers import draw_no_pictures, make_trainer
 
 from alexnet_tf import alexnet
 from alexnet_tf.run import Run
@@ -83,6 +83,7 @@ def test_find_first_bad(layer, value, where):
 def test_a_stuck_network_is_told_from_one_that_learns(
     data_dir, tmp_path, given, advice, monkeypatch
 ):
+    draw_no_pictures(monkeypatch.setattr)
     if advice:  # it would not start later, either
         monkeypatch.setattr(diagnostics, "_STUCK_FROM_AT_END", 20)
     num_epochs = 5.0 if advice else 18.0
