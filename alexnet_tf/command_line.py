@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import difflib
 import logging as stdlib_logging
-import math
 import os
 import re
 import shlex
@@ -14,7 +13,6 @@ import sys
 import tempfile
 import textwrap
 import traceback
-import types
 import typing
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +29,7 @@ except ModuleNotFoundError:
 from alexnet_tf import files, programs, signals
 from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import RECIPES
+from alexnet_tf.settings import Limits, settings_of
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 flags.disclaim_key_flags()  # flags belong to the script that has them defined here
@@ -122,60 +121,32 @@ class _PathParser(flags.ArgumentParser):
 
 
 class _FieldParser(flags.ArgumentParser):
-    """A value of a dataclass's field: of its type, in its bounds."""
+    """The value of a setting: of its type, in its limits."""
 
-    def __init__(self, annotation: object, limits: types.MappingProxyType):
-        kinds = set(typing.get_args(annotation)) or {annotation}
-        if isinstance(annotation, types.GenericAlias):
-            kinds = {annotation}
-        self._is_optional = types.NoneType in kinds
-        (kind,) = kinds - {types.NoneType}
-        self._is_tuple = typing.get_origin(kind) is tuple
-        self._kind = typing.get_args(kind)[0] if self._is_tuple else kind
-        self.enum_values = limits.get("choices")
-        self._lower = limits.get("lower_bound", -math.inf)
-        self._upper = limits.get("upper_bound", math.inf)
-        self.syntactic_help = self._describe()
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self.enum_values = limits.choices
+        self.syntactic_help = str(limits)
 
     def parse(self, argument: str) -> object:
-        if self._is_optional and argument.lower() == "none":
+        limits = self._limits
+        if limits.is_optional and argument.lower() == "none":
             return None
-        if not self._is_tuple:
-            return self._parse_one(argument)
-        return tuple(self._parse_one(part.strip()) for part in argument.split(","))
-
-    def _parse_one(self, text: str) -> object:
         try:
-            value = self._kind(text)
+            values = [limits.kind(part) for part in self._split(argument)]
         except ValueError:
-            raise ValueError(f"must be {self.syntactic_help}") from None
-        is_number = not isinstance(value, str)
-        if (self.enum_values and value not in self.enum_values) or (
-            is_number
-            and not (self._lower <= value <= self._upper and math.isfinite(value))
-        ):
-            raise ValueError(f"must be {self.syntactic_help}")
+            raise ValueError(f"must be {limits}") from None
+        value = tuple(values) if limits.is_tuple else values[0]
+        if not limits.allow(value):
+            raise ValueError(f"must be {limits}")
         return value
 
     def flag_type(self) -> str:
-        return "numbers" if self._is_tuple else self._kind.__name__
+        return "numbers" if self._limits.is_tuple else self._limits.kind.__name__
 
-    def _describe(self) -> str:
-        if self.enum_values:
-            text = " or ".join(map(str, self.enum_values))
-            text += ", several with commas" if self._is_tuple else ""
-        else:
-            text = {int: "a whole number", float: "a number", str: "a text"}[self._kind]
-            if self._is_tuple:
-                text += " or several with commas"
-            bounds = (self._lower, self._upper)
-            if all(map(math.isfinite, bounds)):
-                text += " from {:g} to {:g}".format(*bounds)
-            elif math.isfinite(self._lower):
-                text += f" of at least {self._lower:g}"
-            elif math.isfinite(self._upper):
-                text += f" of at most {self._upper:g}"
-        return text + (", or none" if self._is_optional else "")
+    def _split(self, argument: str) -> list[str]:
+        parts = argument.split(",") if self._limits.is_tuple else [argument]
+        return [part.strip() for part in parts]
 
 
 def define_path(
@@ -260,47 +231,39 @@ def define_flags_from(
     dataclass: type,
     describe_default: Callable[[dataclasses.Field], str] | None = None,
 ) -> None:
-    """Defines a flag for each field of a dataclass whose metadata have a `help`.
+    """Defines a flag for each setting of a dataclass.
 
     The flag has the field's name and type: bool, int, float, str, a tuple of one of
     them (given with commas), or one of these with `| None`, which `none` gives. The
-    metadata may have `choices`, `lower_bound`, `upper_bound`; `path`, whether it is
-    one; and `expert`, whether only `--helpfull` shows it. The flag itself has no
-    default: see `given_flags`.
+    flag itself has no default: see `given_flags`.
 
         @dataclasses.dataclass
         class Recipe:
-            momentum: float = dataclasses.field(
-                default=0.9, metadata={"help": "Of the update rule.", "lower_bound": 0}
-            )
+            momentum: float = setting(0.9, "Of the update rule.", lower_bound=0)
 
     Args:
         dataclass: The class.
         describe_default: What the help says of a field's default; by default its value.
     """
-    for field in _flag_fields(dataclass):
+    hints = typing.get_type_hints(dataclass)
+    for field in settings_of(dataclass):
         described = (describe_default or _describe_default)(field)
         help = field.metadata["help"] + (f" Default: {described}." if described else "")
-        annotation = typing.get_type_hints(dataclass)[field.name]
+        limits = Limits(hints[field.name], field.metadata)
         if field.metadata.get("path"):
             define_path(field.name, None, help)
-        elif annotation is bool:
+        elif limits.kind is bool:
             flags.DEFINE_boolean(field.name, None, help)
         else:
-            parser = _FieldParser(annotation, field.metadata)
-            flags.DEFINE(parser, field.name, None, help)
+            flags.DEFINE(_FieldParser(limits), field.name, None, help)
         if field.metadata.get("expert"):
             mark_expert(field.name)
 
 
 def given_flags(values: flags.FlagValues, *dataclasses: type) -> dict[str, object]:
     """The values that the user gave for the fields of dataclasses, by their names."""
-    names = [field.name for each in dataclasses for field in _flag_fields(each)]
+    names = [field.name for each in dataclasses for field in settings_of(each)]
     return {name: values[name].value for name in names if values[name].present}
-
-
-def _flag_fields(dataclass: type) -> list[dataclasses.Field]:
-    return [f for f in dataclasses.fields(dataclass) if "help" in f.metadata]
 
 
 def _describe_default(field: dataclasses.Field) -> str:

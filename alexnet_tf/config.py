@@ -13,16 +13,12 @@ from alexnet_tf.recipes import (
     choose_recipe,
     fit_fine_tuning,
     fit_small,
-    setting,
 )
+from alexnet_tf.settings import check, expert_setting, setting, settings_of
 
 if typing.TYPE_CHECKING:  # flags are made from `Config` before TensorFlow is imported
     from alexnet_tf.network.published import PublishedWeights
     from alexnet_tf.pipeline.data_set import DataSet
-
-
-def _expert(default, help, **limits):
-    return setting(default, help, expert=True, **limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +67,13 @@ class Config:
     simulate_gpus: int = setting(
         0, "Replicas on the CPU instead, to try them.", lower_bound=0
     )
-    memory_growth: bool = _expert(
+    memory_growth: bool = expert_setting(
         True, "Take a GPU's memory as it is needed; else all of it at once."
     )
     train_steps: int | None = setting(
         None, "Steps to train, instead of --num_epochs.", lower_bound=1
     )
-    steps_per_loop: int | None = _expert(
+    steps_per_loop: int | None = expert_setting(
         None,
         "Steps between two returns to Python; by default those of half a second.",
         lower_bound=1,
@@ -85,33 +81,36 @@ class Config:
     checkpoint_every: int | None = setting(
         None, "Steps between checkpoints; by default an epoch.", lower_bound=1
     )
-    keep_checkpoints: int = _expert(
+    keep_checkpoints: int = expert_setting(
         5, "How many of the latest checkpoints to keep.", lower_bound=1
     )
     cache: bool = setting(False, "Keep the training images in memory, decoded.")
-    cache_validation: bool = _expert(False, "Keep the validation images, too.")
-    data_service: str | None = _expert(
+    cache_validation: bool = expert_setting(False, "Keep the validation images, too.")
+    data_service: str | None = expert_setting(
         None, "tf.data service that reads and augments: grpc://host:port."
     )
-    histograms_every: int | None = _expert(
+    histograms_every: int | None = expert_setting(
         None,
         "Steps between histograms; by default an epoch, 0 for never.",
         lower_bound=0,
     )
-    profiler_port: int | None = _expert(
+    profiler_port: int | None = expert_setting(
         None, "Port at which TensorBoard's profiler can ask.", lower_bound=1
     )
-    max_bad_records: int = _expert(
+    max_bad_records: int = expert_setting(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
     )
-    reduce_in_bfloat16: bool = _expert(
+    reduce_in_bfloat16: bool = expert_setting(
         False,
         "Halve what replicas exchange; by default where the precision is bfloat16.",
     )
-    deterministic: bool = _expert(
+    deterministic: bool = expert_setting(
         False, "Bit-identical reruns on GPUs too; slower there."
     )
     seed: int = setting(0, "Of everything drawn at random.", lower_bound=0)
+
+    def __post_init__(self):
+        check(self)
 
     @property
     def image_size(self) -> int:
@@ -179,19 +178,20 @@ def resolve(
     changes = {name: given[name] for name in _names(Recipe) if name in given}
     try:
         chosen = dataclasses.replace(chosen, **changes)
-        chosen = dataclasses.replace(chosen, fit=_choose_fit(data_set, chosen, given))
+        return Config(
+            dataclasses.replace(chosen, fit=_choose_fit(data_set, chosen, given)),
+            data_dir=data_set.data_dir,
+            class_names=data_set.class_names,
+            num_train_examples=num_train_examples,
+            stored_size=data_set.image_shape and data_set.image_shape[0],
+            given_offset=data_set.given_offset,
+            given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
+            **settings,
+        )
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    return Config(
-        recipe=chosen,
-        data_dir=data_set.data_dir,
-        class_names=data_set.class_names,
-        num_train_examples=num_train_examples,
-        stored_size=data_set.image_shape and data_set.image_shape[0],
-        given_offset=data_set.given_offset,
-        given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
-        **settings,
-    )
 
 
 def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
@@ -224,7 +224,7 @@ def _choose_fit(data_set: "DataSet", recipe: Recipe, given) -> str:
 
 def _names(kind: type) -> list[str]:
     """The settings of a dataclass."""
-    return [f.name for f in dataclasses.fields(kind) if "help" in f.metadata]
+    return [field.name for field in settings_of(kind)]
 
 
 def fixed_settings(config: Config) -> dict[str, object]:
@@ -233,8 +233,8 @@ def fixed_settings(config: Config) -> dict[str, object]:
     fixed = {
         field.name: getattr(owner, field.name)
         for kind, owner in owners
-        for field in dataclasses.fields(kind)
-        if field.metadata.get("fixed")
+        for field in settings_of(kind)
+        if field.metadata["fixed"]
     }
     return {
         "recipe": config.recipe.name,

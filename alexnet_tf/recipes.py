@@ -10,8 +10,8 @@ alone.
 """
 
 import dataclasses
-import types
-import typing
+
+from alexnet_tf.settings import check, expert_setting, setting, settings_of
 
 # Those with weights, in their order.
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
@@ -30,49 +30,9 @@ SMALL_BATCHES = {
 SMALL_MAX_EPOCHS = 100.0  # each ends in a validation and a checkpoint
 
 
-def setting(default, help, *, fixed=False, expert=False, **limits):
-    """Makes a field of a dataclass that is a flag, too.
-
-    Args:
-        default: Its value where nobody gives one.
-        help: What it is, with its unit.
-        fixed: Whether a run cannot go on with another value.
-        expert: Whether only `--helpfull` shows the flag.
-        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple; whether
-            it is a `path`.
-    """
-    metadata = {"help": help, "fixed": fixed, "expert": expert, **limits}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 def _network(default, help, **limits):
     """A setting without which the weights of a run mean something else."""
-    return setting(default, help, fixed=True, expert=True, **limits)
-
-
-def _expert(default, help, **limits):
-    return setting(default, help, expert=True, **limits)
-
-
-def _check(field: dataclasses.Field, value: object) -> None:
-    """Raises `ValueError` where a value is not what its field allows."""
-    limits = field.metadata
-    choices, length = limits.get("choices"), limits.get("length")
-    lower, upper = limits.get("lower_bound"), limits.get("upper_bound")
-    if value is None:
-        return
-    values = value if isinstance(value, tuple) else (value,)
-    if choices and not set(values) <= set(choices):
-        expected = f"one of {', '.join(map(str, choices))}"
-    elif length and len(value) != length:
-        expected = f"{length} numbers"
-    elif lower is not None and not value >= lower:
-        expected = f"at least {lower:g}"
-    elif upper is not None and not value <= upper:
-        expected = f"at most {upper:g}"
-    else:
-        return
-    raise ValueError(f"{field.name} must be {expected}, received {value}")
+    return expert_setting(default, help, fixed=True, **limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +55,16 @@ class Recipe:
         choices=(1, 2),
     )
     filters: tuple[int, ...] = _network(
-        (96, 256, 384, 384, 256), "Filters of conv1 to conv5 (section 3.5).", length=5
+        (96, 256, 384, 384, 256),
+        "Filters of conv1 to conv5 (section 3.5).",
+        length=5,
+        lower_bound=1,
     )
     conv1_padding: tuple[int, ...] = _network(
         (0, 3),
         "Zeros before and after each row and column of the input, pixels.",
         length=2,
+        lower_bound=0,
     )
     activation: str = _network(
         "relu", "After every hidden layer (section 3.1).", choices=("relu", "tanh")
@@ -159,21 +123,21 @@ class Recipe:
     bgr: bool = _network(False, "Turns the channels to blue, green, red.")
 
     # Initial weights (section 5).
-    init: str = _expert(
+    init: str = expert_setting(
         "normal",
         "normal: N(0, stddev), constant biases; fan_in: all from U(±1/√fan_in).",
         choices=("normal", "fan_in"),
     )
-    init_stddev: float = _expert(
+    init_stddev: float = expert_setting(
         0.01, "Standard deviation of the initial weights.", lower_bound=0.0
     )
-    init_stddev_conv345: float | None = _expert(
+    init_stddev_conv345: float | None = expert_setting(
         None, "Of conv3, conv4 and conv5 alone.", lower_bound=0.0
     )
-    init_stddev_fc67: float | None = _expert(
+    init_stddev_fc67: float | None = expert_setting(
         None, "Of fc6 and fc7 alone.", lower_bound=0.0
     )
-    bias_init: float = _expert(
+    bias_init: float = expert_setting(
         1.0, "Initial biases of conv2, conv4, conv5, fc6 and fc7; the others are 0."
     )
 
@@ -186,18 +150,22 @@ class Recipe:
         expert=True,
         choices=("crop", "warp", "pad"),
     )
-    random_crops: bool = _expert(True, "Train on random crops, else on the centre.")
-    mirror: bool = _expert(True, "Turn half of the training images left to right.")
+    random_crops: bool = expert_setting(
+        True, "Train on random crops, else on the centre."
+    )
+    mirror: bool = expert_setting(
+        True, "Turn half of the training images left to right."
+    )
     color: str = setting(
         "jitter",
         "Colour changes: jitter (brightness, contrast, saturation), pca (section 4.1).",
         choices=("jitter", "pca", "none"),
     )
-    pca_source_2012: bool = _expert(
+    pca_source_2012: bool = expert_setting(
         False,
         "pca multiplies by the roots of the eigenvalues, and divides the image by 1.1.",
     )
-    color_until_epoch: float | None = _expert(
+    color_until_epoch: float | None = expert_setting(
         None, "Where the colour changes end, epochs."
     )
 
@@ -216,7 +184,7 @@ class Recipe:
         "--lr_drop_epochs; cosine, poly: down to 0 at the end; constant.",
         choices=("plateau", "steps", "cosine", "poly", "constant"),
     )
-    lr_drop_epochs: tuple[float, ...] = _expert(
+    lr_drop_epochs: tuple[float, ...] = expert_setting(
         (25.0, 51.0, 79.0), "Where steps divides the rate by 10, epochs."
     )
     warmup_epochs: float = setting(
@@ -233,14 +201,14 @@ class Recipe:
         "Multiplies the rate and goes through the momentum, as section 5 has it.",
         lower_bound=0.0,
     )
-    decay_biases: bool = _expert(True, "Weight decay holds for biases, too.")
-    bias_learning_rate_factor: float = _expert(
+    decay_biases: bool = expert_setting(True, "Weight decay holds for biases, too.")
+    bias_learning_rate_factor: float = expert_setting(
         1.0, "Multiplies the initial rate of biases.", lower_bound=0.0
     )
-    biases_follow_schedule: bool = _expert(
+    biases_follow_schedule: bool = expert_setting(
         True, "The rate of biases changes as that of the weights."
     )
-    head_learning_rate_factor: float = _expert(
+    head_learning_rate_factor: float = expert_setting(
         1.0,
         "Multiplies the rate of fc8; 10 where --init_weights leaves it new.",
         lower_bound=0.0,
@@ -250,16 +218,15 @@ class Recipe:
         "Layers that stay as they are, such as conv1,conv2,conv3.",
         choices=LAYERS,
     )
-    conv1_drop_epoch: float | None = _expert(
+    conv1_drop_epoch: float | None = expert_setting(
         None, "Where the rate of conv1's weights is divided by 10 once more, epochs."
     )
-    conv1_stop_epoch: float | None = _expert(
+    conv1_stop_epoch: float | None = expert_setting(
         None, "From where on conv1 stays as it is, epochs."
     )
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
+        check(self)
         if set(self.freeze or ()) == set(LAYERS):
             raise ValueError("freeze must leave a layer to train")
 
@@ -448,37 +415,6 @@ def network_fields(recipe: Recipe) -> dict[str, object]:
     """The settings of a recipe without which its weights mean something else."""
     return {
         field.name: getattr(recipe, field.name)
-        for field in dataclasses.fields(Recipe)
-        if field.metadata.get("fixed") and field.name not in _FREE
+        for field in settings_of(Recipe)
+        if field.metadata["fixed"] and field.name not in _FREE
     }
-
-
-def from_json(kind: type, values: object):
-    """Makes a dataclass of what `json` read of it, field by field.
-
-    Raises:
-        ValueError: A field is missing, unknown, or has a value of another type.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"expected an object, found {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if set(values) != set(fields):
-        odd = min(set(values) ^ set(fields))
-        raise ValueError(f"{odd} is {'unknown' if odd in values else 'missing'}")
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _convert(name, hints[name], values[name]) for name in fields})
-
-
-def _convert(name: str, hint, value):
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            (item, _) = typing.get_args(option)
-            return tuple(_convert(name, item, x) for x in value)
-        if option is float and type(value) in (int, float):
-            return float(value)
-        if type(value) is option:
-            return value
-    raise ValueError(f"{name} is {value!r}")

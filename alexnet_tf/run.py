@@ -28,7 +28,8 @@ from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
 from alexnet_tf.network.published import assign, read_weights
 from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.pipeline.older_shards import imagenet_class_names
-from alexnet_tf.recipes import RECIPES, from_json
+from alexnet_tf.recipes import RECIPES
+from alexnet_tf.settings import from_json
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
 # What is in the directory of an export, and in that of a run, as `remove_written` takes

@@ -20,9 +20,9 @@ from alexnet_tf.recipes import (
     SMALL_MAX_EPOCHS,
     Recipe,
     fit_small,
-    from_json,
 )
 from alexnet_tf.run import Run
+from alexnet_tf.settings import from_json
 from alexnet_tf.training.command import train
 
 
@@ -67,10 +67,20 @@ def test_a_run_that_goes_on_keeps_its_batch_and_length(data_dir):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"filters": (96, 256)}, "--filters must be 5 numbers, received"),
-        ({"color": "sepia"}, "--color must be one of jitter, pca, none"),
-        ({"dropout_rate": 1.0}, "--dropout_rate must be at most 0.99, received 1.0"),
-        ({"momentum": float("nan")}, "--momentum must be at least 0, received nan"),
+        ({"filters": (96, 256)}, "--filters must be 5 numbers with commas.*, received"),
+        ({"color": "sepia"}, "--color must be jitter or pca or none, received sepia"),
+        (
+            {"dropout_rate": 1.0},
+            "--dropout_rate must be a number from 0 to 0.99, received 1.0",
+        ),
+        (
+            {"momentum": float("nan")},
+            "--momentum must be a number from 0 to 1, received nan",
+        ),
+        ({"momentum": "much"}, "--momentum must be a number .*, received much"),
+        ({"width": 0.0}, "--width must be a number of at least 0.001, received 0.0"),
+        ({"train_steps": 0}, "--train_steps must be a whole number .*, received 0"),
+        ({"num_epochs": None}, "--num_epochs must be a number .*, received None"),
     ],
 )
 def test_values_out_of_range_are_one_line(data_dir, given, message):

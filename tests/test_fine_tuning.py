@@ -83,7 +83,10 @@ def test_frozen_layers_at_the_bottom_cost_no_backward_pass(data_dir):
 @pytest.mark.parametrize(
     ("freeze", "message"),
     [
-        (("conv9",), "--freeze must be one of conv1, .*, received"),
+        (
+            ("conv9",),
+            "--freeze must be conv1 or .*, several with commas, or none, received",
+        ),
         (LAYERS, "--freeze must leave a layer to train"),
     ],
 )

@@ -23,7 +23,8 @@ from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their 
 from alexnet_tf.network.numpy_files import read_npy, read_pickle
 from alexnet_tf.network.protobuf_files import read_protobuf
 from alexnet_tf.network.weight_layout import Found, from_outputs_first
-from alexnet_tf.recipes import LAYERS, RECIPES, Recipe, from_json
+from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
+from alexnet_tf.settings import from_json
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte
