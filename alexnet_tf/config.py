@@ -100,8 +100,8 @@ class Config:
     max_bad_records: int = expert_setting(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
     )
-    reduce_in_bfloat16: bool = expert_setting(
-        False,
+    reduce_in_bfloat16: bool | None = expert_setting(
+        None,
         "Halve what replicas exchange; by default where the precision is bfloat16.",
     )
     deterministic: bool = expert_setting(

@@ -221,10 +221,15 @@ def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(data_dir, tmp_pat
     assert after["fc8"]["kernel"].shape == (before["fc7"]["bias"].size, 3)
 
 
-def test_the_name_of_a_new_run_is_that_of_the_weights_recipe(
+def test_a_new_run_is_called_by_the_recipe_of_weights_that_are_read_once(
     data_dir, tmp_path, file, monkeypatch
 ):
+    read = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "_train_run", lambda run, *_: run.model_dir)
+    monkeypatch.setattr(
+        command, "read_weights", lambda path: read.append(path) or read_weights(path)
+    )
     given = SMALL | {"init_weights": file}
     assert train(data_dir, given=given).endswith("-bvlc")
+    assert read == [file]

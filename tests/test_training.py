@@ -21,7 +21,6 @@ from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.files import LOCK_FILE, lock
-from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training import command
 from alexnet_tf.training.command import train
@@ -441,21 +440,17 @@ def test_full_disk_does_not_stop_training(data_dir, tmp_path, caplog, recovers):
 
 def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data_set, given = open_data_set(data_dir), SMALL | {"seed": 5}
+    monkeypatch.setattr(command, "_train_run", lambda run, *_: run.model_dir)
 
     def choose(**changes):
         """The directory of a run that is then interrupted."""
-        with contextlib.ExitStack() as stack:
-            settings = given | changes
-            chosen = command._choose_directory(data_set, "auto", settings, stack)
-            run = Run(chosen)
-            if not run.exists():
-                run.write_config(make_config(data_set, **settings))
-            return chosen
+        return train(data_dir, given=SMALL | {"seed": 5} | changes)
 
     first = choose()
     assert re.fullmatch(r"runs/\d{8}-\d{6}-small", first)
     assert choose() == first
+    automatic = choose(precision="auto")
+    assert choose(precision="auto") == automatic != first
     other = choose(seed=6)
     assert choose(learning_rate=0.1) not in (first, other)
     assert choose() == first

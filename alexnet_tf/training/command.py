@@ -88,12 +88,21 @@ def train(
     with contextlib.ExitStack() as stack:
         if model_dir is None:
             _check_alone(strategy)
-            model_dir = _choose_directory(data_set, recipe, given, stack)
-        elif is_chief(strategy):
-            check_output(model_dir, [data_dir], what="--model_dir", replaced=False)
-            stack.enter_context(lock(model_dir, "the run"))
-        run = Run(model_dir)
-        return _train_run(run, data_set, strategy, recipe, given, overwrite, export)
+            run = _find_unfinished(data_set, recipe, given, strategy, stack)
+        else:
+            run = Run(model_dir)
+            if is_chief(strategy):
+                check_output(model_dir, [data_dir], what="--model_dir", replaced=False)
+                stack.enter_context(lock(model_dir, "the run"))
+        goes_on = run and run.exists() and not overwrite
+        previous = run.read_config() if goes_on else None
+        weights = _first_weights(run, previous, given)
+        config = resolve(data_set, recipe, given, previous, weights)
+        config = _complete(config, strategy)
+        check_batch_size(config.recipe.global_batch_size, strategy)
+        run = run or _make_run(config, stack)
+        run.start(config, overwrite, write=is_chief(strategy))
+        return _train_run(run, config, data_set, strategy, weights, export)
 
 
 def _check_alone(strategy: tf.distribute.Strategy) -> None:
@@ -101,50 +110,47 @@ def _check_alone(strategy: tf.distribute.Strategy) -> None:
         raise UserError("several workers must share a --model_dir: give it to each")
 
 
-def _choose_directory(data_set, recipe: str, given, stack) -> str:
-    """Finds or makes the directory of a run without a name, and locks it."""
+def _find_unfinished(data_set, recipe: str, given, strategy, stack) -> Run | None:
+    """The newest run of the same settings that no other process is at, locked."""
     for name in reversed(list_names(RUNS_DIR)):
         run = Run(os.path.join(RUNS_DIR, name))
-        if _can_go_on(run, data_set, recipe, given):
+        if _can_go_on(run, data_set, recipe, given, strategy):
             with contextlib.suppress(UserError):  # another process is at it
                 stack.enter_context(lock(run.model_dir, "the run"))
-                return run.model_dir
-    path = given.get("init_weights")
-    weights = read_weights(path) if path else None
-    recipe_name = resolve(data_set, recipe, given, weights=weights).recipe.name
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe_name}"
+                return run
+    return None
+
+
+def _make_run(config: Config, stack) -> Run:
+    """Makes the directory of a run without a name, and locks it."""
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.recipe.name}"
     directory = make_fresh_directory(os.path.join(RUNS_DIR, name))
     stack.enter_context(lock(directory, "the run"))
-    return directory
+    return Run(directory)
 
 
-def _can_go_on(run: Run, data_set: DataSet, recipe: str, given) -> bool:
+def _can_go_on(run: Run, data_set: DataSet, recipe: str, given, strategy) -> bool:
     """Whether it is an unfinished run of the same settings."""
     if not run.exists() or tf.io.gfile.exists(run.eval_file):
         return False
     try:
         config = run.read_config()
+        wanted = _complete(resolve(data_set, recipe, given, config), strategy)
     except UserError:
         return False
-    values = flat(config)
+    values, wanted_values = flat(config), flat(wanted)
     return (
         config.data_dir == data_set.data_dir
         and config.class_names == data_set.class_names
         and config.given_offset == data_set.given_offset
         and recipe in ("auto", config.recipe.name)
         and set(config.given) == set(given)
-        and all(values[name] == value for name, value in given.items())
+        and all(values[name] == wanted_values[name] for name in given)
     )
 
 
-def _train_run(run, data_set, strategy, recipe, given, overwrite, export) -> bool:
-    previous = run.read_config() if run.exists() and not overwrite else None
-    weights = _first_weights(run, previous, given)
-    config = resolve(data_set, recipe, given, previous, weights)
-    config = _complete(config, strategy)
+def _train_run(run, config, data_set, strategy, weights, export) -> bool:
     data_set = dataclasses.replace(data_set, fit=config.recipe.fit)
-    check_batch_size(config.recipe.global_batch_size, strategy)
-    run.start(config, overwrite, write=is_chief(strategy))
     _log_configuration(run, config, strategy)
     if config.deterministic:
         keras.utils.set_random_seed(config.seed)
@@ -168,7 +174,9 @@ def _command_to_go_on(run: Run) -> str:
     return command("python", *words)
 
 
-def _first_weights(run: Run, previous: Config | None, given) -> PublishedWeights | None:
+def _first_weights(
+    run: Run | None, previous: Config | None, given
+) -> PublishedWeights | None:
     """Reads what a run starts from; one that has a checkpoint goes on from there."""
     path = given.get("init_weights") or (previous and previous.init_weights)
     if not path or (previous and list_checkpoints(run.checkpoint_dir)):
@@ -182,7 +190,7 @@ def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
     if precision == "auto":
         precision = choose_precision(strategy)
     reduce_in_bfloat16 = config.reduce_in_bfloat16
-    if "reduce_in_bfloat16" not in config.given:  # such gradients are bfloat16 already
+    if reduce_in_bfloat16 is None:  # such gradients are bfloat16 already
         reduce_in_bfloat16 = precision == "mixed_bfloat16"
     return dataclasses.replace(
         config,
