@@ -9,6 +9,7 @@ for each layer that NumPy maps into memory; a .npz, for few pictures, has all of
 """
 
 from alexnet_tf import signals
+from alexnet_tf.paths import local_only
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle(signals.EXIT_INTERRUPTED)
@@ -57,7 +58,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
         values.input or values.data_dir,
         values.model_dir or values.init_weights,
     ]
-    files.local_only(values.output, "--output")
+    local_only(values.output, "--output")
     kind = "file" if values.output.endswith(".npz") else "directory"
     files.check_output(
         values.output, inputs, what="--output", kind=kind, replaced=False

@@ -8,6 +8,7 @@ read; then the exit code is 1.
 """
 
 from alexnet_tf import signals
+from alexnet_tf.paths import for_tensorflow, list_names
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
@@ -111,7 +112,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> Task:
 def find_saved_model(directory: str) -> str:
     """The directory of the SavedModel in an export or a run."""
     for candidate in (directory, os.path.join(directory, "saved_model")):
-        if "saved_model.pb" in files.list_names(candidate):
+        if "saved_model.pb" in list_names(candidate):
             return candidate
     raise UserError(
         f"--saved_model={directory} is no SavedModel and no run that has one: give the "
@@ -291,7 +292,7 @@ def main(values: flags.FlagValues, task: Task) -> int:
     import tensorflow as tf
     from tqdm import tqdm
 
-    model = tf.saved_model.load(files.for_tensorflow(task.saved_model))
+    model = tf.saved_model.load(for_tensorflow(task.saved_model))
     classify = model.signatures["serving_default"]
     look = None
     if values.explain:

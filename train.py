@@ -8,6 +8,7 @@ Without flags: the demo, on photographs of solar cells that a Python package bri
 """
 
 from alexnet_tf import signals
+from alexnet_tf.paths import list_names
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle(signals.EXIT_INTERRUPTED)
@@ -15,7 +16,7 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 import dataclasses
 import os
 
-from alexnet_tf import command_line, files
+from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 from alexnet_tf.config import Config
 from alexnet_tf.recipes import FINE_TUNING, LARGE_DATA_SET, RECIPES, Recipe, fit_small
@@ -99,7 +100,7 @@ def main(values: flags.FlagValues, own_pictures=None) -> int:
         from data.prepare import prepare
 
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
-        if not files.list_names(data_dir):  # not yet, or its preparation was killed
+        if not list_names(data_dir):  # not yet, or its preparation was killed
             prepare(source="elpv", output=data_dir)
     elif own_pictures:
         data_dir = own_pictures.prepare()

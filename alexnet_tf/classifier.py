@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.files import expand, is_remote
+from alexnet_tf.paths import expand, is_remote
 from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
 from alexnet_tf.run import Run
 

@@ -28,6 +28,7 @@ except ModuleNotFoundError:
 
 from alexnet_tf import files, programs, signals
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import expand, is_remote, list_names
 from alexnet_tf.recipes import RECIPES
 from alexnet_tf.settings import Limits, settings_of
 
@@ -99,16 +100,16 @@ _expert_flags: set[str] = set()
 
 
 class _PathParser(flags.ArgumentParser):
-    """A path, as `files.expand` takes it; looked for where it is to exist."""
+    """A path, as `expand` takes it; looked for where it is to exist."""
 
     def __init__(self, name: str, exists: bool):
         self._name, self._exists = name, exists
 
     def parse(self, argument: str) -> str:
-        path = files.expand(argument)
-        if self._exists and not files.is_remote(path) and not os.path.lexists(path):
+        path = expand(argument)
+        if self._exists and not is_remote(path) and not os.path.lexists(path):
             directory, name = os.path.split(path.rstrip("/"))
-            near = difflib.get_close_matches(name, files.list_names(directory or "."))
+            near = difflib.get_close_matches(name, list_names(directory or "."))
             hint = ""
             if near:
                 meant = f"--{self._name}={os.path.join(directory, near[0])}"

@@ -17,6 +17,7 @@ from alexnet_tf import files
 from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.layers import LocalResponseNormalization
+from alexnet_tf.paths import for_tensorflow, list_names, local_only
 from alexnet_tf.pipeline.pictures import (
     Fitting,
     decode_pictures,
@@ -72,10 +73,10 @@ def export_run(
     output = (output or os.path.join(model_dir, format)).rstrip("/")
     source = run.checkpoint_dir if run else init_weights
     files.check_output(output, [source], what="--output")
-    if is_given and files.list_names(output) and not _is_export(output):
+    if is_given and list_names(output) and not _is_export(output):
         raise UserError(f"--output={output} exists and is no export: give a new one")
     if format != "saved_model":
-        files.local_only(output, f"the output of --format={format}")
+        local_only(output, f"the output of --format={format}")
     if format == "onnx":  # before the work begins
         _import("tf2onnx")
         _import("onnxruntime")
@@ -99,7 +100,7 @@ def export_run(
 
 def _is_export(directory: str) -> bool:
     kept = {"saved_model.pb", LITERT_FILE, ONNX_FILE}
-    return bool(kept & set(files.list_names(directory)))
+    return bool(kept & set(list_names(directory)))
 
 
 def export_model(
@@ -286,7 +287,7 @@ def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None
     fitted = tf.concat([fit_images(p[np.newaxis], fitting) for p in pictures], 0)
     expected = tf.nn.softmax(model(fitted, training=False)).numpy()
     fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
-    serve = tf.saved_model.load(files.for_tensorflow(saved_model)).signatures
+    serve = tf.saved_model.load(for_tensorflow(saved_model)).signatures
     encoded = tf.stack([tf.io.encode_png(picture) for picture in pictures])
     answer = serve["serving_default"](image_bytes=encoded)
     ids = np.maximum(answer["class_ids"].numpy(), 0)  # -1 has probability 0

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import list_names
 from alexnet_tf.pipeline.batches import named_batches
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.pipeline.examples import CHUNK, BadRecords
@@ -229,7 +230,7 @@ def _start(directory: str, output: str, settings: Mapping[str, object]) -> None:
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             _check_settings(output, file.read(), settings)
-    elif not all(map(files.is_unfinished, files.list_names(directory))):
+    elif not all(map(files.is_unfinished, list_names(directory))):
         raise UserError(f"--output={output} holds other files: give a new directory")
     else:
         with files.writing(path) as file:

@@ -1,9 +1,7 @@
-"""Paths, outputs, locks, disks: nothing of a person's is lost.
+"""Outputs, locks, disks: nothing of a person's is lost.
 
 The rules, for every program:
 
-- A path is never a pattern. `expand` takes what a person gave; what TensorFlow would
-  take for a pattern goes through `for_tensorflow`.
 - What a program did not write it does not remove (`replacing`, `remove_written`), and
   no input lies in what it replaces (`check_output`).
 - What is new is complete before the old goes, by a move (`replacing`).
@@ -11,18 +9,14 @@ The rules, for every program:
   (`make_fresh_directory`).
 - What the file system refuses is one line that says what to do (`explain`).
 
-Local paths need no TensorFlow, which takes seconds to import; remote ones
-(`gs://…`, in tests `ram://…`) go to its `tf.io.gfile`.
+What a path is stands in `paths.py`.
 """
 
-import atexit
 import contextlib
 import errno
 import fcntl
 import fnmatch
-import functools
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -35,12 +29,11 @@ from typing import IO
 from absl import logging
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import LOCK_FILE, is_remote, list_names, remote_files
 
-LOCK_FILE = ".lock"
 _UNFINISHED = ".incomplete"
 _MARKED = 256  # first bytes of a file, by which its program is known
 _ROOM = 2**20  # bytes that an output must be able to take
-_PATTERN = re.compile(r"[]\\[*?]")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ADVICE = {
@@ -54,72 +47,6 @@ _ADVICE = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EIO: "see to the disk",
 }
-
-
-def expand(path: str) -> str:
-    """The path that a person means: `~` is expanded, `file://` is local.
-
-    Raises:
-        UserError: If no file of that name can be used.
-    """
-    if not path or "\0" in path:
-        raise UserError(f"{path!r} is no path: give the name of a file or a directory")
-    if is_remote(path):
-        if _PATTERN.search(path):
-            raise UserError(f"{path}: give a remote path without any of [ ] * ? \\")
-        return path
-    if path.lower().startswith("file://"):
-        path = path[len("file://") :]
-        if not path.startswith("/"):
-            raise UserError(f"file://{path}: give three slashes, as in file:///data")
-    expanded = os.path.expanduser(path)
-    if expanded.startswith("~"):
-        raise UserError(f"{path}: there is no such user; for a name with ~ give ./~")
-    if any("\ud800" <= character <= "\udfff" for character in expanded):
-        shown = ascii(expanded)
-        raise UserError(f"{shown}: TensorFlow takes only names in UTF-8: rename it")
-    return expanded
-
-
-def from_here(path: str) -> str:
-    """A path as a person would type it: relative where it lies below the current one.
-
-    Args:
-        path: Local or remote.
-    """
-    relative = path if is_remote(path) else os.path.relpath(path)
-    return path if relative.split("/")[0] == ".." else relative
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path is for TensorFlow's file systems (`gs://…`), not for this one."""
-    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path)
-    return bool(scheme) and scheme[0].lower() != "file://"
-
-
-def local_only(path: str, what: str) -> str:
-    """Returns a path that must be local.
-
-    Args:
-        path: Of a file or directory.
-        what: What must be local, such as "--cache".
-
-    Raises:
-        UserError: If it is remote.
-    """
-    if is_remote(path):
-        raise UserError(f"{what} cannot be remote ({path}): give a local path")
-    return path
-
-
-def list_names(directory: str) -> list[str]:
-    """The names in a directory, sorted, without a lock; [] where there is none."""
-    if not is_remote(directory):
-        names = os.listdir(directory) if os.path.isdir(directory) else []
-    else:
-        gfile = _gfile()
-        names = gfile.listdir(directory) if gfile.isdir(directory) else []
-    return sorted(name.rstrip("/") for name in names if name != LOCK_FILE)
 
 
 def is_unfinished(name: str) -> bool:
@@ -232,7 +159,7 @@ def _check_remote_output(path: str, what: str) -> None:
     # An unknown kind of file system is said only when something is made.
     with disk_errors(f"{what}={path}"):
         parent = os.path.dirname(path.rstrip("/"))
-        _gfile().makedirs(parent if is_remote(parent) else path)
+        remote_files().makedirs(parent if is_remote(parent) else path)
 
 
 def _is_same(path: str, other: str) -> bool:
@@ -300,7 +227,7 @@ def writing(path: str, mode: str = "w") -> Iterator[IO]:
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace"}
     with replacing(path) as temporary:
         if is_remote(path):
-            file = _gfile().GFile(temporary, mode)
+            file = remote_files().GFile(temporary, mode)
         else:
             file = open(temporary, mode, **text)  # noqa: SIM115
         with file:
@@ -401,7 +328,7 @@ def _is_written(relative: str, names: Sequence[str]) -> bool:
 @contextlib.contextmanager
 def _replacing_remote(path: str, names: Sequence[str]) -> Iterator[str]:
     """An object store has no directories: a move there is one of each file."""
-    gfile = _gfile()
+    gfile = remote_files()
     folder, name = os.path.split(path)
     new = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}"
     gfile.makedirs(folder)
@@ -428,7 +355,7 @@ def _replacing_remote(path: str, names: Sequence[str]) -> Iterator[str]:
 
 def _walk_remote(directory: str) -> list[tuple[str, list[str], list[str]]]:
     """As `os.walk`; ram:// shows assets.extra/x as assets/.extra, too: not a file."""
-    gfile = _gfile()
+    gfile = remote_files()
     return [
         (
             folder.rstrip("/"),
@@ -450,7 +377,7 @@ def remove_written(directory: str, names: Sequence[str]) -> None:
     """
     walk, remove, remove_directory = os.walk, os.remove, os.rmdir
     if is_remote(directory):
-        gfile = _gfile()
+        gfile = remote_files()
         walk, remove, remove_directory = _walk_remote, gfile.remove, gfile.rmtree
     root = directory.rstrip("/")
     parts = [name.split("/") for name in names]
@@ -544,76 +471,6 @@ def _is_file_of(descriptor: int, path: str) -> bool:
         return False
 
 
-# Checkpoints.
-
-
-def for_tensorflow(path: str) -> str:
-    r"""A path by which TensorFlow finds a file whose real path it takes for a pattern.
-
-    `CheckpointManager`, `Checkpoint.save`, `Checkpoint.restore`, `latest_checkpoint`,
-    `list_variables`, `saved_model.load` and the SavedModel loader look for their files
-    by patterns: in `runs/lr[0.01]` they find nothing, in `runs/x[ab]` they remove the
-    files of `runs/xa`, and there is no way to escape. Give them `for_tensorflow(path)`
-    and nothing else; keep `path` itself for messages and for files:
-
-        manager = tf.train.CheckpointManager(state, for_tensorflow(directory), keep)
-        saved = os.path.join(directory, os.path.basename(manager.save(step)))
-        checkpoint.restore(for_tensorflow(saved))
-        tf.saved_model.load(for_tensorflow(directory))
-
-    Other functions (`tf.io.gfile` but `glob`, records, summaries, `saved_model.save`)
-    take every path as it is.
-
-    Args:
-        path: Of a directory, or of a checkpoint without its `.index`. The part up to
-            the last `[ ] * ? \` must be a directory that exists.
-
-    Returns:
-        `path` if it is plain; else one through a symbolic link in a temporary
-        directory, which goes when the process ends.
-
-    Raises:
-        UserError: If a file's own name has such a character.
-    """
-    if is_remote(path) or not _PATTERN.search(path):
-        return path
-    parts = os.path.abspath(path).split("/")
-    end = max(i for i, part in enumerate(parts) if _PATTERN.search(part)) + 1
-    special = "/".join(parts[:end])
-    if not os.path.isdir(special):
-        raise UserError(
-            f"{special} is no directory, and TensorFlow would take its name for a "
-            "pattern: give a name without any of [ ] * ? \\"
-        )
-    return "/".join([_plain_link(special), *parts[end:]])
-
-
-@functools.cache
-def _plain_link(directory: str) -> str:
-    folder = tempfile.mkdtemp(prefix="alexnet-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    link = os.path.join(folder, "link")
-    os.symlink(directory, link)
-    return link
-
-
-def checkpoint_files(path: str) -> list[str]:
-    """The files of a checkpoint, sorted: `path.data-…` and `path.index`."""
-    directory, name = os.path.split(path)
-    return [
-        os.path.join(directory, file)
-        for file in list_names(directory or ".")
-        if re.fullmatch(re.escape(name) + r"\.(index|data-\d+-of-\d+)", file)
-    ]
-
-
-def list_checkpoints(directory: str) -> list[str]:
-    """Finds the checkpoints in a directory, the latest first, without their suffix."""
-    matches = map(re.compile(r"ckpt-(\d+)\.index").fullmatch, list_names(directory))
-    numbers = sorted((int(match[1]) for match in matches if match), reverse=True)
-    return [os.path.join(directory, f"ckpt-{number}") for number in numbers]
-
-
 # What a file system refuses.
 
 
@@ -669,10 +526,3 @@ def _describe(code: int, name: str) -> str:
     if code in (*_FULL, *_DENIED) and name:
         name = f"cannot write {name}" if code in _FULL else f"cannot use {name}"
     return ": ".join(filter(None, (name, f"{os.strerror(code)}; {advice}")))
-
-
-def _gfile():
-    """TensorFlow's file systems, imported only where a path is remote."""
-    from tensorflow.io import gfile
-
-    return gfile

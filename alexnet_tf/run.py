@@ -14,18 +14,16 @@ from absl import logging
 
 from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import (
+from alexnet_tf.files import is_unfinished, remove_written, replacing
+from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
+from alexnet_tf.network.published import assign, read_weights
+from alexnet_tf.paths import (
     checkpoint_files,
     for_tensorflow,
     is_remote,
-    is_unfinished,
     list_checkpoints,
     list_names,
-    remove_written,
-    replacing,
 )
-from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
-from alexnet_tf.network.published import assign, read_weights
 from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.pipeline.older_shards import imagenet_class_names
 from alexnet_tf.recipes import RECIPES

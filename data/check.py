@@ -4,6 +4,7 @@ python -m data.check --data_dir=DIR
 """
 
 from alexnet_tf import signals
+from alexnet_tf.paths import is_remote
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
@@ -13,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from alexnet_tf import command_line, files
+from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from data.source import check_class_names
@@ -160,7 +161,7 @@ def _count_whole_records(filename: str) -> tuple[int, bool]:
     """Returns how many whole records a file has, and whether there is nothing else."""
     from alexnet_tf.pipeline.tfrecords import count_records
 
-    if files.is_remote(filename):
+    if is_remote(filename):
         return -1, True  # a request for each record would take too long
     return count_records(filename)
 

@@ -10,9 +10,9 @@ import itertools
 import os
 import unicodedata
 
-from alexnet_tf import files
 from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import is_remote, list_names
 from data.pictures import LeftOut, list_pictures, shown
 from data.prepare import prepare
 from data.source import Source, data_set_name
@@ -38,7 +38,7 @@ class OwnPictures:
 
     def prepare(self) -> str:
         """Prepares the data set unless it is there, and returns its directory."""
-        if files.list_names(self.directory):
+        if list_names(self.directory):
             print(f"{shown(self.folder)} is prepared in {shown(self.directory)}")
         else:
             print(
@@ -62,12 +62,12 @@ def find_own_pictures(data_dir: str, prepared_dir: str) -> OwnPictures | None:
     Raises:
         UserError: It is a file, or a folder above or below the one to give.
     """
-    if files.is_remote(data_dir) or _is_data_set(data_dir):
+    if is_remote(data_dir) or _is_data_set(data_dir):
         return None
     if os.path.isfile(data_dir):
         parents = os.path.dirname(data_dir), os.path.dirname(os.path.dirname(data_dir))
         raise _mistake(f"--data_dir={shown(data_dir)} is a file", parents)
-    if not files.list_names(data_dir):
+    if not list_names(data_dir):
         return None
     try:
         source = open_source(input=data_dir)
@@ -89,7 +89,7 @@ def _has_picture(folder: str) -> bool:
 
 
 def _folders(folder: str) -> list[str]:
-    names = files.list_names(folder or ".")
+    names = list_names(folder or ".")
     return [p for name in names if os.path.isdir(p := os.path.join(folder, name))]
 
 

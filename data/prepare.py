@@ -7,6 +7,7 @@ python -m data.prepare --source=elpv --output=DIR
 """
 
 from alexnet_tf import signals
+from alexnet_tf.paths import expand, list_names, local_only
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
@@ -113,9 +114,9 @@ def _check_paths(source: str, input: str | None, output: str) -> tuple:
     """Expands the paths, and raises `UserError` for those that cannot be used."""
     if source in ("folder", "imagenet") and not input:
         raise UserError(f"--source={source} needs --input")
-    input, output = input and files.expand(input), files.expand(output)
+    input, output = input and expand(input), expand(output)
     if input and source != "tfds":
-        files.local_only(input, f"the input of --source={source}")
+        local_only(input, f"the input of --source={source}")
     files.check_output(output, [input] if input else [], what="--output")
     return input, output
 
@@ -239,7 +240,7 @@ def _check_free(output: str, overwrite: bool) -> None:
 
     from alexnet_tf.pipeline.data_set import INFO_FILE
 
-    if not files.list_names(output):
+    if not list_names(output):
         return
     if not gfile.exists(os.path.join(output, INFO_FILE)):
         raise UserError(f"{output} is in use, and not by a data set; give another")

@@ -1,6 +1,10 @@
 """What tests share."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 
@@ -10,6 +14,8 @@ from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.training.step import Trainer
 
+ODD_NAMES = ["plain", "lr[0.01]", "x[ab]", "a b;'\"$x", "q?*", "back\\slash", "{a,b}"]
+NOT_UTF8 = os.fsdecode(b"n\xff")
 SMALL = {"width": 0.1, "global_batch_size": 32, "precision": "float32"}
 
 
@@ -40,3 +46,27 @@ def largest_difference(first, second) -> float:
         np.abs(np.asarray(a) - np.asarray(b)).max()
         for a, b in zip(first, second, strict=True)
     )
+
+
+def python(code, *arguments, **options):
+    """Starts a process that runs `code` after importing `files` and `paths`."""
+    lines = "import os, sys, time\nfrom alexnet_tf import files, paths\n" + code
+    return subprocess.Popen(
+        [sys.executable, "-c", lines, *map(str, arguments)],
+        cwd=pathlib.Path(__file__).resolve().parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def tree(directory):
+    """The content of every file, and the target of every link, by relative path."""
+    return {
+        str(path.relative_to(directory)): os.readlink(path)
+        if path.is_symlink()
+        else path.read_text(errors="replace")
+        for path in sorted(pathlib.Path(directory).rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }

@@ -13,8 +13,9 @@ import tensorflow as tf
 from helpers import make_config
 from numpy_alexnet import NumpyAlexNet
 
-from alexnet_tf import RECIPES, alexnet, features, files
+from alexnet_tf import RECIPES, alexnet, features
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.pipeline.pictures import Fitting
@@ -247,7 +248,7 @@ def test_a_full_disk_is_one_line(data_dir, model, tmp_path, monkeypatch):
     monkeypatch.undo()
     write(model, of_split(data_dir), tmp_path / "out", ["fc7"])
     assert len(load(tmp_path / "out")["fc7"]) == 25
-    assert not (tmp_path / "out" / files.LOCK_FILE).exists()
+    assert not (tmp_path / "out" / LOCK_FILE).exists()
 
 
 def test_published_weights_need_no_run(tmp_path):

@@ -8,41 +8,19 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
+from helpers import NOT_UTF8, ODD_NAMES, python, tree
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import (
+    LOCK_FILE,
+    list_names,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-ODD_NAMES = ["plain", "lr[0.01]", "x[ab]", "a b;'\"$x", "q?*", "back\\slash", "{a,b}"]
-NOT_UTF8 = os.fsdecode(b"n\xff")
-
-
-def python(code, *arguments, **options):
-    """Starts a process that runs `code` after importing `files`."""
-    lines = "import os, sys, time\nfrom alexnet_tf import files\n" + code
-    return subprocess.Popen(
-        [sys.executable, "-c", lines, *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def tree(directory):
-    """The content of every file, and the target of every link, by relative path."""
-    return {
-        str(path.relative_to(directory)): os.readlink(path)
-        if path.is_symlink()
-        else path.read_text(errors="replace")
-        for path in sorted(pathlib.Path(directory).rglob("*"))
-        if path.is_symlink() or path.is_file()
-    }
 
 
 def write_tree(directory, contents):
@@ -65,64 +43,7 @@ def file_limit(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-# What a person means by a path.
-
-
-def test_expand(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ann")
-    assert files.expand("~/runs") == "/home/ann/runs"
-    assert files.expand("~") == "/home/ann"
-    assert files.expand("./~") == "./~"
-    assert files.expand("runs/lr[0.01]*?") == "runs/lr[0.01]*?"
-    assert files.expand("file:///a/b c") == "/a/b c"
-    assert files.expand("gs://bucket/run") == "gs://bucket/run"
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("", "is no path"),
-        ("a\0b", "is no path"),
-        ("~no_such_user/x", "no such user"),
-        ("file://host/x", "three slashes"),
-        ("gs://bucket/run[1]", "remote path without"),
-        (NOT_UTF8, "only names in UTF-8"),
-    ],
-)
-def test_expand_refuses(path, message):
-    with pytest.raises(UserError, match=message) as caught:
-        files.expand(path)
-    str(caught.value).encode()  # it can be printed
-
-
-def test_remote_paths_are_told_from_local_ones():
-    remote = ["gs://b/run", "s3://b", "hdfs://h:8020/x", "ram://x"]
-    local = ["/a", "a/b", "file:///a", "C:x", "a://", "gs:/b"]
-    assert [files.is_remote(path) for path in remote] == [True] * 4
-    assert [files.is_remote(path) for path in local] == [False] * 4 + [True, False]
-    assert files.local_only("a", "--cache") == "a"
-    with pytest.raises(UserError, match=r"^--cache cannot be remote \(gs://b\)"):
-        files.local_only("gs://b", "--cache")
-
-
 # Fresh names.
-
-
-@pytest.mark.parametrize(
-    ("path", "shown"),
-    [
-        ("runs/a", "runs/a"),
-        ("{here}/runs/a", "runs/a"),
-        ("{here}", "."),
-        ("{here}/../other", "{here}/../other"),
-        ("{here}/..data", "..data"),
-        ("gs://bucket/run", "gs://bucket/run"),
-    ],
-)
-def test_a_path_is_said_as_seen_from_here(path, shown, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    path, shown = path.format(here=tmp_path), shown.format(here=tmp_path)
-    assert files.from_here(path) == shown
 
 
 def test_two_processes_never_share_a_fresh_directory(tmp_path):
@@ -202,7 +123,7 @@ def test_what_a_person_put_into_a_directory_stays(tmp_path):
     (out / "link").symlink_to("/nowhere")
     (out / "data").symlink_to(tmp_path)
     (out / "empty").mkdir()
-    (out / files.LOCK_FILE).touch()
+    (out / LOCK_FILE).touch()
     new = {"saved_model.pb": "new", "model_card.json": "new"}
     with files.replacing(
         str(out), ["saved_model.pb", "variables/variables.*", "assets/*"]
@@ -252,7 +173,7 @@ def test_names_are_no_patterns(tmp_path, name):
     with files.replacing(str(directory)) as temporary:
         write_tree(temporary, {"checkpoints/ckpt-1": "", "checkpoints/keep": ""})
     with files.lock(str(directory), "the run"):
-        assert files.list_names(str(directory)) == ["checkpoints"]
+        assert list_names(str(directory)) == ["checkpoints"]
     files.remove_written(str(directory), ["checkpoints/ckpt-*"])
     assert tree(directory) == {"checkpoints/keep": ""}
     assert tree(tmp_path / "xa") == {"checkpoints/ckpt-1": "another run"}
@@ -498,16 +419,16 @@ def test_lock_names_its_owner_and_ends_with_it(tmp_path):
     assert len(message.splitlines()) == 1
     owner.send_signal(signal.SIGKILL)
     owner.communicate()
-    assert (directory / files.LOCK_FILE).exists()  # what the kill left
+    assert (directory / LOCK_FILE).exists()  # what the kill left
     with files.lock(str(directory), "the run"):
-        assert str(os.getpid()) in (directory / files.LOCK_FILE).read_text()
-    assert not (directory / files.LOCK_FILE).exists()
+        assert str(os.getpid()) in (directory / LOCK_FILE).read_text()
+    assert not (directory / LOCK_FILE).exists()
     assert directory.exists()
 
 
 def test_lock_leaves_nothing_behind(tmp_path):
     with files.lock(str(tmp_path / "new"), "the run"):
-        assert files.list_names(str(tmp_path / "new")) == []
+        assert list_names(str(tmp_path / "new")) == []
     assert os.listdir(tmp_path) == []
     with files.lock(str(tmp_path / "new"), "the run"):
         write_tree(tmp_path / "new", {"a": ""})
@@ -561,7 +482,7 @@ def test_lock_of_a_replaced_directory(tmp_path):
 def test_lock_follows_a_link_to_nothing(tmp_path):
     (tmp_path / "link").symlink_to("later")
     with files.lock(str(tmp_path / "link"), "the run"):
-        assert (tmp_path / "later" / files.LOCK_FILE).exists()
+        assert (tmp_path / "later" / LOCK_FILE).exists()
     assert tree(tmp_path) == {"link": "later"}
 
 
@@ -575,78 +496,6 @@ def test_lock_of_another_is_not_taken_away(tmp_path):
     with pytest.raises(UserError, match=f"process {owner.pid} on"):
         files.lock(run, "the run").__enter__()
     owner.communicate()
-
-
-# Checkpoints.
-
-
-def make_manager(directory, value, keep=1):
-    state = tf.train.Checkpoint(value=tf.Variable(float(value)))
-    path = files.for_tensorflow(str(directory))
-    return state, tf.train.CheckpointManager(state, path, keep)
-
-
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_checkpoints_by_any_name(tmp_path, name):
-    """Saved, restored and removed there, and nowhere else."""
-    _, other = make_manager(tmp_path / "xa" / "checkpoints", 7)
-    other.save(1)
-    directory = tmp_path / name / "checkpoints"
-    directory.mkdir(parents=True)
-    state, manager = make_manager(directory, 1)
-    for step in (1, 9, 10):
-        state.value.assign(step)
-        manager.save(step)
-    assert sorted(tree(directory)) == [
-        "checkpoint",
-        "ckpt-10.data-00000-of-00001",
-        "ckpt-10.index",
-    ]
-    path = str(directory / "ckpt-10")
-    assert files.checkpoint_files(path) == [
-        f"{path}.data-00000-of-00001",
-        f"{path}.index",
-    ]
-    restored = tf.train.Checkpoint(value=tf.Variable(0.0))
-    restored.restore(files.for_tensorflow(path)).assert_consumed()
-    assert restored.value.numpy() == 10
-    # A manager that goes on removes what the one before saved.
-    state, manager = make_manager(directory, 11)
-    manager.save(11)
-    assert sorted(tree(directory))[1:] == [
-        "ckpt-11.data-00000-of-00001",
-        "ckpt-11.index",
-    ]
-    assert "ckpt-1.index" in tree(tmp_path / "xa" / "checkpoints")
-
-
-@pytest.mark.parametrize("name", ["lr[0.01]", "x[ab]", "back\\slash"])
-def test_saved_model_by_any_name(tmp_path, name, monkeypatch):
-    module = tf.Module()
-    module.value = tf.Variable(3.0)
-    tf.saved_model.save(module, str(tmp_path / name))
-    path = files.for_tensorflow(str(tmp_path / name))
-    assert tf.saved_model.load(path).value.numpy() == 3
-    monkeypatch.chdir(tmp_path)
-    path = files.for_tensorflow(name)
-    assert tf.saved_model.load(path).value.numpy() == 3
-
-
-def test_plain_paths_stay_as_they_are(tmp_path):
-    for path in ("runs/a b", "gs://b/run", str(tmp_path)):
-        assert files.for_tensorflow(path) == path
-    with pytest.raises(UserError, match="take its name for a pattern"):
-        files.for_tensorflow(str(tmp_path / "missing[1]" / "ckpt-1"))
-
-
-def test_links_for_tensorflow_end_with_the_process(tmp_path):
-    (tmp_path / "x[1]").mkdir()
-    (tmp_path / "x[1]" / "kept").touch()
-    process = python("print(files.for_tensorflow(sys.argv[1]))", tmp_path / "x[1]")
-    link = process.communicate()[0].strip()
-    assert link
-    assert not os.path.lexists(os.path.dirname(link))
-    assert tree(tmp_path) == {"x[1]/kept": ""}
 
 
 # What a file system refuses.
@@ -746,7 +595,7 @@ def test_remote_outputs(caplog):
     ):
         write_remote(temporary, {"saved_model.pb": tf.io.read_file(f"{root}/missing")})
     assert remote_tree(f"{root}/out") == {**new, "eval.json": "{}"}
-    assert files.list_names(f"{root}/out") == [
+    assert list_names(f"{root}/out") == [
         "eval.json",
         "notes.txt",
         "saved_model.pb",
@@ -754,25 +603,9 @@ def test_remote_outputs(caplog):
     ]
     files.remove_written(f"{root}/out", [*names, "eval.json"])
     assert remote_tree(root) == {"out/notes.txt": "me"}
-    assert files.list_names(f"{root}/out") == ["notes.txt"]
+    assert list_names(f"{root}/out") == ["notes.txt"]
     with files.lock(f"{root}/out", "the run"):
         assert "no lock on ram://" in caplog.text
-
-
-def test_remote_checkpoints():
-    directory = "ram://test_remote_checkpoints/checkpoints"
-    state, manager = make_manager(directory, 1)
-    for step in (9, 10):
-        state.value.assign(step)
-        manager.save(step)
-    path = f"{directory}/ckpt-10"
-    assert [os.path.basename(name) for name in files.checkpoint_files(path)] == [
-        "ckpt-10.data-00000-of-00001",
-        "ckpt-10.index",
-    ]
-    restored = tf.train.Checkpoint(value=tf.Variable(0.0))
-    restored.restore(files.for_tensorflow(path)).assert_consumed()
-    assert restored.value.numpy() == 10
 
 
 def test_no_tensorflow_for_local_paths(tmp_path):

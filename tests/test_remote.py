@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 from helpers import SMALL
 
-from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
+from alexnet_tf.paths import local_only
 from alexnet_tf.run import Run
 from alexnet_tf.training.command import train
 
@@ -36,4 +36,4 @@ def test_a_remote_run_is_trained_resumed_evaluated_and_exported(data_dir, capsys
 
 def test_what_cannot_be_remote_says_so():
     with pytest.raises(UserError, match="cannot be remote"):
-        files.local_only("gs://bucket/x", "--cache")
+        local_only("gs://bucket/x", "--cache")

@@ -20,7 +20,8 @@ from helpers import SMALL, largest_difference, make_config, make_trainer
 from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
-from alexnet_tf.files import LOCK_FILE, lock
+from alexnet_tf.files import lock
+from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.run import Run
 from alexnet_tf.training import command
 from alexnet_tf.training.command import train

@@ -12,7 +12,8 @@ from alexnet_tf.config import flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import figures
 from alexnet_tf.evaluation.results import printable, read_records
-from alexnet_tf.files import expand, writing
+from alexnet_tf.files import writing
+from alexnet_tf.paths import expand
 from alexnet_tf.run import Run
 
 # What two runs may differ in without being other experiments.

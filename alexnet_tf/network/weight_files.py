@@ -23,6 +23,7 @@ from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their 
 from alexnet_tf.network.numpy_files import read_npy, read_pickle
 from alexnet_tf.network.protobuf_files import read_protobuf
 from alexnet_tf.network.weight_layout import Found, from_outputs_first
+from alexnet_tf.paths import for_tensorflow, list_checkpoints, list_names
 from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
 from alexnet_tf.settings import from_json
 
@@ -201,15 +202,15 @@ def _from_torchvision(kind: str, tensors: dict[str, np.ndarray]) -> Found:
 
 def _read_run(directory: str) -> Found:
     checkpoints = os.path.join(directory, "checkpoints")
-    if not (paths := files.list_checkpoints(checkpoints)):
-        names = ", ".join(files.list_names(directory)[:8]) or "nothing"
+    if not (paths := list_checkpoints(checkpoints)):
+        names = ", ".join(list_names(directory)[:8]) or "nothing"
         raise UserError(f"it is no run that has a checkpoint; it holds {names}")
     return _read_checkpoint(paths[0])
 
 
 def _read_checkpoint(path: str) -> Found:
     """Reads a checkpoint, in which layers are numbered in the order of the network."""
-    reader = tf.train.load_checkpoint(files.for_tensorflow(path))
+    reader = tf.train.load_checkpoint(for_tensorflow(path))
     graph = TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
 
     def children(node: int) -> dict[str, int]:

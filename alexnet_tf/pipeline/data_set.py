@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import expand, is_remote, list_names
 from alexnet_tf.pipeline import older_shards
 from alexnet_tf.pipeline.measurements import describe_files, measured_once
 from alexnet_tf.pipeline.tfrecords import count_all
@@ -120,7 +120,7 @@ def open_data_set(
     """
     if "://" not in data_dir:
         data_dir = os.path.abspath(os.path.expanduser(data_dir))
-    if not files.list_names(data_dir) and _is_unfinished(data_dir):
+    if not list_names(data_dir) and _is_unfinished(data_dir):
         raise UserError(
             f"the preparation of {data_dir} did not finish; run data.prepare again"
         )
@@ -142,7 +142,7 @@ def open_data_set(
 def _read_names(path: str) -> list[str]:
     """The lines of a file of class names."""
     try:
-        with tf.io.gfile.GFile(files.expand(path), "rb") as file:
+        with tf.io.gfile.GFile(expand(path), "rb") as file:
             names = file.read().decode("utf-8-sig").splitlines()
     except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
@@ -160,7 +160,7 @@ def _is_unfinished(data_dir: str) -> bool:
     parent, name = os.path.split(data_dir.rstrip("/"))
     return any(
         entry.startswith(f".{name}.") and entry.endswith(INCOMPLETE_SUFFIX)
-        for entry in files.list_names(parent)
+        for entry in list_names(parent)
     )
 
 
@@ -178,7 +178,7 @@ def _find_version_dir(data_dir: str) -> str:
         entries = [
             os.path.join(directory, name)
             for directory in level
-            for name in files.list_names(directory)
+            for name in list_names(directory)
             if not name.endswith(INCOMPLETE_SUFFIX)
         ]
         level = [entry for entry in entries if tf.io.gfile.isdir(entry)]
@@ -212,12 +212,12 @@ def _open_tfds(version_dir: str) -> DataSet:
             f"{version_dir} is in the format {info.file_format.value}, not tfrecord; "
             "prepare it with --source=tfds"
         )
-    splits, found = {}, files.list_names(version_dir)
+    splits, found = {}, list_names(version_dir)
     for name, (filenames, lengths) in shards.items():
         older_shards.check_complete(version_dir, name, filenames, found)
         paths = tuple(os.path.join(version_dir, filename) for filename in filenames)
         splits[name] = Split(name, paths, lengths)
-    if not files.is_remote(version_dir):  # a request for each record would take long
+    if not is_remote(version_dir):  # a request for each record would take long
         splits = _with_whole_lengths(version_dir, splits)
     return DataSet(
         data_dir=version_dir,
@@ -264,11 +264,11 @@ def _named_classes(content) -> Iterator[str]:
 @contextlib.contextmanager
 def _readable_metadata(version_dir: str) -> Iterator[str]:
     """Where TFDS can read all but the records: it knows few file systems."""
-    if not files.is_remote(version_dir):
+    if not is_remote(version_dir):
         yield version_dir
         return
     with tempfile.TemporaryDirectory() as copy:
-        for name in files.list_names(version_dir):
+        for name in list_names(version_dir):
             if name.endswith((".json", ".txt")):
                 target = os.path.join(copy, name)
                 tf.io.gfile.copy(os.path.join(version_dir, name), target)

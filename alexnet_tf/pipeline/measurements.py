@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import is_remote
 
 
 def describe_files(directory: str, filenames: Sequence[str]) -> dict[str, tuple]:
@@ -19,7 +20,7 @@ def describe_files(directory: str, filenames: Sequence[str]) -> dict[str, tuple]
 
     def describe(path: str) -> tuple:
         try:
-            if files.is_remote(path):
+            if is_remote(path):
                 stat = tf.io.gfile.stat(path)
                 return stat.length, stat.mtime_nsec
             stat = os.stat(path)  # TensorFlow's counts whole seconds

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import list_names
 from alexnet_tf.pipeline.measurements import describe_files, measured_once
 from alexnet_tf.pipeline.tfrecords import count_all, find_compression
 
@@ -32,7 +32,7 @@ def find_shards(data_dir: str) -> dict[str, list[str]]:
     shards = collections.defaultdict(list)
     for folder in ("", "train", "validation", "test"):
         directory = os.path.join(data_dir, folder)
-        names = files.list_names(directory)
+        names = list_names(directory)
         matches = [match for match in map(_SHARD.fullmatch, names) if match]
         for split, count, suffix in sorted({match.group(1, 3, 4) for match in matches}):
             wanted = [

@@ -6,12 +6,8 @@ import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import (
-    explain,
-    for_tensorflow,
-    list_checkpoints,
-    remove_written,
-)
+from alexnet_tf.files import explain, remove_written
+from alexnet_tf.paths import for_tensorflow, list_checkpoints
 from alexnet_tf.run import Run
 
 

@@ -26,15 +26,9 @@ from alexnet_tf.devices import (
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.files import (
-    check_output,
-    from_here,
-    list_checkpoints,
-    list_names,
-    lock,
-    make_fresh_directory,
-)
+from alexnet_tf.files import check_output, lock, make_fresh_directory
 from alexnet_tf.network.published import PublishedWeights, assign, read_weights
+from alexnet_tf.paths import from_here, list_checkpoints, list_names
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.paths import is_remote
 from alexnet_tf.pickles import load_arrays
 from alexnet_tf.pipeline.data_set import picture_and_label
 from data.pictures import shown
@@ -36,7 +36,7 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
         raise UserError("--source=tfds needs --name, such as --name=cifar100")
     import tensorflow_datasets as tfds
 
-    if input and not files.is_remote(input):
+    if input and not is_remote(input):
         for path in pathlib.Path(input, name.split(":")[0]).rglob("features.json"):
             check_features(path.read_text(errors="replace"), str(path))
     try:
