@@ -2,9 +2,10 @@
 
 The rooms, in the order of reading; each imports only from those above it:
 
-- `errors.py`, `recipes.py`, `files.py`, `pickles.py`, `signals.py`, `programs.py`,
-  `command_line.py`: the one exception; every number of the paper and of the published
-  networks; how files are written, how others' pickles are read, how a program is
+- `errors.py`, `settings.py`, `recipes.py`: the one exception; what a setting is; every
+  number of the paper and of the published networks.
+- `paths.py`, `files.py`, `pickles.py`, `signals.py`, `programs.py`, `command_line.py`:
+  what a path is, how files are written, how others' pickles are read, how a program is
   stopped, the console commands, what the scripts share.
 - `network/`: the network as a Keras model, its layers, weights that others published.
 - `pipeline/`: from records on disk to batches.

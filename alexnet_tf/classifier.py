@@ -9,7 +9,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from alexnet_tf.paths import expand, is_remote
+from alexnet_tf.errors import UserError
+from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole
+from alexnet_tf.paths import expand
 from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
 from alexnet_tf.run import Run
 
@@ -97,10 +99,7 @@ def _predict_pictures(
 
 def _read(path: str) -> tuple[bytes, str | None]:
     """The bytes of a file and None, or b"" and why there are none."""
-    if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
-        return b"", "not a file"  # a pipe would be waited for
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return file.read(), None
-    except tf.errors.OpError as error:
-        return b"", error.message.rsplit("; ", 1)[-1]
+        return read_whole(path, MAX_PICTURE_BYTES), None
+    except UserError as error:
+        return b"", str(error)

@@ -20,6 +20,7 @@ import os
 import shlex
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 import uuid
@@ -31,6 +32,8 @@ from absl import logging
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import LOCK_FILE, is_remote, list_names, remote_files
 
+# No compressed picture of `data.transcode.MAX_PIXELS` is larger, nor one of bytes.
+MAX_PICTURE_BYTES = 2**29
 _UNFINISHED = ".incomplete"
 _MARKED = 256  # first bytes of a file, by which its program is known
 _ROOM = 2**20  # bytes that an output must be able to take
@@ -52,6 +55,44 @@ _ADVICE = {
 def is_unfinished(name: str) -> bool:
     """Whether it is the name of what `replacing` leaves when its process is killed."""
     return name.startswith(".") and name.endswith((_UNFINISHED, ".new"))
+
+
+def read_whole(path: str, max_bytes: int) -> bytes:
+    """Reads a file that others made: one that ends, and is not larger than expected.
+
+    Args:
+        path: Local or remote.
+        max_bytes: That it may have.
+
+    Raises:
+        UserError: In a few words, why it cannot be read.
+    """
+    if is_remote(path):
+        with disk_errors(), remote_files().GFile(path, "rb") as file:
+            return read_bounded(file, max_bytes)
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError("not a regular file")
+            return read_bounded(file, max_bytes)
+    except OSError as error:
+        raise UserError(error.strerror) from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe's other end may never come
+
+
+def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:
+    """Reads an open file to its end.
+
+    Raises:
+        UserError: If it has more than so many bytes.
+    """
+    content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise UserError(f"larger than {max_bytes >> 20} MiB")
+    return content
 
 
 def make_fresh_directory(path: str) -> str:

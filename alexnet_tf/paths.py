@@ -84,6 +84,24 @@ def list_names(directory: str) -> list[str]:
     return sorted(name.rstrip("/") for name in names if name != LOCK_FILE)
 
 
+def find_above(path: str, name: str) -> str | None:
+    """The nearest directory that has a file of a name: `path` or one that it lies in.
+
+    Args:
+        path: Local or remote; need not exist.
+        name: Of the file.
+
+    Returns:
+        None where there is none.
+    """
+    path = path if is_remote(path) else os.path.abspath(path)
+    while path != os.path.dirname(path):
+        if name in list_names(path):
+            return path
+        path = os.path.dirname(path)
+    return None
+
+
 # Checkpoints, and what TensorFlow takes for a pattern.
 
 

@@ -19,6 +19,7 @@ from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
 from alexnet_tf.network.published import assign, read_weights
 from alexnet_tf.paths import (
     checkpoint_files,
+    find_above,
     for_tensorflow,
     is_remote,
     list_checkpoints,
@@ -27,7 +28,7 @@ from alexnet_tf.paths import (
 from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.pipeline.older_shards import imagenet_class_names
 from alexnet_tf.recipes import RECIPES
-from alexnet_tf.settings import from_json
+from alexnet_tf.settings import CONFIG_FILE, from_json
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
 # What is in the directory of an export, and in that of a run, as `remove_written` takes
@@ -44,7 +45,7 @@ EXPORT_FILES = (
     "model_card.json",
 )
 FILES = (
-    "config.json",
+    CONFIG_FILE,
     "metrics.jsonl",
     "eval.json",
     "per_class.csv",
@@ -72,7 +73,7 @@ class Run:
 
     def __init__(self, model_dir: str):
         self.model_dir = model_dir
-        self.config_file = os.path.join(model_dir, "config.json")
+        self.config_file = os.path.join(model_dir, CONFIG_FILE)
         self.checkpoint_dir = os.path.join(model_dir, "checkpoints")
         self.best_dir = os.path.join(model_dir, "checkpoints", "best")
         self.metrics_file = os.path.join(model_dir, "metrics.jsonl")
@@ -209,12 +210,8 @@ class Run:
 
 def find_run(path: str) -> Run | None:
     """The run that a path is, or that a checkpoint's path lies in; None if in none."""
-    path = path if is_remote(path) else os.path.abspath(path)
-    while path != os.path.dirname(path):
-        if Run(path).exists():
-            return Run(path)
-        path = os.path.dirname(path)
-    return None
+    directory = find_above(path, CONFIG_FILE)
+    return Run(directory) if directory else None
 
 
 def load_published(

@@ -9,6 +9,8 @@ import types
 import typing
 from collections.abc import Mapping
 
+CONFIG_FILE = "config.json"  # in a run's directory: the values of all its settings
+
 
 def setting(default, help, *, fixed=False, expert=False, **limits):
     """Makes a field of a dataclass that is a flag, too.

@@ -1,9 +1,9 @@
 """Which files of a folder are pictures: one set of rules for every program.
 
-A picture is a regular file of at most `MAX_BYTES` that begins as one of `FORMATS` does,
-whatever its name. A file that only its name calls a picture is taken too: whoever
-decodes it says what is wrong with it. Hidden files and the litter that systems leave
-are left out. Links are followed, and every folder is taken once.
+A picture is a regular file of at most `MAX_PICTURE_BYTES` that begins as one of
+`FORMATS` does, whatever its name. A file that only its name calls a picture is taken
+too: whoever decodes it says what is wrong with it. Hidden files and the litter that
+systems leave are left out. Links are followed, and every folder is taken once.
 """
 
 import collections
@@ -12,10 +12,10 @@ import re
 import stat
 from collections.abc import Iterator
 
+from alexnet_tf.files import MAX_PICTURE_BYTES
+
 # As Pillow calls them. It decodes these by itself; for others (EPS) it starts programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-# No compressed picture of `data.transcode.MAX_PIXELS` is larger, nor one of bytes.
-MAX_BYTES = 2**29
 _BEGINNING = re.compile(
     rb"""\xff\xd8\xff | \x89PNG\r\n\x1a\n | GIF8[79]a | RIFF....WEBP
     | II[*+]\0 | MM\0[*+] | P[1-6]\s+[\d#]
@@ -139,8 +139,8 @@ def _why_no_picture(entry: os.DirEntry) -> str:
         return "links that lead nowhere"
     if not stat.S_ISREG(status.st_mode):
         return "pipes, devices and sockets"
-    if status.st_size > MAX_BYTES:
-        return f"files larger than {MAX_BYTES >> 20} MiB"
+    if status.st_size > MAX_PICTURE_BYTES:
+        return f"files larger than {MAX_PICTURE_BYTES >> 20} MiB"
     if _NAMED_AS_PICTURE.fullmatch(entry.name):
         return ""
     try:

@@ -6,12 +6,12 @@ PNG.
 
 import dataclasses
 import io
-import os
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from data.pictures import FORMATS, MAX_BYTES
+from alexnet_tf.errors import UserError
+from alexnet_tf.files import MAX_PICTURE_BYTES, read_bounded, read_whole
+from data.pictures import FORMATS
 
 _MAX_PIXELS = 2**25  # that are decoded here: half a gigabyte where there is alpha
 
@@ -65,20 +65,13 @@ def _send(asked: list[Asked], network: Callable) -> list[Asked]:
 
 
 def _read(name: str) -> Asked:
-    """Reads a picture; only of regular files, which end."""
     try:
         if name == "-":
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
+            content = read_bounded(sys.stdin.buffer, MAX_PICTURE_BYTES)
         else:
-            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # pipes wait
-            with open(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    return Asked(name, b"", error="not a regular file")
-                content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        return Asked(name, b"", error=error.strerror)
-    if len(content) > MAX_BYTES:
-        return Asked(name, b"", error=f"larger than {MAX_BYTES >> 20} MiB")
+            content = read_whole(name, MAX_PICTURE_BYTES)
+    except (OSError, UserError) as error:
+        return Asked(name, b"", error=str(error))
     return Asked(name, content)
 
 

@@ -56,6 +56,29 @@ def test_two_processes_never_share_a_fresh_directory(tmp_path):
     assert made.count(str(tmp_path / "run[1]")) == 1
 
 
+# Reading what others made.
+
+
+def test_only_files_that_end_are_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"four")
+    os.mkfifo(tmp_path / "pipe")
+    assert files.read_whole(str(tmp_path / "a"), 4) == b"four"
+    for path, message in {
+        "a": "larger than 0 MiB",
+        "pipe": "not a regular file",
+        "/dev/zero": "not a regular file",
+        ".": "Is a directory",
+        "missing": "No such file",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            files.read_whole(str(tmp_path / path), 3)
+    remote = "ram://test_only_files_that_end_are_read/a"
+    tf.io.write_file(remote, b"four")
+    assert files.read_whole(remote, 4) == b"four"
+    with pytest.raises(UserError, match="larger than"):
+        files.read_whole(remote, 3)
+
+
 # Replacing.
 
 

@@ -185,7 +185,7 @@ def test_a_run_says_what_pictures_show(run, data_dir, tmp_path):
     assert gone.error == "No such file or directory"
     assert gone.classes == text.classes == folder.classes == []
     assert "JPEG, PNG" in text.error
-    assert folder.error == "not a file"
+    assert folder.error == "Is a directory"
 
     fitted = fit_images(np.asarray(picture)[np.newaxis], Fitting())
     probabilities = tf.nn.softmax(run.load_model()[0](fitted))[0].numpy()

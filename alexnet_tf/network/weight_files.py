@@ -23,9 +23,9 @@ from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their 
 from alexnet_tf.network.numpy_files import read_npy, read_pickle
 from alexnet_tf.network.protobuf_files import read_protobuf
 from alexnet_tf.network.weight_layout import Found, from_outputs_first
-from alexnet_tf.paths import for_tensorflow, list_checkpoints, list_names
+from alexnet_tf.paths import find_above, for_tensorflow, list_checkpoints, list_names
 from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
-from alexnet_tf.settings import from_json
+from alexnet_tf.settings import CONFIG_FILE, from_json
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte
@@ -65,10 +65,7 @@ def read_file(path: str) -> Found:
             return _read_checkpoint(path)
         if not gfile.exists(path):
             raise UserError(f"it is not there; {_HELP}")
-        if gfile.stat(path).length > _MAX_BYTES:
-            raise UserError(f"it is larger than any AlexNet; {_HELP}")
-        with gfile.GFile(path, "rb") as file:
-            content = file.read()
+        content = files.read_whole(path, _MAX_BYTES)
         found = _read(content)
         known = _recognize(content)
         return found._replace(kind=": ".join(filter(None, (found.kind, known))))
@@ -238,16 +235,12 @@ def _read_checkpoint(path: str) -> Found:
 
 def _read_config_above(checkpoint: str) -> tuple:
     """What the run that a checkpoint lies in says: recipes, class names, width."""
-    directory = checkpoint
-    for _ in range(3):  # checkpoints/ckpt-1 or checkpoints/best/ckpt-1
-        directory = os.path.dirname(directory)
-        config = os.path.join(directory, "config.json")
-        if tf.io.gfile.exists(config):
-            with tf.io.gfile.GFile(config) as file:
-                values = json.load(file)
-            recipe, class_names = values["recipe"], tuple(values["class_names"])
-            return (from_json(Recipe, recipe),), class_names, values["width"]
-    return (), None, None
+    if not (directory := find_above(checkpoint, CONFIG_FILE)):
+        return (), None, None
+    with tf.io.gfile.GFile(os.path.join(directory, CONFIG_FILE)) as file:
+        values = json.load(file)
+    recipe, class_names = values["recipe"], tuple(values["class_names"])
+    return (from_json(Recipe, recipe),), class_names, values["width"]
 
 
 def _read_zip(content: bytes) -> Found:
