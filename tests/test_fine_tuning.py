@@ -19,7 +19,7 @@ from alexnet_tf.network.published import PublishedWeights, read_weights
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
-from alexnet_tf.training import command, loop
+from alexnet_tf.training import command, loop, step
 from alexnet_tf.training.command import train
 
 FROZEN = ("conv1", "conv2", "fc6")
@@ -193,8 +193,11 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
         assert probability == pytest.approx(expected[class_id], abs=1e-4)
 
 
-def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(data_dir, tmp_path):
+def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(
+    data_dir, tmp_path, monkeypatch
+):
     """A linear probe of a run with other classes: all but the head stays."""
+    monkeypatch.setattr(step, "pixel_statistics", None)  # nobody asks for them
     first = Run(str(tmp_path / "first"))
     config = make_config(data_dir, "small", mean="image", width=0.05)
     config = dataclasses.replace(config, class_names=("a", "b", "c", "d", "e"))

@@ -10,6 +10,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.paths import (
     checkpoint_files,
     expand,
+    find_above,
     for_tensorflow,
     from_here,
     is_remote,
@@ -72,6 +73,18 @@ def test_a_path_is_said_as_seen_from_here(path, shown, tmp_path, monkeypatch):
 
 
 # Checkpoints.
+
+
+def test_what_a_path_lies_in_is_found(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.json").touch()
+    for inside in ("run", "run/checkpoints/best/ckpt-1", "run/none"):
+        found = find_above(str(tmp_path / inside), "config.json")
+        assert found == str(tmp_path / "run")
+    assert find_above(str(tmp_path / "run[1]" / "x"), "config.json") is None
+    tf.io.write_file("ram://test_what_a_path_lies_in/run/config.json", "{}")
+    path = "ram://test_what_a_path_lies_in/run/checkpoints/ckpt-1"
+    assert find_above(path, "config.json") == "ram://test_what_a_path_lies_in/run"
 
 
 def make_manager(directory, value, keep=1):

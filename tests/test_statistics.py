@@ -96,6 +96,12 @@ def test_pictures_of_all_sizes_are_measured_as_the_frame_shows_them(tmp_path):
     assert measured.mean_image.shape == (256, 256, 3)
     assert difference.max() < 1
     assert difference.mean() < 0.1
+    # What was kept of pictures that are cropped holds for no others.
+    warped = pixel_statistics(dataclasses.replace(data_set, fit="warp")).mean_image
+    decoded = [PIL.Image.open(io.BytesIO(file)) for file in pictures]
+    images = [np.asarray(i.resize((256, 256), 2), np.float64) for i in decoded]
+    assert np.abs(warped - np.mean(images, axis=0)).mean() < 0.1
+    assert np.abs(warped - measured.mean_image).mean() > 1
 
 
 def test_older_shards(tmp_path, pictures):
