@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import python
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import batches, reading
@@ -535,3 +536,32 @@ def test_timed_next_adds_up_the_time_of_next():
     numbers = tf.data.Dataset.range(100)
     assert 0.5 < share_of_waiting(numbers.map(slowly), tf.identity) <= 1
     assert 0 < share_of_waiting(numbers, slowly) < 0.5
+
+
+def test_timed_next_is_not_charged_with_the_step_where_there_is_one_thread(tmp_path):
+    # In a file: AutoGraph reads its source.
+    (tmp_path / "steps.py").write_text("""
+import time
+import tensorflow as tf
+from alexnet_tf.pipeline.batches import timed_next
+waited, matrix = tf.Variable(0.0, dtype=tf.float64), tf.random.normal([700, 700])
+@tf.function
+def run(batches):
+    for _ in tf.range(5):
+        product = matrix + tf.cast(timed_next(batches, waited), tf.float32)
+        for _ in range(4):
+            product = tf.matmul(product, matrix)
+        if tf.reduce_sum(product) == 0.5:
+            break
+batches = iter(tf.data.Dataset.range(100))
+run(batches)
+waited.assign(0.0)
+start = time.perf_counter()
+run(batches)
+print(float(waited) / (time.perf_counter() - start))
+""")
+    one_thread = {"TF_NUM_INTEROP_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1"}
+    code = "import runpy; runpy.run_path(sys.argv[1])"
+    process = python(code, tmp_path / "steps.py", env=os.environ | one_thread)
+    output, error = process.communicate()
+    assert float(output) < 0.5, error

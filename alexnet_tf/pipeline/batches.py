@@ -384,6 +384,15 @@ def timed_next(batches: Iterator, waited: tf.Variable) -> tuple:
     start = tf.timestamp()
     with tf.control_dependencies([start]):
         batch = next(batches)
-    with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
-        waited.assign_add(tf.timestamp() - start)
-    return batch
+    parts = tf.nest.flatten(batch, expand_composites=True)
+    with tf.control_dependencies(parts):
+        added = waited.assign_add(tf.timestamp() - start)
+    # Where one thread does everything, it could take the step before the time.
+    with tf.control_dependencies([added]):
+        parts = [_identity(part) for part in parts]
+    return tf.nest.pack_sequence_as(batch, parts, expand_composites=True)
+
+
+def _identity(tensor: tf.Tensor) -> tf.Tensor:
+    with tf.device(tensor.device):
+        return tf.identity(tensor)

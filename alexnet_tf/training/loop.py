@@ -22,7 +22,7 @@ from alexnet_tf.training import diagnostics
 from alexnet_tf.training.checkpoints import Checkpoints
 from alexnet_tf.training.step import Trainer
 
-LOG_EVERY = 100  # steps between two training records of an epoch
+LOG_EVERY = 50  # steps between two training records of an epoch
 _STEPS_BEFORE_PICTURES = 10  # people wait to see that training moves
 _SECONDS_PER_LOOP = 0.5  # that a call of several steps should take
 _STEPS_PER_LOOP_OF_WORKERS = 10  # all workers must come back at the same steps
