@@ -199,11 +199,13 @@ def test_learning_curves_show_every_record_and_the_largest_class():
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1, 2]] * 2
 
 
-def test_run_curves_have_a_line_a_run():
+def test_run_curves_have_a_line_a_run_and_a_thin_one_of_its_training():
     loss, accuracy = figures.run_curves({"a": RECORDS, "b": RECORDS[:2]}).axes
-    np.testing.assert_allclose(loss.lines[0].get_ydata(), [2.25, 1.25])
+    losses = [list(line.get_ydata()) for line in loss.lines]
+    assert losses == [[2, 1], [2.25, 1.25], [2], [2.25]]
     np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [25])
-    assert [line.get_label() for line in loss.lines] == ["a", "b"]
+    _, labels = accuracy.get_legend_handles_labels()
+    assert labels == ["a", "b"]
 
 
 def test_class_counts_are_bars_of_both_splits():

@@ -120,31 +120,27 @@ def two_workers(data_dir, tmp_path_factory):
     return final_state(model_dir)
 
 
-def test_sigterm_to_one_worker_stops_both_at_a_step(data_dir, tmp_path, two_workers):
-    for worker in start_workers(data_dir, tmp_path / "run", "sigterm"):
-        assert "checkpoint saved" in finish(worker, code=75)
-    saved = tf.train.latest_checkpoint(tmp_path / "run" / "checkpoints")
-    assert os.path.basename(saved) == "ckpt-8"  # the signal came in step 8
-    for worker in start_workers(data_dir, tmp_path / "run"):
-        assert "going on from step 8" in finish(worker)
-    assert_same_state(tmp_path / "run", two_workers)
-
-
-def test_two_workers_equal_one_process_and_outlive_a_kill(
-    data_dir, tmp_path, two_workers
-):
-    reference = two_workers
-    first, second = start_workers(data_dir, tmp_path / "killed", "step")
-    finish(second, code=-signal.SIGKILL)
+def test_two_workers_outlive_a_kill_and_stop_together(data_dir, tmp_path, two_workers):
+    model_dir, killed = tmp_path / "run", -signal.SIGKILL
+    first, second = start_workers(data_dir, model_dir, "step")
+    finish(second, killed)
     assert "another worker was lost" in finish(first, code=1)
-    for worker in start_workers(data_dir, tmp_path / "killed"):
-        assert "going on from step" in finish(worker)
-    assert_same_state(tmp_path / "killed", reference)
+    for worker in start_workers(data_dir, model_dir, "sigterm"):  # to the second
+        said = finish(worker, code=75)
+        assert "going on from step" in said
+        assert "checkpoint saved" in said
+    saved = tf.train.latest_checkpoint(model_dir / "checkpoints")
+    assert os.path.basename(saved) == "ckpt-8"  # the signal came in step 8
+    for worker in start_workers(data_dir, model_dir):
+        assert "going on from step 8" in finish(worker)
+    assert_same_state(model_dir, two_workers)
 
+
+def test_two_workers_equal_one_process(data_dir, tmp_path, two_workers):
     finish(start(data_dir, tmp_path / "one", dropout=0.0))
     _, _, tensors, _ = final_state(tmp_path / "one")
     for name, value in tensors.items():
         if "seeds" not in name:
             np.testing.assert_allclose(
-                value, reference[2][name], rtol=1e-5, atol=1e-5, err_msg=name
+                value, two_workers[2][name], rtol=1e-5, atol=1e-5, err_msg=name
             )

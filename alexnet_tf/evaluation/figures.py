@@ -344,7 +344,7 @@ def learning_curves(
 
 
 def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
-    """Loss and accuracy on validation by epoch, a line for each run.
+    """Loss and accuracy on validation by epoch, and the training loss, for each run.
 
     Args:
         runs: The records of `metrics.jsonl` by the run's name.
@@ -353,13 +353,16 @@ def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
     loss, accuracy = figure.subplots(1, 2)
     styles = ("-", "--", ":", "-.")  # ten colours, and then other lines
     for i, (name, records) in enumerate(runs.items()):
+        trained = [r for r in records if r["split"] == "train"]
         rows = [r for r in records if r["split"] == "validation"]
         epochs = [r["epoch"] for r in rows]
         line = {"color": f"C{i % 10}", "linestyle": styles[i // 10 % 4]}
+        losses = [r["cross_entropy"] for r in trained]
+        loss.plot([r["epoch"] for r in trained], losses, **line, linewidth=0.6)
         line |= {"label": _one_line(name), "marker": ".", "markersize": 4}
         loss.plot(epochs, [r["cross_entropy"] for r in rows], **line)
         accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **line)
-    titles = "validation loss, nats", "validation top-1 accuracy, %"
+    titles = "loss, nats (thin: training)", "validation top-1 accuracy, %"
     for axes, title in zip((loss, accuracy), titles, strict=True):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
