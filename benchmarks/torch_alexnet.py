@@ -57,6 +57,6 @@ def make_step(batch: int, precision: str, width: float) -> Callable:
             loss = loss_of(images)
         loss.backward()
         optimizer.step()
-        return loss
+        return loss.detach()
 
     return step

@@ -344,7 +344,7 @@ def learning_curves(
 
 
 def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
-    """Loss and accuracy on validation by epoch, and the training loss, for each run.
+    """Loss and accuracy by epoch, for each run on validation and, thin, in training.
 
     Args:
         runs: The records of `metrics.jsonl` by the run's name.
@@ -353,16 +353,16 @@ def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
     loss, accuracy = figure.subplots(1, 2)
     styles = ("-", "--", ":", "-.")  # ten colours, and then other lines
     for i, (name, records) in enumerate(runs.items()):
-        trained = [r for r in records if r["split"] == "train"]
-        rows = [r for r in records if r["split"] == "validation"]
-        epochs = [r["epoch"] for r in rows]
         line = {"color": f"C{i % 10}", "linestyle": styles[i // 10 % 4]}
-        losses = [r["cross_entropy"] for r in trained]
-        loss.plot([r["epoch"] for r in trained], losses, **line, linewidth=0.6)
-        line |= {"label": _one_line(name), "marker": ".", "markersize": 4}
-        loss.plot(epochs, [r["cross_entropy"] for r in rows], **line)
-        accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **line)
-    titles = "loss, nats (thin: training)", "validation top-1 accuracy, %"
+        thin = line | {"linewidth": 0.6}
+        label = _escape(_cut(name, 40))
+        thick = line | {"label": label, "marker": ".", "markersize": 4}
+        for split, style in (("train", thin), ("validation", thick)):
+            rows = [r for r in records if r["split"] == split]
+            epochs = [r["epoch"] for r in rows]
+            loss.plot(epochs, [r["cross_entropy"] for r in rows], **style)
+            accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **style)
+    titles = "loss, nats", "top-1 accuracy, %; thin: in training"
     for axes, title in zip((loss, accuracy), titles, strict=True):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
@@ -410,7 +410,11 @@ def class_counts(
 
 def shorten(name: str, length: int = 32) -> str:
     """The first of a class's names, cut to `length` letters."""
-    name = printable(name.split(",")[0])
+    return _cut(name.split(",")[0], length)
+
+
+def _cut(name: str, length: int) -> str:
+    name = printable(name)
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
@@ -422,9 +426,13 @@ def wrapped(name: str, width: int) -> str:
 
 
 def _label(name: str, width: int) -> str:
-    """A name as matplotlib is to show it: two dollars would begin a formula."""
-    return wrapped(name, width).replace("$", r"\$")
+    return _escape(wrapped(name, width))
 
 
 def _one_line(name: str) -> str:
-    return shorten(name, 22).replace("$", r"\$")
+    return _escape(shorten(name, 22))
+
+
+def _escape(name: str) -> str:
+    """A name as matplotlib is to show it: two dollars would begin a formula."""
+    return name.replace("$", r"\$")
