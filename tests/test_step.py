@@ -33,7 +33,7 @@ def expected_rate(recipe, path):
 def test_steps_of_training_equal_numpy(data_dir, name):
     trainer = make_trainer(
         data_dir, recipe=name, global_batch_size=BATCH, width=0.04, color="none", seed=1
-    )  # with seed 0 one processor is off by 2e-4, as if rounding had turned a ReLU on
+    )  # seed 0 has a ReLU of conv3 within rounding of 0, on or off by the processor
     model, recipe = trainer.model, trainer.recipe
     for variable in model.trainable_variables:  # of size, so that every part counts
         variable.assign(variable * (4 if variable.path.endswith("kernel") else 1))
