@@ -31,9 +31,13 @@ def expected_rate(recipe, path):
 
 @pytest.mark.parametrize("name", ["paper", "original"])
 def test_steps_of_training_equal_numpy(data_dir, name):
+    """With a seed whose ReLUs all stay away from 0, 5e-6 of their layer's deviation.
+
+    With seed 0 one of conv3 does not: float32 has it on or off by the processor.
+    """
     trainer = make_trainer(
-        data_dir, recipe=name, global_batch_size=BATCH, width=0.04, color="none", seed=1
-    )  # seed 0 has a ReLU of conv3 within rounding of 0, on or off by the processor
+        data_dir, recipe=name, global_batch_size=BATCH, width=0.04, color="none", seed=4
+    )
     model, recipe = trainer.model, trainer.recipe
     for variable in model.trainable_variables:  # of size, so that every part counts
         variable.assign(variable * (4 if variable.path.endswith("kernel") else 1))
