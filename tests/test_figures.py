@@ -199,11 +199,13 @@ def test_learning_curves_show_every_record_and_the_largest_class():
     assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1, 2]] * 2
 
 
-def test_run_curves_have_a_line_a_run_and_a_thin_one_of_its_training():
+def test_curves_of_runs_have_a_line_a_run_and_a_thin_one_of_its_training():
     runs = {"paper, mask, seed 0 of the demo": RECORDS, "b": RECORDS[:2]}
     loss, accuracy = figures.run_curves(runs).axes
     losses = [list(line.get_ydata()) for line in loss.lines]
     assert losses == [[2, 1], [2.25, 1.25], [2], [2.25]]
+    assert loss.get_yscale() == "log"
+    assert loss.lines[0].get_linewidth() < loss.lines[1].get_linewidth()
     assert [list(line.get_ydata()) for line in accuracy.lines[2:]] == [[50], [25]]
     _, labels = accuracy.get_legend_handles_labels()
     assert labels == list(runs)

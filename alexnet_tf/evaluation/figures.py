@@ -362,7 +362,7 @@ def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
             epochs = [r["epoch"] for r in rows]
             loss.plot(epochs, [r["cross_entropy"] for r in rows], **style)
             accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **style)
-    loss.set_yscale("log", base=2)  # the first steps may have a hundred times the last
+    loss.set_yscale("log", base=2)  # the first steps' may be ten times the last
     loss.yaxis.set_major_formatter("{x:g}")
     titles = "loss, nats", "top-1 accuracy, %; thin: in training"
     for axes, title in zip((loss, accuracy), titles, strict=True):

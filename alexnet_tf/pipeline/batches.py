@@ -387,12 +387,12 @@ def timed_next(batches: Iterator, waited: tf.Variable) -> tuple:
     parts = tf.nest.flatten(batch, expand_composites=True)
     with tf.control_dependencies(parts):
         added = waited.assign_add(tf.timestamp() - start)
-    # Where one thread does everything, it could take the step before the time.
+    # Where one thread does everything, it might else take the step before the time.
     with tf.control_dependencies([added]):
         parts = [_identity(part) for part in parts]
     return tf.nest.pack_sequence_as(batch, parts, expand_composites=True)
 
 
 def _identity(tensor: tf.Tensor) -> tf.Tensor:
-    with tf.device(tensor.device):
+    with tf.device(tensor.device):  # else a replica's part travels to the first device
         return tf.identity(tensor)
