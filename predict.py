@@ -16,7 +16,6 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 import base64
 import contextlib
 import csv
-import dataclasses
 import html
 import io
 import json
@@ -29,6 +28,7 @@ from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from data import reading
 from data.pictures import LeftOut, find_pictures, shown
+from data.reading import Asked
 
 _BAR_CELLS = 20
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
@@ -69,16 +69,8 @@ def define_flags() -> None:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What is to be done: the directory of the SavedModel, the names of pictures."""
-
-    saved_model: str
-    names: list[str]
-
-
-def check(values: flags.FlagValues, arguments: list[str]) -> Task:
-    """Finds the model and the pictures; "-" stands for the standard input."""
+def check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, list[str]]:
+    """Finds the SavedModel and the pictures; "-" stands for the standard input."""
     if not arguments:
         raise flags.Error("name pictures or folders, or - for the standard input")
     if values.explain and not values.output_html:
@@ -103,10 +95,9 @@ def check(values: flags.FlagValues, arguments: list[str]) -> Task:
             kind="file",
             mark=b"<title>Predictions</title>",
         )
-    print(
-        *left_out.lines(), sep="\n", end="\n" * bool(left_out.lines()), file=sys.stderr
-    )
-    return Task(saved_model, names)
+    for line in left_out.lines():
+        print(line, file=sys.stderr)
+    return saved_model, names
 
 
 def find_saved_model(directory: str) -> str:
@@ -120,20 +111,10 @@ def find_saved_model(directory: str) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a picture shows: (class, class id, probability), or why it is not known."""
-
-    name: str
-    image_bytes: bytes
-    classes: list[tuple[str, int, float]]
-    error: str | None = None
-
-
 def predict(
     classify: Callable, names: list[str], batch_size: int, top_k: int
-) -> Iterator[Prediction]:
-    """Classifies pictures, some at a time.
+) -> Iterator[Asked]:
+    """Classifies pictures, some at a time; the answers are (class, id, probability).
 
     Args:
         classify: The signature `serving_default` of an export.
@@ -154,47 +135,48 @@ def predict(
             yield rows if ids[0] >= 0 else None
 
     for start in range(0, len(names), batch_size):
-        for asked in reading.ask(names[start : start + batch_size], answer):
-            yield Prediction(asked.name, asked.content, asked.answer or [], asked.error)
+        yield from reading.ask(names[start : start + batch_size], answer)
 
 
 # What is printed.
 
 
-def print_text(predictions: Iterable[Prediction]) -> None:
+def print_text(predictions: Iterable[Asked]) -> None:
     """Prints names and bars."""
     for prediction in predictions:
         if prediction.error:
             continue
         print(shown(prediction.name))
-        names = [shown(name) for name, _, _ in prediction.classes]
+        names = [shown(name) for name, _, _ in prediction.answer]
         width = max(map(len, names))
-        for name, (_, _, probability) in zip(names, prediction.classes, strict=True):
+        for name, (_, _, probability) in zip(names, prediction.answer, strict=True):
             eighths = round(probability * _BAR_CELLS * 8)
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]
             print(f"  {name:{width}}  {bar:{_BAR_CELLS + 1}} {probability:6.1%}")
 
 
-def print_json(predictions: Iterable[Prediction]) -> None:
+def print_json(predictions: Iterable[Asked]) -> None:
     """Prints a list of objects, one a line."""
     separator = "["
+    keys = ("class", "class_id", "probability")
     for prediction in predictions:
-        keys = ("class", "class_id", "probability")
-        rows = [dict(zip(keys, row, strict=True)) for row in prediction.classes]
-        error = prediction.error
-        answer = {"error": error} if error else {"predictions": rows}
+        if prediction.error:
+            answer = {"error": prediction.error}
+        else:
+            rows = [dict(zip(keys, row, strict=True)) for row in prediction.answer]
+            answer = {"predictions": rows}
         line = json.dumps({"picture": prediction.name} | answer)
         print(f"{separator}\n{line}", end="")
         separator = ","
     print("\n]")
 
 
-def print_csv(predictions: Iterable[Prediction]) -> None:
+def print_csv(predictions: Iterable[Asked]) -> None:
     """Prints a row for each picture and class."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["picture", "rank", "class", "class_id", "probability"])
     for prediction in predictions:
-        for rank, (name, *numbers) in enumerate(prediction.classes, 1):
+        for rank, (name, *numbers) in enumerate(prediction.answer or (), 1):
             writer.writerow([_cell(prediction.name), rank, _cell(name), *numbers])
 
 
@@ -237,7 +219,7 @@ def show_where(serve: Callable, image, class_id: int, batch_size: int):
     return Image.fromarray(light(pixels, falls)), max(falls.max(), 0)
 
 
-def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
+def format_figure(prediction: Asked, look: Callable | None = None) -> str:
     """A picture and its classes in HTML.
 
     Args:
@@ -245,7 +227,7 @@ def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
         look: From the picture and a class to what `show_where` returns.
     """
     try:
-        image = reading.load(prediction.image_bytes)
+        image = reading.load(prediction.content)
         image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     except ValueError:  # what only the model can read has no picture
         image, look = None, None
@@ -253,10 +235,10 @@ def format_figure(prediction: Prediction, look: Callable | None = None) -> str:
     caption = html.escape(shown(prediction.name)) + "".join(
         f"<br><meter value={probability:.4f}></meter> {probability:.1%} "
         f"{html.escape(name)}"
-        for name, _, probability in prediction.classes
+        for name, _, probability in prediction.answer
     )
     if look:
-        name, class_id, _ = prediction.classes[0]
+        name, class_id, _ = prediction.answer[0]
         lit, fall = look(image, class_id)
         pictures += _format_image(lit, "Where the model looks")
         caption += (
@@ -287,12 +269,15 @@ def open_page(path: str | None) -> Iterator[Callable[[str], object]]:
         yield page.write
 
 
-def main(values: flags.FlagValues, task: Task) -> int:
+def main(values: flags.FlagValues, checked: tuple[str, list[str]]) -> int:
     """Predicts as the flags say."""
     import tensorflow as tf
     from tqdm import tqdm
 
-    model = tf.saved_model.load(for_tensorflow(task.saved_model))
+    saved_model, names = checked
+    model = tf.saved_model.load(for_tensorflow(saved_model))
+    if not {"serving_default", "images"} <= set(model.signatures):
+        raise UserError(f"{saved_model} is no export of export.py: give one")
     classify = model.signatures["serving_default"]
     look = None
     if values.explain:
@@ -301,11 +286,11 @@ def main(values: flags.FlagValues, task: Task) -> int:
             serve = model.signatures["images"]
             return show_where(serve, image, class_id, values.batch_size)
 
-    errors, total = [], len(task.names)
+    errors, total = [], len(names)
     is_short = total <= values.batch_size and not look
 
-    def watch(bar, write) -> Iterator[Prediction]:
-        for one in predict(classify, task.names, values.batch_size, values.top_k):
+    def watch(bar, write) -> Iterator[Asked]:
+        for one in predict(classify, names, values.batch_size, values.top_k):
             bar.update()
             bar.clear()
             if one.error:

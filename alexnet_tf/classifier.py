@@ -34,7 +34,9 @@ class Prediction:
     error: str | None = None
 
 
-def load(model_dir: str, checkpoint: str = "latest") -> keras.Model:
+def load(
+    model_dir: str | os.PathLike, checkpoint: str | os.PathLike = "latest"
+) -> keras.Model:
     """Loads the network of a run, to use it in Python.
 
     Example:
@@ -56,7 +58,8 @@ def load(model_dir: str, checkpoint: str = "latest") -> keras.Model:
     Raises:
         UserError: If there is no such run or checkpoint.
     """
-    model, config, _ = Run(expand(model_dir)).load_model(checkpoint)
+    run = Run(expand(os.fspath(model_dir)))
+    model, config, _ = run.load_model(expand(os.fspath(checkpoint)))
     fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
     decode = tf.function(
         functools.partial(decode_pictures, fitting=fitting),

@@ -70,7 +70,7 @@ def export_run(
             checkpoint does.
     """
     run, is_given = model_dir and Run(model_dir), output is not None
-    output = (output or os.path.join(model_dir, format)).rstrip("/")
+    output = (output or os.path.join(model_dir, format)).rstrip("/") or "/"
     source = run.checkpoint_dir if run else init_weights
     files.check_output(output, [source], what="--output")
     if is_given and list_names(output) and not _is_export(output):

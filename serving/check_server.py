@@ -62,18 +62,24 @@ def serve(python: str, saved_model: str, port: int):
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            end = time.monotonic() + _START_SECONDS
-            while server.poll() is None and time.monotonic() < end:
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(url)
-                    yield url
-                    return
-                time.sleep(0.5)
-            log.seek(0)
-            raise UserError(f"the server did not start:\n{log.read()}")
+            if not becomes_ready(server, url):
+                log.seek(0)
+                raise UserError(f"the server did not start:\n{log.read()}")
+            yield url
         finally:
             server.terminate()
             server.wait()
+
+
+def becomes_ready(server: subprocess.Popen, url: str) -> bool:
+    """Waits until an address answers; False if its server ends first, or never does."""
+    end = time.monotonic() + _START_SECONDS
+    while server.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(url, timeout=_START_SECONDS).close()
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def ask(url: str, pictures: list[bytes]) -> list[dict]:

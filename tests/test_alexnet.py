@@ -125,6 +125,9 @@ def test_uint8_and_float_images_give_the_same_float32_logits():
     [
         {"num_classes": 0},
         {"width": 0},
+        {"width": float("nan")},
+        {"image_mean": (1, 2, 3, 4)},
+        {"image_mean": np.zeros((224, 224))},
         {"groups": 3},
         {"dropout_rate": 1.0},
         {"recipe": "vgg"},

@@ -440,6 +440,14 @@ def test_an_export_replaces_nothing_but_an_export(run, tmp_path):
     assert (tmp_path / "precious").exists()
 
 
+def test_the_root_is_not_the_current_directory(run, tmp_path, monkeypatch):
+    (tmp_path / "current").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+    with pytest.raises(UserError, match="--output=/ would overwrite the input"):
+        export.export_run(run[0].model_dir, "/")
+    assert os.listdir() == []
+
+
 def test_an_export_in_the_run_leaves_what_it_did_not_write(run):
     directory = pathlib.Path(run[0].saved_model_dir)
     directory.mkdir(exist_ok=True)

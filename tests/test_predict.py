@@ -278,6 +278,14 @@ def test_a_run_is_enough_and_its_name_no_pattern(saved_model, tmp_path):
     assert best_classes(done) == {str(tmp_path / "a.jpg"): "2"}
 
 
+def test_a_saved_model_of_another_is_refused(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    done = predict(f"--saved_model={tmp_path / 'other'}", "a.jpg")
+    assert done.returncode == 1
+    assert "is no export of export.py" in done.stderr.decode()
+    assert "traceback" not in done.stderr.decode()
+
+
 def test_a_page_takes_the_place_of_no_picture(saved_model, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(picture((0, 0, 255)))
@@ -301,7 +309,7 @@ def test_names_give_no_orders(capsys):
         ("@a", "'@a"),
         ("\x1b[31mred\n", r"\x1b[31mred\n"),
     ):
-        prediction = script.Prediction(name, b"", [(name, 0, 0.5)])
+        prediction = script.Asked(name, b"", [(name, 0, 0.5)])
         script.print_csv([prediction])
         rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
         assert rows[1] == [shown, "1", shown, "0", "0.5"]

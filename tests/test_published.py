@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 
+import ml_dtypes
 import numpy as np
 import PIL.Image
 import pytest
@@ -184,6 +185,15 @@ def test_safetensors(tmp_path):
     assert [recipe.name for recipe in weights.recipes] == ["torchvision"]
 
 
+def test_bfloat16_is_read(tmp_path):
+    arrays = torchvision_arrays(draw_layers("torchvision"))
+    arrays = {k: v.astype(ml_dtypes.bfloat16) for k, v in arrays.items()}
+    write_safetensors(tmp_path / "weights", arrays)
+    bias = read_weights(str(tmp_path / "weights")).layers["fc8"]["bias"]
+    assert bias.dtype == np.float32
+    np.testing.assert_array_equal(bias, arrays["classifier.6.bias"].astype(np.float32))
+
+
 @pytest.mark.skipif(bool(importlib.util.find_spec("torch")), reason="torch is here")
 def test_pytorch_files_without_pytorch_say_what_to_do(tmp_path):
     with zipfile.ZipFile(tmp_path / "new", "w") as archive:
@@ -294,6 +304,16 @@ def test_what_holds_no_weights_is_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_tensorflow_1_is_none_of_ours(tmp_path):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        variable = tf.compat.v1.get_variable("conv1/weights", initializer=tf.ones(3))
+        session.run(variable.initializer)
+        saver = tf.compat.v1.train.Saver()
+        saver.save(session, str(tmp_path / "model.ckpt"))
+    with pytest.raises(UserError, match="it is a checkpoint of TensorFlow 1"):
+        read_weights(str(tmp_path / "model.ckpt"))
+
+
 def test_other_places_are_one_line(tmp_path):
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(
@@ -314,6 +334,18 @@ def test_other_places_are_one_line(tmp_path):
         (lambda v: v["fc7"].pop(), "fc7's bias is missing"),
         (lambda v: v["conv2"][0].fill(np.nan), "conv2's kernel .* not finite"),
         (lambda v: v["conv2"].__setitem__(0, np.array("x")), "array of U1, not floats"),
+        (
+            lambda v: v["conv2"].__setitem__(0, v["conv2"][0].astype(object)),
+            r"conv2's kernel has the shape \(\d+,\), its bias \(26,\)",
+        ),
+        (
+            lambda v: v["fc7"].__setitem__(1, np.float32([[1, 2]])),
+            r"fc7's kernel has the shape \(410, 410\), its bias \(1, 2\)",
+        ),
+        (
+            lambda v: v["fc7"].__setitem__(1, np.array(1.0, np.float32)),
+            r"fc7's kernel has the shape \(410, 410\), its bias \(1,\)",
+        ),
     ],
 )
 def test_weights_that_cannot_be_used_are_named(layers, tmp_path, change, message):
@@ -365,7 +397,7 @@ def test_another_shape_is_an_error_and_changes_nothing(layers, tmp_path):
 def test_a_network_takes_its_weights_from_a_file(layers, tmp_path, caplog):
     caplog.set_level("INFO", "absl")
     path = save_npy(layers, tmp_path / "w")
-    model = alexnet(weights=path, width=WIDTH)
+    model = alexnet(weights=pathlib.Path(path), width=WIDTH)
     assert (model.name, model.output_shape) == ("alexnet_bvlc", (None, 5))
     found = {n: {v.name: v.numpy() for v in model.get_layer(n).weights} for n in LAYERS}
     assert_same(found, layers)
@@ -516,6 +548,39 @@ def test_a_run_its_checkpoint_and_a_keras_file_of_ours(run_dir, tmp_path):
     assert states["fc8"] == "new"  # as many classes, but others
     states = {r.name: r.state for r in assign(other, weights, config.class_names)}
     assert set(states.values()) == {"loaded"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropout_rate": 0.2, "groups": 1},
+        {"dropout": "inverted", "dropout_before": True, "lrn": False, "pool_size": 2},
+        {"lrn_alpha": 0.1, "lrn_beta": 0.5, "lrn_bias": 1.5, "lrn_depth_radius": 3},
+        {"lrn_within_towers": True, "lrn_after_pool": True, "lrn1_before_relu": False},
+        {"spatial_normalization": False, "activation": "tanh", "mean": "color"},
+        {"image_size": 227, "conv1_padding": (0, 0), "bgr": True},
+        {"input_stddev": (2.0, 3.0, 4.0)},
+    ],
+    ids=str,
+)
+def test_a_keras_file_says_what_was_changed_of_its_recipe(tmp_path, changes):
+    recipe, path = dataclasses.replace(RECIPES["original"], **changes), tmp_path / "m"
+    model = alexnet(3, recipe, width=0.03)
+    model.save(f"{path}.keras")
+    again, config, _ = load_published(f"{path}.keras")
+    assert config.recipe == recipe
+    images = tf.random.stateless_uniform((2, *model.input_shape[1:]), (0, 1), 0, 255)
+    np.testing.assert_allclose(again(images), model(images), rtol=1e-4, atol=1e-7)
+
+
+def test_a_keras_file_of_one_tower_goes_into_one(tmp_path):
+    path = tmp_path / "m.keras"
+    alexnet(3, "small", width=0.03, groups=1).save(path)
+    for recipe, groups in ((None, None), ("small", 1)):
+        model = alexnet(recipe=recipe, groups=groups, weights=path, width=0.03)
+        assert model.get_layer("conv2").groups == 1
+    with pytest.raises(ValueError, match="where groups is 1; in small it is 2"):
+        alexnet(recipe="small", weights=path, width=0.03)
 
 
 def test_a_run_stands_for_published_weights_too(run_dir, layers):

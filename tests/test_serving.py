@@ -5,6 +5,7 @@ import base64
 import importlib.util
 import json
 import pathlib
+import socket
 import sys
 import threading
 import types
@@ -12,6 +13,9 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from alexnet_tf.errors import UserError
+from serving import check_server
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "serving" / "kserve_server.py"
 
@@ -130,6 +134,34 @@ def test_version_2_is_refused(server):
     kserve = type(server).predict.__globals__["kserve"]
     with pytest.raises(InvalidInputError, match="version 2 of the protocol"):
         ask(server, kserve.InferRequest())
+
+
+FAKE_SERVER = """
+import http.server, sys
+port = int(sys.argv[2].removeprefix("--http_port="))
+handler = http.server.SimpleHTTPRequestHandler
+handler.do_GET = lambda self: self.send_response(200) or self.end_headers()
+http.server.HTTPServer(("127.0.0.1", port), handler).serve_forever()
+"""
+
+
+def test_what_fails_beside_the_checked_server_is_what_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_server, "HERE", str(tmp_path))
+    (tmp_path / "kserve_server.py").write_text(FAKE_SERVER)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (
+        pytest.raises(TimeoutError, match="mine"),
+        check_server.serve(sys.executable, "x", port),
+    ):
+        raise TimeoutError("mine")
+    (tmp_path / "kserve_server.py").write_text("raise SystemExit('no kserve')")
+    with (
+        pytest.raises(UserError, match="did not start:\nno kserve"),
+        check_server.serve(sys.executable, "x", port),
+    ):
+        pass
 
 
 def test_others_are_answered_while_one_waits(server, monkeypatch):

@@ -178,7 +178,8 @@ def write_safetensors(path, arrays):
     for name, array in arrays.items():
         offsets = [len(data), len(data) + array.nbytes]
         shape = list(array.shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+        kind = {"float32": "F32", "bfloat16": "BF16"}[array.dtype.name]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": offsets}
         data += array.tobytes()
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

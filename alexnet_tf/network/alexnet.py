@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import os
+import random
 
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ from alexnet_tf.network.layers import (
     SpatialResponseNormalization,
 )
 from alexnet_tf.network.published import PublishedWeights, assign, read_weights
+from alexnet_tf.paths import expand
 from alexnet_tf.recipes import RECIPES, Recipe
 
 # RGB mean of ImageNet's training images, 0..255.
@@ -26,7 +29,7 @@ def alexnet(
     num_classes: int | None = None,
     recipe: str | Recipe | None = None,
     *,
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
     include_top: bool = True,
     image_mean=IMAGENET_MEAN,
     width: float = 1.0,
@@ -56,7 +59,8 @@ def alexnet(
         dropout_rate: At fc6 and fc7, 0..1; the recipe's where None.
         dtype: Keras dtype policy: "float32" or "mixed_bfloat16". Variables, response
             normalisation and logits are float32 in both.
-        seed: Of the initial weights and the dropout masks; drawn where None.
+        seed: Of the initial weights and the dropout masks; drawn where None, after
+            `keras.utils.set_random_seed` the same one each time.
 
     Returns:
         A model from RGB pixels 0..255, uint8 or float `(batch, size, size, 3)` with
@@ -67,13 +71,13 @@ def alexnet(
         ValueError: If an argument is out of its range, or the weights cannot be read
             (`UserError`) or are for another network.
     """
-    published = read_weights(weights) if weights else None
+    published = read_weights(expand(os.fspath(weights))) if weights else None
     recipe = _choose_recipe(recipe, published, groups, dropout_rate)
     if num_classes is None:
         num_classes = published.num_classes if published else 1000
-    if num_classes < 1 or width <= 0:
+    if num_classes < 1 or not 0 < width < math.inf:
         raise ValueError(
-            "num_classes must be >= 1 and width > 0; received "
+            "num_classes must be >= 1 and width > 0, finite; received "
             f"num_classes={num_classes}, width={width}"
         )
     net = _Layers(recipe, width, dtype, seed)
@@ -120,10 +124,11 @@ def _choose_recipe(recipe, published, groups, dropout_rate) -> Recipe:
         if recipe not in RECIPES:
             raise ValueError(f"recipe must be one of {[*RECIPES]}, received {recipe!r}")
         recipe = RECIPES[recipe]
-    if published:
-        recipe = published.recipe_for(recipe)
     given = {"groups": groups, "dropout_rate": dropout_rate}
     given = {name: value for name, value in given.items() if value is not None}
+    recipe = recipe and dataclasses.replace(recipe, **given)
+    if published:
+        recipe = published.recipe_for(recipe)
     return dataclasses.replace(recipe or RECIPES["paper"], **given)
 
 
@@ -132,6 +137,8 @@ class _Layers:
 
     def __init__(self, recipe: Recipe, width: float, dtype: str, seed: int | None):
         self.recipe, self.width, self.dtype = recipe, width, dtype
+        # As Keras draws the seeds that nobody gives: `set_random_seed` decides them.
+        seed = random.randrange(2**31) if seed is None else seed
         self._rng = np.random.default_rng(seed)
         self._stddevs = {
             "conv3": recipe.init_stddev_conv345,

@@ -181,9 +181,9 @@ class SpatialResponseNormalization(keras.layers.Layer):
 class GroupedConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose groups run as separate convolutions.
 
-    The numbers, the weights and the arguments are those of `Conv2D(groups=…)`. That
-    one runs through XLA, ten times slower on a CPU, and leaves an XLA marker in an
-    exported graph.
+    The numbers, the weights and the arguments are those of `Conv2D(groups=…)`, with
+    channels last. That one runs through XLA, ten times slower on a CPU, and leaves an
+    XLA marker in an exported graph.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -285,7 +285,13 @@ class InputNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.per_pixel, self.reverse_channels = per_pixel, reverse_channels
         self.stddev = tuple(map(float, stddev))
-        self._first_mean = np.zeros(3) if mean is None else np.asarray(mean)
+        mean = np.asarray(np.zeros(3) if mean is None else mean, np.float32)
+        if mean.ndim not in (1, 3) or mean.shape[-1] != 3:
+            raise ValueError(
+                "image_mean must be of the shape (3,) or (height, width, 3), "
+                f"received {mean.shape}"
+            )
+        self._first_mean = mean
 
     def build(self, input_shape):
         """Makes the mean, `(height, width, 3)` or `(3,)`."""
@@ -305,7 +311,7 @@ class InputNormalization(keras.layers.Layer):
             name="mean",
             shape=shape,
             initializer=lambda shape, dtype: tf.cast(
-                tf.broadcast_to(mean.astype(np.float32), shape), dtype
+                tf.broadcast_to(mean, shape), dtype
             ),
             trainable=False,
         )
@@ -322,8 +328,10 @@ class InputNormalization(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        """Returns what makes the same layer, but for the value of the mean."""
+        """Returns what `from_config` needs to make the same layer, the mean too."""
+        mean = self.mean.numpy() if self.built else self._first_mean
         return super().get_config() | {
+            "mean": mean.tolist(),
             "per_pixel": self.per_pixel,
             "stddev": self.stddev,
             "reverse_channels": self.reverse_channels,

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from alexnet_tf.errors import UserError
@@ -125,6 +126,13 @@ def read_weights(path: str) -> PublishedWeights:
         }
         for layer, variables in found.layers.items()
     }
+    for layer in LAYERS:
+        kernel, bias = (layers[layer][name].shape for name in ("kernel", "bias"))
+        if bias != kernel[-1:] or len(bias) != 1 or 0 in kernel:
+            raise UserError(
+                f"{path}: {layer}'s kernel has the shape {kernel}, its bias {bias}: "
+                "the file is damaged, or of another network; give another"
+            )
     return PublishedWeights(
         layers,
         f"{path} ({found.kind})",
@@ -138,8 +146,9 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(map(str, names[:12])) + ", …" * (len(names) > 12) or "nothing"
 
 
-def _as_float32(values: np.ndarray, what: str) -> np.ndarray:
-    if values.dtype.kind not in "fiu":
+def _as_float32(values: np.ndarray | list, what: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiu" and values.dtype != ml_dtypes.bfloat16:
         raise UserError(
             f"{what} holds no numbers but {values.dtype}: give another file"
         )

@@ -3,10 +3,12 @@
 A file's content tells its kind, never its name.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 import os
+import pickle
 import tempfile
 import zipfile
 
@@ -156,7 +158,13 @@ def _read_torch(content: bytes) -> Found:
             "where it is installed convert the file with safetensors.torch.save_file("
             "torch.load(FILE, weights_only=True), 'alexnet.safetensors') and give that"
         ) from None
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            "it is damaged, or holds objects that could run code, such as a whole "
+            "model: save its state_dict() alone"
+        ) from None
     if not isinstance(state, dict):
         raise UserError(f"it is PyTorch's {type(state).__name__}, not a state_dict")
     tensors = {
@@ -164,7 +172,7 @@ def _read_torch(content: bytes) -> Found:
         for name, tensor in state.items()
         if isinstance(tensor, torch.Tensor)
     }
-    return _from_torchvision("PyTorch's state_dict", tensors)
+    return _from_torchvision("PyTorch's dict", tensors)._replace(names=state)
 
 
 def _read_safetensors(content: bytes) -> Found:
@@ -208,6 +216,8 @@ def _read_run(directory: str) -> Found:
 def _read_checkpoint(path: str) -> Found:
     """Reads a checkpoint, in which layers are numbered in the order of the network."""
     reader = tf.train.load_checkpoint(for_tensorflow(path))
+    if not reader.has_tensor(_OBJECT_GRAPH):
+        raise UserError("it is a checkpoint of TensorFlow 1, not of this program")
     graph = TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
 
     def children(node: int) -> dict[str, int]:
@@ -263,4 +273,40 @@ def _read_zip(content: bytes) -> Found:
         if layer.weights
     }
     recipe = RECIPES.get(model.name.removeprefix("alexnet_"))
-    return Found("Keras model", found, list(found), (recipe,) if recipe else ())
+    is_whole = recipe and {*LAYERS} <= {*found}
+    recipes = (_as_in_layers(recipe, model),) if is_whole else ()
+    return Found("Keras model", found, list(found), recipes)
+
+
+def _as_in_layers(recipe: Recipe, model: keras.Model) -> Recipe:
+    """A recipe with what was changed of it when a network was made: its layers tell."""
+    parts = {layer.name: layer for layer in model.layers}
+    places = {name: place for place, name in enumerate(parts)}
+    pixels, dropout = parts["input_normalization"], parts["dropout7"]
+    found = {
+        "image_size": model.input_shape[1],
+        "groups": parts["conv2"].groups,
+        "conv1_padding": parts["pad1"].padding[0],
+        "activation": parts["fc7"].activation.__name__,
+        "lrn": "lrn1" in parts,
+        "lrn1_before_relu": "relu1" in parts,
+        "spatial_normalization": "spatial_norm2" in parts,
+        "pool_size": parts["pool1"].pool_size[0],
+        "dropout": "inverted" if dropout.scale_in_training else "mask",
+        "dropout_rate": dropout.rate,
+        "dropout_before": places["dropout7"] < places["fc7"],
+        "mean": "image" if pixels.per_pixel else "color",
+        "input_stddev": pixels.stddev,
+        "bgr": pixels.reverse_channels,
+    }
+    if lrn := parts.get("lrn1"):
+        found |= {
+            "lrn_depth_radius": lrn.depth_radius,
+            "lrn_bias": lrn.bias,
+            "lrn_alpha": lrn.alpha,
+            "lrn_beta": lrn.beta,
+            "lrn_after_pool": places["pool1"] < places["lrn1"],
+        }
+        if found["groups"] > 1:  # one tower is normalised as a whole in any case
+            found["lrn_within_towers"] = lrn.groups > 1
+    return dataclasses.replace(recipe, **found)
