@@ -5,11 +5,12 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 
 import pytest
 
-from alexnet_tf import programs
+from alexnet_tf import command_line, programs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 with open(ROOT / "pyproject.toml", "rb") as file:
@@ -93,6 +94,15 @@ def test_scripts_are_printed_as_console_commands_where_one_runs(monkeypatch):
         "alexnet-train --x; alexnet-check; alexnet-train --y; "
         "python retrain.py; python -m data.checks; alexnet-prepare"
     )
+
+
+def test_an_unforeseen_error_of_a_console_command_is_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(programs, "_is_console_command", True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert command_line._report(KeyError("lost")) == 1
+    assert capsys.readouterr().err.startswith("error: KeyError: 'lost' (its traceback")
 
 
 def test_the_server_says_what_it_needs(tmp_path):
