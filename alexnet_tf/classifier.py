@@ -23,7 +23,7 @@ class Prediction:
     """What a picture shows, or why it is not known.
 
     Attributes:
-        path: The picture.
+        path: The picture, as it was given.
         classes: Names and probabilities, 0..1, the most probable first; empty where
             there is an error.
         error: Why the picture could not be used; None where it could.
@@ -34,7 +34,7 @@ class Prediction:
     error: str | None = None
 
 
-def load(model_dir: str, checkpoint: str = "latest") -> keras.Model:
+def load(model_dir: str | os.PathLike, checkpoint: str = "latest") -> keras.Model:
     """Loads the network of a run, to use it in Python.
 
     Example:
@@ -56,7 +56,7 @@ def load(model_dir: str, checkpoint: str = "latest") -> keras.Model:
     Raises:
         UserError: If there is no such run or checkpoint.
     """
-    model, config, _ = Run(expand(model_dir)).load_model(checkpoint)
+    model, config, _ = Run(expand(os.fspath(model_dir))).load_model(checkpoint)
     fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
     decode = tf.function(
         functools.partial(decode_pictures, fitting=fitting),
@@ -79,7 +79,7 @@ def _predict_pictures(
         raise ValueError(f"top_k must be >= 1, received {top_k}")
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    paths, predictions = [expand(os.fspath(path)) for path in paths], []
+    paths, predictions = list(map(os.fspath, paths)), []
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         contents, errors = zip(*map(_read, batch), strict=True)
@@ -100,6 +100,6 @@ def _predict_pictures(
 def _read(path: str) -> tuple[bytes, str | None]:
     """The bytes of a file and None, or b"" and why there are none."""
     try:
-        return read_whole(path, MAX_PICTURE_BYTES), None
+        return read_whole(expand(path), MAX_PICTURE_BYTES), None
     except UserError as error:
         return b"", str(error)
