@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 
+import alexnet_tf
 from alexnet_tf import command_line, programs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -134,6 +135,10 @@ def test_installed_scripts_are_inside_the_package(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "next: alexnet-train --data_dir=out" in done.stdout
     assert "20 pictures" in done.stdout
+
+
+def test_public_names_are_completed():
+    assert {*alexnet_tf.__all__} <= {*dir(alexnet_tf)}
 
 
 def test_versions_agree():
