@@ -18,9 +18,8 @@ import sys
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
-from alexnet_tf.errors import UserError
 from data import reading
-from data.pictures import LeftOut, find_pictures, shown
+from data.pictures import pictures_below, shown
 
 _NAMED = 20  # pictures that could not be used, by name
 
@@ -63,18 +62,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
     files.check_output(
         values.output, inputs, what="--output", kind=kind, replaced=False
     )
-    return find(values.input) if values.input else []
-
-
-def find(folder: str) -> list[str]:
-    """The paths of the pictures in a folder."""
-    left_out = LeftOut()
-    paths = list(find_pictures(folder, left_out))
-    for line in left_out.lines():
-        print(line, file=sys.stderr)
-    if not paths:
-        raise UserError(f"no pictures in {shown(folder)}: give a folder of them")
-    return paths
+    return pictures_below(values.input) if values.input else []
 
 
 def main(values: flags.FlagValues, paths: list[str]) -> int:

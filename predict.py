@@ -16,6 +16,7 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 import base64
 import contextlib
 import csv
+import dataclasses
 import html
 import io
 import json
@@ -26,9 +27,8 @@ from collections.abc import Callable, Iterable, Iterator
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
-from data import reading
-from data.pictures import LeftOut, find_pictures, shown
-from data.reading import Asked
+from data.pictures import pictures_below, shown
+from data.reading import Asked, ask, load
 
 _BAR_CELLS = 20
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
@@ -69,24 +69,24 @@ def define_flags() -> None:
     )
 
 
-def check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, list[str]]:
-    """Finds the SavedModel and the pictures; "-" stands for the standard input."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is to be done: the directory of the SavedModel, the names of pictures."""
+
+    saved_model: str
+    names: list[str]
+
+
+def check(values: flags.FlagValues, arguments: list[str]) -> Task:
+    """Finds the model and the pictures; "-" stands for the standard input."""
     if not arguments:
         raise flags.Error("name pictures or folders, or - for the standard input")
     if values.explain and not values.output_html:
         raise flags.Error("--explain shows its pictures in a page: give --output_html")
     saved_model = find_saved_model(values.saved_model)
-    names, left_out = [], LeftOut()
+    names = []
     for argument in arguments:
-        if not os.path.isdir(argument):
-            names.append(argument)
-            continue
-        inside = list(find_pictures(argument, left_out))
-        if not inside:
-            raise UserError(
-                f"no pictures in {shown(argument)}: give pictures or folders of them"
-            )
-        names += inside
+        names += pictures_below(argument) if os.path.isdir(argument) else [argument]
     if values.output_html:
         files.check_output(
             values.output_html,
@@ -95,9 +95,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> tuple[str, list[str
             kind="file",
             mark=b"<title>Predictions</title>",
         )
-    for line in left_out.lines():
-        print(line, file=sys.stderr)
-    return saved_model, names
+    return Task(saved_model, names)
 
 
 def find_saved_model(directory: str) -> str:
@@ -114,13 +112,17 @@ def find_saved_model(directory: str) -> str:
 def predict(
     classify: Callable, names: list[str], batch_size: int, top_k: int
 ) -> Iterator[Asked]:
-    """Classifies pictures, some at a time; the answers are (class, id, probability).
+    """Classifies pictures, some at a time.
 
     Args:
         classify: The signature `serving_default` of an export.
         names: Of files; "-" is the standard input.
         batch_size: Pictures at a time.
         top_k: Classes of each, at most what the export has.
+
+    Yields:
+        What each shows, a list of (class, class id, probability), or why it is not
+        known.
     """
 
     def answer(pictures: list[bytes]) -> Iterator[list | None]:
@@ -135,49 +137,47 @@ def predict(
             yield rows if ids[0] >= 0 else None
 
     for start in range(0, len(names), batch_size):
-        yield from reading.ask(names[start : start + batch_size], answer)
+        yield from ask(names[start : start + batch_size], answer)
 
 
 # What is printed.
 
 
-def print_text(predictions: Iterable[Asked]) -> None:
+def print_text(asked: Iterable[Asked]) -> None:
     """Prints names and bars."""
-    for prediction in predictions:
-        if prediction.error:
+    for picture in asked:
+        if picture.error:
             continue
-        print(shown(prediction.name))
-        names = [shown(name) for name, _, _ in prediction.answer]
+        print(shown(picture.name))
+        names = [shown(name) for name, _, _ in picture.answer]
         width = max(map(len, names))
-        for name, (_, _, probability) in zip(names, prediction.answer, strict=True):
+        for name, (_, _, probability) in zip(names, picture.answer, strict=True):
             eighths = round(probability * _BAR_CELLS * 8)
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]
             print(f"  {name:{width}}  {bar:{_BAR_CELLS + 1}} {probability:6.1%}")
 
 
-def print_json(predictions: Iterable[Asked]) -> None:
+def print_json(asked: Iterable[Asked]) -> None:
     """Prints a list of objects, one a line."""
     separator = "["
     keys = ("class", "class_id", "probability")
-    for prediction in predictions:
-        if prediction.error:
-            answer = {"error": prediction.error}
-        else:
-            rows = [dict(zip(keys, row, strict=True)) for row in prediction.answer]
-            answer = {"predictions": rows}
-        line = json.dumps({"picture": prediction.name} | answer)
+    for picture in asked:
+        rows = [dict(zip(keys, row, strict=True)) for row in picture.answer or ()]
+        error = picture.error
+        answer = {"error": error} if error else {"predictions": rows}
+        line = json.dumps({"picture": picture.name} | answer)
         print(f"{separator}\n{line}", end="")
         separator = ","
     print("\n]")
 
 
-def print_csv(predictions: Iterable[Asked]) -> None:
+def print_csv(asked: Iterable[Asked]) -> None:
     """Prints a row for each picture and class."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["picture", "rank", "class", "class_id", "probability"])
-    for prediction in predictions:
-        for rank, (name, *numbers) in enumerate(prediction.answer or (), 1):
-            writer.writerow([_cell(prediction.name), rank, _cell(name), *numbers])
+    for picture in asked:
+        for rank, (name, *numbers) in enumerate(picture.answer or (), 1):
+            writer.writerow([_cell(picture.name), rank, _cell(name), *numbers])
 
 
 def _cell(text: str) -> str:
@@ -219,33 +219,33 @@ def show_where(serve: Callable, image, class_id: int, batch_size: int):
     return Image.fromarray(light(pixels, falls)), max(falls.max(), 0)
 
 
-def format_figure(prediction: Asked, look: Callable | None = None) -> str:
+def format_figure(picture: Asked, look: Callable | None = None) -> str:
     """A picture and its classes in HTML.
 
     Args:
-        prediction: What to show.
+        picture: From `predict`.
         look: From the picture and a class to what `show_where` returns.
     """
     try:
-        image = reading.load(prediction.content)
+        image = load(picture.content)
         image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
     except ValueError:  # what only the model can read has no picture
         image, look = None, None
-    pictures = _format_image(image, "") if image else ""
-    caption = html.escape(shown(prediction.name)) + "".join(
+    images = _format_image(image, "") if image else ""
+    caption = html.escape(shown(picture.name)) + "".join(
         f"<br><meter value={probability:.4f}></meter> {probability:.1%} "
         f"{html.escape(name)}"
-        for name, _, probability in prediction.answer
+        for name, _, probability in picture.answer
     )
     if look:
-        name, class_id, _ = prediction.answer[0]
+        name, class_id, _ = picture.answer[0]
         lit, fall = look(image, class_id)
-        pictures += _format_image(lit, "Where the model looks")
+        images += _format_image(lit, "Where the model looks")
         caption += (
             f"<p>Light: what {html.escape(name)} depends on. Where hiding costs most, "
             f"its probability falls by {100 * fall:.1f} points.</p>"
         )
-    return f"<figure>{pictures}<figcaption>{caption}</figcaption></figure>\n"
+    return f"<figure>{images}<figcaption>{caption}</figcaption></figure>\n"
 
 
 def _format_image(image, description: str) -> str:
@@ -261,24 +261,23 @@ def open_page(path: str | None) -> Iterator[Callable[[str], object]]:
     if not path:
         yield lambda text: None
         return
-    with (
-        files.replacing(path) as unfinished,
-        open(unfinished, "w", encoding="utf-8", errors="replace") as page,
-    ):
+    with files.writing(path) as page:
         page.write(_PAGE)
         yield page.write
 
 
-def main(values: flags.FlagValues, checked: tuple[str, list[str]]) -> int:
+def main(values: flags.FlagValues, task: Task) -> int:
     """Predicts as the flags say."""
     import tensorflow as tf
     from tqdm import tqdm
 
-    saved_model, names = checked
-    model = tf.saved_model.load(for_tensorflow(saved_model))
-    if not {"serving_default", "images"} <= set(model.signatures):
-        raise UserError(f"{saved_model} is no export of export.py: give one")
-    classify = model.signatures["serving_default"]
+    model = tf.saved_model.load(for_tensorflow(task.saved_model))
+    classify = model.signatures.get("serving_default")
+    if not classify or "image_bytes" not in classify.structured_input_signature[1]:
+        raise UserError(
+            f"{task.saved_model} is an export of another program: give the directory "
+            "that export.py wrote"
+        )
     look = None
     if values.explain:
 
@@ -286,18 +285,18 @@ def main(values: flags.FlagValues, checked: tuple[str, list[str]]) -> int:
             serve = model.signatures["images"]
             return show_where(serve, image, class_id, values.batch_size)
 
-    errors, total = [], len(names)
+    errors, total = [], len(task.names)
     is_short = total <= values.batch_size and not look
 
     def watch(bar, write) -> Iterator[Asked]:
-        for one in predict(classify, names, values.batch_size, values.top_k):
+        for asked in predict(classify, task.names, values.batch_size, values.top_k):
             bar.update()
             bar.clear()
-            if one.error:
-                errors.append(f"  {shown(one.name)}: {one.error}")
+            if asked.error:
+                errors.append(f"  {shown(asked.name)}: {asked.error}")
             elif values.output_html:
-                write(format_figure(one, look))
-            yield one
+                write(format_figure(asked, look))
+            yield asked
 
     progress = tqdm(
         total=total, unit=" pictures", leave=False, disable=is_short or None

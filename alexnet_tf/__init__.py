@@ -39,6 +39,11 @@ def __getattr__(name: str):
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
+def __dir__() -> list[str]:
+    """Shows the public names to what completes them, such as a notebook."""
+    return sorted({*globals(), *__all__})
+
+
 class _KerasFinder:
     """Finds Keras as Python does, and has our layers imported right after it."""
 

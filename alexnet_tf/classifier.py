@@ -23,7 +23,7 @@ class Prediction:
     """What a picture shows, or why it is not known.
 
     Attributes:
-        path: The picture.
+        path: The picture, as it was given.
         classes: Names and probabilities, 0..1, the most probable first; empty where
             there is an error.
         error: Why the picture could not be used; None where it could.
@@ -82,7 +82,7 @@ def _predict_pictures(
         raise ValueError(f"top_k must be >= 1, received {top_k}")
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    paths, predictions = [expand(os.fspath(path)) for path in paths], []
+    paths, predictions = list(map(os.fspath, paths)), []
     for start in range(0, len(paths), _BATCH):
         batch = paths[start : start + _BATCH]
         contents, errors = zip(*map(_read, batch), strict=True)
@@ -103,6 +103,6 @@ def _predict_pictures(
 def _read(path: str) -> tuple[bytes, str | None]:
     """The bytes of a file and None, or b"" and why there are none."""
     try:
-        return read_whole(path, MAX_PICTURE_BYTES), None
+        return read_whole(expand(path), MAX_PICTURE_BYTES), None
     except UserError as error:
         return b"", str(error)

@@ -40,60 +40,35 @@ flags.disclaim_key_flags()  # flags belong to the script that has them defined h
 
 # What people of this field type for a flag of ours.
 _SYNONYMS = {
-    "arch": ("recipe",),
-    "amp": ("precision",),
-    "batch": ("global_batch_size", "batch_size"),
-    "batch_size": ("global_batch_size",),
-    "bf16": ("precision",),
-    "bs": ("global_batch_size", "batch_size"),
-    "ckpt": ("checkpoint",),
-    "data": ("data_dir", "input"),
-    "data_path": ("data_dir", "input"),
-    "dataset": ("data_dir", "name"),
-    "dest": ("output", "model_dir"),
-    "device": ("num_gpus",),
-    "devices": ("num_gpus",),
-    "dropout": ("dropout_rate",),
-    "dtype": ("precision",),
-    "epochs": ("num_epochs",),
-    "export_dir": ("output", "saved_model"),
-    "force": ("overwrite",),
-    "fp16": ("precision",),
-    "gpus": ("num_gpus",),
-    "image_dir": ("input", "data_dir"),
-    "img_size": ("image_size",),
-    "input_dir": ("input", "data_dir"),
-    "jobs": ("num_workers",),
-    "k": ("top_k",),
-    "l2": ("weight_decay",),
-    "log_dir": ("model_dir",),
-    "logdir": ("model_dir",),
-    "lr": ("learning_rate",),
-    "lr_scheduler": ("lr_schedule",),
-    "mixed_precision": ("precision",),
-    "model": ("model_dir", "saved_model"),
-    "model_dir": ("saved_model",),
-    "ngpus": ("num_gpus",),
-    "opt": ("optimizer",),
-    "out": ("output", "model_dir"),
-    "output_dir": ("output", "model_dir"),
-    "outdir": ("output", "model_dir"),
-    "path": ("data_dir", "input"),
-    "random_seed": ("seed",),
-    "run": ("model_dir",),
-    "run_dir": ("model_dir",),
-    "save_dir": ("model_dir", "output"),
-    "saved_model": ("model_dir",),
-    "scheduler": ("lr_schedule",),
-    "size": ("image_size",),
-    "source_dir": ("input",),
-    "steps": ("train_steps",),
-    "topk": ("top_k",),
-    "train_dir": ("model_dir", "data_dir"),
-    "val_split": ("validation_fraction",),
-    "warmup": ("warmup_epochs",),
-    "wd": ("weight_decay",),
-    "workers": ("num_workers",),
+    "data_dir": "data data_path dataset image_dir input_dir path train_dir",
+    "input": "data data_path image_dir input_dir path source_dir",
+    "output": "dest export_dir out outdir output_dir save_dir",
+    "model_dir": (
+        "dest log_dir logdir model out outdir output_dir run run_dir save_dir "
+        "saved_model train_dir"
+    ),
+    "saved_model": "export_dir model model_dir",
+    "batch_size": "batch bs",
+    "checkpoint": "ckpt",
+    "dropout_rate": "dropout",
+    "global_batch_size": "batch batch_size bs",
+    "image_size": "img_size size",
+    "learning_rate": "lr",
+    "lr_schedule": "lr_scheduler scheduler",
+    "name": "dataset",
+    "num_epochs": "epochs",
+    "num_gpus": "device devices gpus ngpus",
+    "num_workers": "jobs workers",
+    "optimizer": "opt",
+    "overwrite": "force",
+    "precision": "amp bf16 dtype fp16 mixed_precision",
+    "recipe": "arch",
+    "seed": "random_seed",
+    "top_k": "k topk",
+    "train_steps": "steps",
+    "validation_fraction": "val_split",
+    "warmup_epochs": "warmup",
+    "weight_decay": "l2 wd",
 }
 _KINDS = {"int": "N", "float": "X", "bool": "", "path": "PATH", "numbers": "X,X,…"}
 _expert_flags: set[str] = set()
@@ -383,6 +358,7 @@ def _parse(accepts_others: bool) -> tuple[flags.FlagValues, list[str]]:
     flags.DEFINE_bool("helpfull", False, "Show all flags.")
     values = flags.FLAGS
     values.set_default("verbosity", logging.INFO)
+    del values.log_dir  # of absl, which writes no log here; people mean --model_dir
     asked = {word.lstrip("-") for word in sys.argv[1:] if word.startswith("-")}
     if asked & {"help", "h", "helpfull"}:  # whatever else is missing
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for "--help | head"
@@ -473,8 +449,8 @@ def _report(error: Exception) -> int:
         print(f"see: {command('python', *_this_script(), '--help')}", file=sys.stderr)
         return EXIT_USAGE
     line = str(error) if isinstance(error, UserError) else files.explain(error)
-    line = programs.as_typed(line) or _describe_unforeseen(error)
-    print(f"error: {line}", file=sys.stderr)
+    line = line or _describe_unforeseen(error)
+    print(f"error: {programs.as_typed(line)}", file=sys.stderr)
     return EXIT_ERROR
 
 
@@ -489,8 +465,12 @@ def _describe_flags_error(error: flags.Error) -> str:
         return " ".join(str(error).removeprefix("FATAL Flags").split())
     given, known = error.flagname, set(flags.FLAGS)
     near = difflib.get_close_matches(given, known, cutoff=0.75)
-    meant = [name for name in _SYNONYMS.get(given, ()) if name in known] or near
-    hint = " or ".join(f"--{name}" for name in meant[:2])
+    meant = [
+        name
+        for name, words in _SYNONYMS.items()
+        if name in known and given in words.split()
+    ]
+    hint = " or ".join(f"--{name}" for name in (meant or near)[:2])
     return f"there is no flag --{given}" + (f": did you mean {hint}?" if hint else "")
 
 

@@ -95,7 +95,10 @@ class Config:
         lower_bound=0,
     )
     profiler_port: int | None = expert_setting(
-        None, "Port at which TensorBoard's profiler can ask.", lower_bound=1
+        None,
+        "Port at which TensorBoard's profiler can ask.",
+        lower_bound=1,
+        upper_bound=65535,
     )
     max_bad_records: int = expert_setting(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
@@ -107,7 +110,9 @@ class Config:
     deterministic: bool = expert_setting(
         False, "Bit-identical reruns on GPUs too; slower there."
     )
-    seed: int = setting(0, "Of everything drawn at random.", lower_bound=0)
+    seed: int = setting(
+        0, "Of everything drawn at random.", lower_bound=0, upper_bound=2**32 - 1
+    )
 
     def __post_init__(self):
         check(self)
@@ -165,7 +170,7 @@ def resolve(
         chosen = previous.recipe
     else:
         chosen = _take_recipe(recipe, data_set, given, weights)
-    if given.get("optimizer") == "lars":
+    if given.get("optimizer") == "lars" != chosen.optimizer:
         chosen = dataclasses.replace(chosen, **LARS_SETTINGS)
     settings = {
         name: getattr(previous, name)

@@ -34,6 +34,14 @@ def make_strategy(
     """
     if simulate_gpus:
         return _simulated_strategy(simulate_gpus)
+    num_gpus = _take_gpus(num_gpus, memory_growth)
+    if num_gpus < 2:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_gpus)])
+
+
+def _take_gpus(num_gpus: int | None, memory_growth: bool) -> int:
+    """Hides all GPUs but those asked for; returns their number."""
     gpus = tf.config.list_physical_devices("GPU")
     if num_gpus is None:
         _warn_of_unused_gpu(gpus)
@@ -45,16 +53,10 @@ def make_strategy(
             f"without GPUs, or install the GPU build: {_gpu_build()}"
         )
     tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
-    _set_memory_growth(gpus, memory_growth)
-    if num_gpus < 2:
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_gpus)])
-
-
-def _set_memory_growth(gpus: list, memory_growth: bool) -> None:
     with contextlib.suppress(RuntimeError):  # too late: TensorFlow is at work already
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, memory_growth)
+    return num_gpus
 
 
 def _warn_of_unused_gpu(gpus: list) -> None:
@@ -93,21 +95,24 @@ def make_training_strategy(
 
     Args:
         num_gpus: See `make_strategy`; of this machine.
-        simulate_gpus: See `make_strategy`; of this machine.
+        simulate_gpus: See `make_strategy`; not with `TF_CONFIG`.
         memory_growth: See `make_strategy`.
 
     Returns:
         A `MultiWorkerMirroredStrategy` where the environment variable `TF_CONFIG` is
         set, else what `make_strategy` returns.
+
+    Raises:
+        UserError: If there are not so many GPUs, or `TF_CONFIG` is no cluster.
     """
     if not os.environ.get("TF_CONFIG", "").strip():
         return make_strategy(num_gpus, simulate_gpus, memory_growth)
-    gpus = tf.config.list_physical_devices("GPU")
-    if num_gpus == 0:
-        tf.config.set_visible_devices([], "GPU")
-    else:
-        _warn_of_unused_gpu(gpus)
-    _set_memory_growth(gpus, memory_growth)
+    if simulate_gpus:
+        raise UserError(
+            "--simulate_gpus is for one machine, TF_CONFIG for several: to try workers "
+            "on one machine, start each with --num_gpus=0"
+        )
+    _take_gpus(num_gpus, memory_growth)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, KeyError, TypeError) as error:
@@ -120,8 +125,7 @@ def make_training_strategy(
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one, of all workers, that writes."""
-    resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_id
+    return strategy.extended.should_checkpoint
 
 
 def _simulated_strategy(num_replicas: int) -> tf.distribute.Strategy:
@@ -140,18 +144,15 @@ def _simulated_strategy(num_replicas: int) -> tf.distribute.Strategy:
     )
 
 
-def choose_precision(strategy: tf.distribute.Strategy) -> str:
-    """Returns the precision that `--precision=auto` stands for.
-
-    Args:
-        strategy: From `make_strategy`.
+def choose_precision() -> str:
+    """Returns the precision that `--precision=auto` stands for, on what is visible.
 
     Returns:
         "mixed_bfloat16" where every device is fast at it (GPUs from compute capability
         8.0, CPUs with AVX512_BF16 or AMX), else "float32".
     """
     gpus = tf.config.get_visible_devices("GPU")
-    if gpus and "GPU" in strategy.extended.worker_devices[0]:
+    if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         fast = all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
     else:
@@ -166,10 +167,10 @@ def check_batch_size(global_batch_size: int, strategy: tf.distribute.Strategy) -
     replicas = strategy.num_replicas_in_sync
     if global_batch_size % replicas:
         below = global_batch_size // replicas * replicas
+        near = f"{below} or {below + replicas}" if below else replicas
         raise UserError(
             f"--global_batch_size={global_batch_size} cannot be shared evenly by "
-            f"{replicas} replicas: give a multiple of {replicas}, such as "
-            f"{below or below + replicas} or {below + replicas}"
+            f"{replicas} replicas: give a multiple of {replicas}, such as {near}"
         )
 
 

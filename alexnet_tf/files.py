@@ -546,8 +546,9 @@ def explain(error: BaseException) -> str | None:
     if type(error).__name__ == "OperationalError" and "full" in str(error):
         return _describe(errno.ENOSPC, "a temporary file")  # SQLite
     if isinstance(error, OSError) and error.errno:
-        name = os.fsdecode(error.filename) if error.filename else ""
-        return _describe(error.errno, name)
+        if error.filename:
+            return _describe(error.errno, os.fsdecode(error.filename))
+        return _describe(error.errno, reason=error.strerror)
     tf = sys.modules.get("tensorflow")
     if not isinstance(error, getattr(tf and tf.errors, "OpError", ())):
         return None
@@ -562,8 +563,9 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _describe(code: int, name: str) -> str:
+def _describe(code: int, name: str = "", reason: str | None = None) -> str:
     advice = _ADVICE.get(code, "see to it and run the same command again")
     if code in (*_FULL, *_DENIED) and name:
         name = f"cannot write {name}" if code in _FULL else f"cannot use {name}"
-    return ": ".join(filter(None, (name, f"{os.strerror(code)}; {advice}")))
+    reason = f"{reason or os.strerror(code)}; {advice}"
+    return f"{name}: {reason}" if name else reason

@@ -118,7 +118,10 @@ class Recipe:
         length=3,
     )
     input_stddev: tuple[float, ...] = _network(
-        (1.0, 1.0, 1.0), "Divides what is left, by channel RGB.", length=3
+        (1.0, 1.0, 1.0),
+        "Divides what is left, by channel RGB.",
+        length=3,
+        lower_bound=1e-6,
     )
     bgr: bool = _network(False, "Turns the channels to blue, green, red.")
 

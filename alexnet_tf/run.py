@@ -14,7 +14,7 @@ from absl import logging
 
 from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import is_unfinished, remove_written, replacing
+from alexnet_tf.files import is_unfinished, remove_written, writing
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
 from alexnet_tf.network.published import assign, read_weights
 from alexnet_tf.paths import (
@@ -103,7 +103,7 @@ class Run:
                 f"no run in {self.model_dir!r} (no config.json there): give the "
                 "--model_dir of a training run"
             ) from None
-        except (ValueError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{self.config_file} is not a configuration of this version ({error}): "
                 "use the version that trained the run, or train anew in another "
@@ -124,9 +124,8 @@ class Run:
         if not is_remote(self.model_dir) and not is_remote(config.data_dir):
             data_dir = os.path.realpath(config.data_dir)
             values[_DATA] = os.path.relpath(data_dir, self._directory())
-        text = json.dumps(values, indent=1)
-        with replacing(self.config_file) as path, tf.io.gfile.GFile(path, "w") as file:
-            file.write(text)
+        with writing(self.config_file) as file:
+            json.dump(values, file, indent=1)
 
     def start(
         self, config: Config, overwrite: bool = False, write: bool = True
@@ -147,7 +146,8 @@ class Run:
                 self._check_unchanged(self.read_config(), config)
             elif write:
                 remove_written(self.model_dir, FILES)
-        elif not all(map(is_unfinished, list_names(self.model_dir))):
+        # Of several workers the one that writes may be at it just now.
+        elif write and not all(map(is_unfinished, list_names(self.model_dir))):
             raise UserError(
                 f"--model_dir={self.model_dir} holds files but no run: give an empty "
                 "or a new directory"

@@ -5,11 +5,13 @@ Its name, type, default, limits and help stand at the field and nowhere else.
 
 import dataclasses
 import math
+import numbers
 import types
 import typing
 from collections.abc import Mapping
 
 CONFIG_FILE = "config.json"  # in a run's directory: the values of all its settings
+_LARGEST = 2**63  # where the integers of TensorFlow end
 
 
 def setting(default, help, *, fixed=False, expert=False, **limits):
@@ -38,7 +40,7 @@ def settings_of(kind: type) -> list[dataclasses.Field]:
 
 
 class Limits:
-    """What the value of a setting may be.
+    """What the value of a field may be.
 
     Attributes:
         kind: int, float, bool or str, of the value or of each in a tuple.
@@ -65,17 +67,24 @@ class Limits:
         """Whether a value is one that the setting may have."""
         if value is None:
             return self.is_optional
-        values = value if self.is_tuple else (value,)
-        has_length = self._length in (None, len(values))
-        return has_length and all(map(self.allow_one, values))
+        if not self.is_tuple:
+            return self._allow_one(value)
+        return (
+            isinstance(value, tuple)
+            and self._length in (None, len(value))
+            and all(map(self._allow_one, value))
+        )
 
-    def allow_one(self, value: object) -> bool:
-        """Whether a value, or one of a tuple's, is in the limits."""
+    def _allow_one(self, value: object) -> bool:
+        kinds = {int: numbers.Integral, float: numbers.Real}  # NumPy's numbers, too
+        is_of_kind = isinstance(value, kinds.get(self.kind, self.kind))
+        if not is_of_kind or isinstance(value, bool) != (self.kind is bool):
+            return False
         if self.choices:
             return value in self.choices
-        if self.kind is str or isinstance(value, str):
-            return self.kind is type(value)
-        return self._lower <= value <= self._upper and math.isfinite(value)
+        if self.kind is str:
+            return True
+        return self._lower <= value <= self._upper and abs(value) < _LARGEST
 
     def __str__(self) -> str:
         if self.choices:
@@ -101,16 +110,18 @@ class Limits:
 
 
 def check(values: object) -> None:
-    """Checks the settings of a dataclass.
+    """Checks the fields of a dataclass, but those that are dataclasses themselves.
 
     Args:
         values: The instance.
 
     Raises:
-        ValueError: A value is not in its setting's limits.
+        ValueError: A value is not in its field's limits.
     """
     hints = typing.get_type_hints(type(values))
-    for field in settings_of(type(values)):
+    for field in dataclasses.fields(values):
+        if dataclasses.is_dataclass(hints[field.name]):
+            continue
         value = getattr(values, field.name)
         limits = Limits(hints[field.name], field.metadata)
         if not limits.allow(value):
@@ -118,32 +129,21 @@ def check(values: object) -> None:
 
 
 def from_json(kind: type, values: object):
-    """Makes a dataclass of what `json` read of it, field by field.
+    """Makes a dataclass, which checks its fields, of what `json` read of it.
 
     Raises:
-        ValueError: A field is missing, unknown, or has a value of another type or out
-            of its limits.
+        ValueError: A field is missing, unknown, or has a value that it may not have.
     """
     if not isinstance(values, dict):
         raise ValueError(f"expected an object, found {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if set(values) != set(fields):
-        odd = min(set(values) ^ set(fields))
-        raise ValueError(f"{odd} is {'unknown' if odd in values else 'missing'}")
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _convert(name, hints[name], values[name]) for name in fields})
+    if odd := set(values) ^ set(hints):
+        name = min(odd)
+        raise ValueError(f"{name} is {'unknown' if name in values else 'missing'}")
+    return kind(**{name: _convert(hints[name], values[name]) for name in hints})
 
 
-def _convert(name: str, hint, value):
+def _convert(hint, value):
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if typing.get_origin(option) is tuple and isinstance(value, list):
-            (item, _) = typing.get_args(option)
-            return tuple(_convert(name, item, x) for x in value)
-        if option is float and type(value) in (int, float):
-            return float(value)
-        if type(value) is option:
-            return value
-    raise ValueError(f"{name} is {value!r}")
+    return tuple(value) if isinstance(value, list) else value

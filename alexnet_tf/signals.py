@@ -3,7 +3,8 @@
 A program handles them from its first line to its end (`handle`). Before and after its
 work the first one, too, ends it at once. While it works (`working`), the first one
 raises `Interrupted` in the main thread, so that what is half done is tidied up. A
-training loop (`stop_requests`) asks instead, and ends between two steps.
+training loop (`stop_requests`) asks instead, and ends between two steps. A signal that
+whoever started the program had it ignore (`nohup`) stays ignored.
 
 A second one must end a process that is deep in TensorFlow, too, where no handler of
 Python's runs. So a thread reads the numbers that the interpreter writes to a pipe for
@@ -51,6 +52,7 @@ class _Signals:
         self.code: int | None = None
         self.terminal = 2
         self.was_raised = False
+        self._handled: list[int] = []
         self._is_installed = self._is_taken = False
         self._unsaid = threading.Lock()
 
@@ -63,7 +65,8 @@ class _Signals:
         readable, writable = os.pipe()
         os.set_blocking(writable, False)
         old_pipe = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-        old = {signum: signal.signal(signum, self._handle) for signum in _STOPS}
+        self._handled = [s for s in _STOPS if signal.getsignal(s) != signal.SIG_IGN]
+        old = {signum: signal.signal(signum, self._handle) for signum in self._handled}
         old[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._raise)
         old_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         threading.Thread(target=self._watch, args=(readable,), daemon=True).start()
@@ -76,7 +79,7 @@ class _Signals:
             signal.set_wakeup_fd(old_pipe)
             sys.unraisablehook = old_hook
             os.close(writable)  # ends the thread
-            self.received, self.was_raised = [], False
+            self.received, self.was_raised, self._handled = [], False, []
             self._is_installed = self._is_taken = False
             self._unsaid = threading.Lock()
 
@@ -84,15 +87,14 @@ class _Signals:
 
     def ignore(self) -> None:
         """While the interpreter is taken down, where no handler of its own is left."""
-        if self._is_installed:
-            for signum in _STOPS:
-                signal.signal(signum, signal.SIG_IGN)
+        for signum in self._handled:
+            signal.signal(signum, signal.SIG_IGN)
 
     def forget(self) -> None:
         """In a forked child: signals do again what they do by default."""
         if self._is_installed:
             signal.set_wakeup_fd(-1)
-            for signum in _STOPS:
+            for signum in self._handled:
                 signal.signal(signum, signal.SIG_DFL)
 
     def _watch(self, readable: int) -> None:
@@ -164,10 +166,18 @@ def saying_to(descriptor: int) -> Iterator[None]:
 def handle(code: int | None = None) -> None:
     """Takes the signals over until the process ends; the first line of a program.
 
+    A standard stream that is closed becomes the null device first: the next file that
+    is opened would get its number, and what a library prints.
+
     Args:
         code: Exit code of a program that was interrupted, such as `EXIT_INTERRUPTED`;
             None for 130 or 143, or what was given before.
     """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
     _signals.install()
     _signals.code = code or _signals.code
     _signals.end = lambda signum: os._exit(report(signum))

@@ -10,8 +10,10 @@ import collections
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 
+from alexnet_tf.errors import UserError
 from alexnet_tf.files import MAX_PICTURE_BYTES
 
 # As Pillow calls them. It decodes these by itself; for others (EPS) it starts programs.
@@ -71,6 +73,21 @@ def find_pictures(root: str, left_out: LeftOut) -> Iterator[str]:
     """Yields the paths of the pictures at any depth below a folder, in order."""
     for folder in find_folders(root, left_out):
         yield from list_pictures(os.path.join(root, folder), left_out)
+
+
+def pictures_below(root: str) -> list[str]:
+    """Returns the pictures of a folder; says on the standard error what it left out.
+
+    Raises:
+        UserError: There are none.
+    """
+    left_out = LeftOut()
+    paths = list(find_pictures(root, left_out))
+    for line in left_out.lines():
+        print(line, file=sys.stderr)
+    if not paths:
+        raise UserError(f"no pictures in {shown(root)}: give a folder that has some")
+    return paths
 
 
 def find_folders(root: str, left_out: LeftOut) -> list[str]:

@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Tests, and the processes that they start, see no GPU but in `make gpu-test`.
@@ -20,6 +21,12 @@ import tensorflow as tf
 # "real", or "simulated" on the CPU: whether and where tests marked `gpu` run.
 GPU_TESTS = os.environ.get("GPU_TESTS", "")
 NUM_LOGICAL_CPUS = 4
+
+# So that the programs that tests start do not inherit that a signal is ignored, as it
+# is under `nohup` and in the background of a shell.
+for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        signal.signal(signum, lambda *_: None)
 
 # Before anything touches the runtime: the devices that simulated replicas run on.
 tf.config.set_logical_device_configuration(

@@ -168,12 +168,14 @@ def test_none_is_a_value_where_it_may_be():
         ("--epochs=1001", "must be a number from 0 to 1000"),
         ("--epochs=nan", "must be a number from 0 to 1000"),
         ("--until=inf", "must be a number, or none"),
+        ("--until=1e300", "must be a number, or none"),
         ("--epochs=none", "must be a number from 0 to 1000"),
         ("--groups=3", "must be 1 or 2"),
         ("--groups=1.5", "must be 1 or 2"),
         ("--color=red", "must be pca or none"),
         ("--steps=0", "must be a whole number of at least 1, or none"),
         ("--steps=1.5", "must be a whole number of at least 1, or none"),
+        (f"--steps={2**63}", "must be a whole number of at least 1, or none"),
         ("--drops=20,0.5", "must be a number or several with commas of at least 1"),
         ("--drops=20,", "must be a number or several with commas"),
         ("--lrn=perhaps", "boolean"),
@@ -210,6 +212,7 @@ def test_help_shows_what_people_use(program):
         ("--batch_size=3", "did you mean --global_batch_size?"),
         ("--learning_rat=3", "did you mean --learning_rate?"),
         ("--saved_model=x", "did you mean --model_dir?"),
+        ("--log_dir=x", "did you mean --model_dir?"),
         ("--xyzzy", "there is no flag --xyzzy\n"),
         ("--num_epochs=0", "--num_epochs"),
         ("--momentum=2", "flag --momentum=2: must be a number of at most 1"),
@@ -307,6 +310,28 @@ def test_closed_pipe_is_quiet(program):
     process.stdout.close()
     assert process.wait(60) == 128 + signal.SIGPIPE
     assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_gets_the_number_of_a_closed_stream(program, closed):
+    """What libraries print to the standard error would be written into it."""
+    code = """
+def main(values):
+    print("output")
+    print("errors", file=sys.stderr)
+    with open("file", "w") as file:
+        return 10 + file.fileno()
+"""
+    program.path.write_text(START.lstrip() + code + END)
+    ended = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$1" {closed}', sys.executable, program.path],
+        capture_output=True,
+        text=True,
+        cwd=program.path.parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode > 12, ended.stderr
+    assert ended.stderr == ("errors\n" if closed == ">&-" else "")
 
 
 def test_without_the_packages():
@@ -514,6 +539,25 @@ def test_two_signals_in_a_library(program):
 def test_signal_while_the_interpreter_ends(program, signum):
     """No handler of Python's is left then, and the exit code is settled."""
     assert stop(program.start(ENDING), signum)[0] == 0
+
+
+def test_signals_that_are_ignored_stay_so(program):
+    """As with `nohup`: a closed terminal ends neither the program nor its children."""
+    code = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def main(values):
+    if not os.fork():
+        print(signal.getsignal(signal.SIGHUP).name, flush=True)
+        os._exit(0)
+    os.wait()
+    ready()
+    time.sleep(60)
+"""
+    process = program.start(code)
+    assert process.stdout.readline() == "SIG_IGN\n"
+    process.send_signal(signal.SIGHUP)
+    assert stop(process, signal.SIGINT) == (130, "", "interrupted\n")
 
 
 def test_exception_that_is_lost_is_raised_again(program):

@@ -78,6 +78,19 @@ def test_a_run_that_goes_on_keeps_its_batch_and_length(data_dir):
             "--momentum must be a number from 0 to 1, received nan",
         ),
         ({"momentum": "much"}, "--momentum must be a number .*, received much"),
+        ({"momentum": (0.9,)}, r"--momentum must be a number .*, received \(0\.9,\)"),
+        ({"mirror": 1}, "--mirror must be yes or no, received 1"),
+        ({"groups": True}, "--groups must be 1 or 2, received True"),
+        (
+            {"global_batch_size": 2.5},
+            "--global_batch_size must be a whole number of at least 1, received 2.5",
+        ),
+        ({"filters": 96}, "--filters must be 5 numbers with commas .*, received 96"),
+        ({"seed": 2**32}, "--seed must be a whole number .*, received 4294967296"),
+        (
+            {"input_stddev": (0.0, 1.0, 1.0)},
+            "--input_stddev must be 3 numbers with commas of at least 1e-06, received",
+        ),
         ({"width": 0.0}, "--width must be a number of at least 0.001, received 0.0"),
         ({"train_steps": 0}, "--train_steps must be a whole number .*, received 0"),
         ({"num_epochs": None}, "--num_epochs must be a number .*, received None"),
@@ -106,6 +119,10 @@ def test_large_data_sets_and_large_batches(data_dir):
     config = resolve(data_set, "paper", given)
     assert config.recipe.initial_rate == pytest.approx(0.08)
     assert (config.recipe.lr_schedule, config.recipe.warmup_epochs) == ("poly", 5.0)
+    # Where such a run goes on, what it was given stays.
+    cosine = resolve(data_set, "paper", given | {"lr_schedule": "cosine"})
+    again = resolve(data_set, given={"optimizer": "lars"}, previous=cosine)
+    assert again.recipe == cosine.recipe
     large = dataclasses.replace(data_set.splits["train"], shard_lengths=(100_000,))
     many = dataclasses.replace(data_set, splits=data_set.splits | {"train": large})
     assert resolve(many).recipe.name == "paper"
@@ -131,11 +148,15 @@ def test_a_configuration_comes_back_from_json(data_dir, recipe):
     [
         (lambda c: c.pop("width"), "width is missing"),
         (lambda c: c.update(depth=3), "depth is unknown"),
-        (lambda c: c.update(width="wide"), "width is 'wide'"),
-        (lambda c: c["recipe"].update(lrn=1), "lrn is 1"),
+        (lambda c: c.update(width="wide"), "width must be a number .*, received wide"),
+        (lambda c: c["recipe"].update(lrn=1), "lrn must be yes or no, received 1"),
         (lambda c: c.update(recipe="small"), "expected an object, found 'small'"),
-        (lambda c: c.update(class_names=["a", 2]), "class_names is 2"),
-        (lambda c: c.update(seed=True), "seed is True"),
+        (
+            lambda c: c.update(class_names=["a", 2]),
+            r"class_names must be a text or several with commas, received \('a', 2\)",
+        ),
+        (lambda c: c.update(seed=True), "seed must be a whole .*, received True"),
+        (lambda c: c.update(data_dir=None), "data_dir must be a text, received None"),
     ],
 )
 def test_a_damaged_configuration_is_one_line(data_dir, tmp_path, change, message):
@@ -179,6 +200,18 @@ def test_a_run_does_not_go_on_with_other_classes(data_dir, tmp_path):
     message = r"class_names 3 \(blue, green, red\), now 4 \(cat, dog, bee, …\)"
     with pytest.raises(UserError, match=message):
         run.start(make_config(other))
+
+
+def test_a_worker_is_not_stopped_by_what_another_has_just_written(
+    data_dir, tmp_path, monkeypatch
+):
+    config = make_config(data_dir)
+    run, same = Run(str(tmp_path / "run")), Run(str(tmp_path / "run"))
+    run.start(config)
+    monkeypatch.setattr(same, "exists", lambda: False)  # the moment before
+    same.start(config, write=False)
+    with pytest.raises(UserError, match="holds files but no run"):
+        same.start(config)
 
 
 def test_what_may_change_is_taken_and_logged(data_dir, tmp_path, caplog):

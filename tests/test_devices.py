@@ -3,6 +3,7 @@
 import pathlib
 import shlex
 import subprocess
+import types
 
 import pytest
 import tensorflow as tf
@@ -71,6 +72,42 @@ def test_make_installs_the_gpu_build_where_there_is_a_gpu(card, tmp_path):
         assert ("-r requirements-gpu.txt" in said) == expected
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ([(8, 0)], "mixed_bfloat16"),
+        ([(9, 0), (7, 5)], "float32"),
+        ([None], "float32"),  # TensorFlow does not know
+    ],
+)
+def test_the_precision_of_gpus_is_what_all_are_fast_at(
+    capabilities, precision, monkeypatch
+):
+    known = [{"compute_capability": c} if c else {} for c in capabilities]
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: known)
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: gpu)
+    assert devices.choose_precision() == precision
+
+
+def test_a_worker_of_several_takes_the_gpus_asked_for(monkeypatch):
+    cluster = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}'
+    monkeypatch.setenv("TF_CONFIG", cluster)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *_: None)
+    taken = []
+    monkeypatch.setattr(
+        tf.config, "set_visible_devices", lambda gpus, kind: taken.append(gpus)
+    )
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", lambda: "several")
+    for number, expected in {None: ["a", "b"], 1: ["a"], 0: []}.items():
+        assert devices.make_training_strategy(number) == "several"
+        assert taken.pop() == expected
+    with pytest.raises(UserError, match="--num_gpus=3, but TensorFlow found 2 GPUs"):
+        devices.make_training_strategy(3)
+    with pytest.raises(UserError, match="--simulate_gpus is for one machine"):
+        devices.make_training_strategy(simulate_gpus=2)
+
+
 @pytest.mark.parametrize("memory_growth", [True, False])
 def test_memory_grows_unless_told_otherwise(memory_growth, monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
@@ -79,6 +116,16 @@ def test_memory_grows_unless_told_otherwise(memory_growth, monkeypatch):
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", asked.__setitem__)
     devices.make_training_strategy(0, memory_growth=memory_growth)
     assert asked == {"a": memory_growth, "b": memory_growth}
+
+
+@pytest.mark.parametrize(
+    ("batch", "advice"), [(2, "such as 3$"), (32, "such as 30 or 33$")]
+)
+def test_a_batch_that_replicas_cannot_share_is_said(batch, advice):
+    strategy = types.SimpleNamespace(num_replicas_in_sync=3)
+    with pytest.raises(UserError, match=f"={batch} cannot be shared .*, {advice}"):
+        devices.check_batch_size(batch, strategy)
+    devices.check_batch_size(33, strategy)
 
 
 def test_out_of_memory_names_the_batch_and_what_to_try(data_dir, tmp_path, monkeypatch):

@@ -531,6 +531,9 @@ def test_explain_is_one_line_with_what_to_do():
         assert "/data/x" in line
         assert os.strerror(code) in line
         assert "; " in line
+    reason = "No usable temporary directory found in ['/tmp']"  # of `tempfile`
+    line = files.explain(FileNotFoundError(errno.ENOENT, reason))
+    assert line == f"{reason}; give a path that exists"
     assert files.explain(ValueError("x")) is None
     assert files.explain(tf.errors.InvalidArgumentError(None, None, "shape")) is None
     out_of_memory = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")

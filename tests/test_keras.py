@@ -191,15 +191,18 @@ def test_a_run_says_what_pictures_show(run, data_dir, tmp_path):
     turned.save(tmp_path / "as it lies.png")
     (tmp_path / "text.jpg").write_text("no picture")
     names = ("upright.png", "no file.png", "turned.png", "text.jpg", "as it lies.png")
-    paths = [tmp_path / name for name in (*names, "")]
-    model = alexnet_tf.load(run.model_dir)
-    upright, gone, upright_too, text, lying, folder = model.predict_pictures(paths)
+    paths = [*(tmp_path / name for name in (*names, "")), "~nobody_at_all.jpg"]
+    model = alexnet_tf.load(pathlib.Path(run.model_dir))
+    found = model.predict_pictures(paths)
+    upright, gone, upright_too, text, lying, folder, nobody = found
     assert upright.path == str(tmp_path / "upright.png")
     assert upright.error is None
     assert gone.error == "No such file or directory"
     assert gone.classes == text.classes == folder.classes == []
     assert "JPEG, PNG" in text.error
     assert folder.error == "Is a directory"
+    assert nobody.path == "~nobody_at_all.jpg"
+    assert "there is no such user" in nobody.error
 
     fitted = fit_images(np.asarray(picture)[np.newaxis], Fitting())
     probabilities = tf.nn.softmax(run.load_model()[0](fitted))[0].numpy()

@@ -5,11 +5,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 
 import pytest
 
-from alexnet_tf import programs
+import alexnet_tf
+from alexnet_tf import command_line, programs
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 with open(ROOT / "pyproject.toml", "rb") as file:
@@ -95,6 +97,15 @@ def test_scripts_are_printed_as_console_commands_where_one_runs(monkeypatch):
     )
 
 
+def test_an_unforeseen_error_of_a_console_command_is_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(programs, "_is_console_command", True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert command_line._report(KeyError("lost")) == 1
+    assert capsys.readouterr().err.startswith("error: KeyError: 'lost' (its traceback")
+
+
 def test_the_server_says_what_it_needs(tmp_path):
     (tmp_path / "kserve.py").write_text("raise ModuleNotFoundError(name='kserve')")
     done = run(tmp_path, "alexnet-serve", "--help")
@@ -124,6 +135,10 @@ def test_installed_scripts_are_inside_the_package(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "next: alexnet-train --data_dir=out" in done.stdout
     assert "20 pictures" in done.stdout
+
+
+def test_public_names_are_completed():
+    assert {*alexnet_tf.__all__} <= {*dir(alexnet_tf)}
 
 
 def test_versions_agree():

@@ -92,22 +92,24 @@ def test_two_replicas_outlive_a_kill(data_dir, tmp_path, uninterrupted):
     assert_same_state(model_dir, uninterrupted[2])
 
 
-def start_workers(data_dir, model_dir, where_of_second="never"):
-    """Two workers of a cluster on this machine, without dropout."""
+def start_workers(data_dir, model_dir, where_of_second="never", first="worker"):
+    """Two workers of a cluster on this machine, without dropout.
+
+    `first` is the kind of the first one: clusters may call it "chief".
+    """
     with (
         socket.create_server(("127.0.0.1", 0)) as a,
         socket.create_server(("127.0.0.1", 0)) as b,
     ):
         addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
+    cluster, tasks = {}, []
+    for kind, address in zip((first, "worker"), addresses, strict=True):
+        tasks.append({"type": kind, "index": len(cluster.setdefault(kind, []))})
+        cluster[kind].append(address)
     processes = []
-    for index, where in enumerate(("never", where_of_second)):
-        cluster = {
-            "cluster": {"worker": addresses},
-            "task": {"type": "worker", "index": index},
-        }
-        processes.append(
-            start(data_dir, model_dir, where, 0, 0.0, TF_CONFIG=json.dumps(cluster))
-        )
+    for task, where in zip(tasks, ("never", where_of_second), strict=True):
+        config = json.dumps({"cluster": cluster, "task": task})
+        processes.append(start(data_dir, model_dir, where, 0, 0.0, TF_CONFIG=config))
     return processes
 
 
@@ -115,7 +117,7 @@ def start_workers(data_dir, model_dir, where_of_second="never"):
 def two_workers(data_dir, tmp_path_factory):
     """The final state of a run of two workers that nothing stops."""
     model_dir = tmp_path_factory.mktemp("two_workers") / "run"
-    for worker in start_workers(data_dir, model_dir):
+    for worker in start_workers(data_dir, model_dir, first="chief"):
         finish(worker)
     return final_state(model_dir)
 

@@ -86,7 +86,7 @@ def evaluate_run(
     strategy = strategy or tf.distribute.get_strategy()
     check_batch_size(global_batch_size, strategy)
     if precision == "auto":
-        precision = choose_precision(strategy)
+        precision = choose_precision()
     with strategy.scope():
         if init_weights:
             model, config, path = load_published(init_weights, recipe, precision)

@@ -82,7 +82,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if model_dir is None:
             _check_alone(strategy)
-            run = _find_unfinished(data_set, recipe, given, strategy, stack)
+            run = _find_unfinished(data_set, recipe, given, stack)
         else:
             run = Run(model_dir)
             if is_chief(strategy):
@@ -91,8 +91,7 @@ def train(
         goes_on = run and run.exists() and not overwrite
         previous = run.read_config() if goes_on else None
         weights = _first_weights(run, previous, given)
-        config = resolve(data_set, recipe, given, previous, weights)
-        config = _complete(config, strategy)
+        config = _complete(resolve(data_set, recipe, given, previous, weights))
         check_batch_size(config.recipe.global_batch_size, strategy)
         run = run or _make_run(config, stack)
         run.start(config, overwrite, write=is_chief(strategy))
@@ -104,11 +103,11 @@ def _check_alone(strategy: tf.distribute.Strategy) -> None:
         raise UserError("several workers must share a --model_dir: give it to each")
 
 
-def _find_unfinished(data_set, recipe: str, given, strategy, stack) -> Run | None:
+def _find_unfinished(data_set, recipe: str, given, stack) -> Run | None:
     """The newest run of the same settings that no other process is at, locked."""
     for name in reversed(list_names(RUNS_DIR)):
         run = Run(os.path.join(RUNS_DIR, name))
-        if _can_go_on(run, data_set, recipe, given, strategy):
+        if _can_go_on(run, data_set, recipe, given):
             with contextlib.suppress(UserError):  # another process is at it
                 stack.enter_context(lock(run.model_dir, "the run"))
                 return run
@@ -123,13 +122,13 @@ def _make_run(config: Config, stack) -> Run:
     return Run(directory)
 
 
-def _can_go_on(run: Run, data_set: DataSet, recipe: str, given, strategy) -> bool:
+def _can_go_on(run: Run, data_set: DataSet, recipe: str, given) -> bool:
     """Whether it is an unfinished run of the same settings."""
     if not run.exists() or tf.io.gfile.exists(run.eval_file):
         return False
     try:
         config = run.read_config()
-        wanted = _complete(resolve(data_set, recipe, given, config), strategy)
+        wanted = _complete(resolve(data_set, recipe, given, config))
     except UserError:
         return False
     values, wanted_values = flat(config), flat(wanted)
@@ -178,11 +177,11 @@ def _first_weights(
     return read_weights(path)
 
 
-def _complete(config: Config, strategy: tf.distribute.Strategy) -> Config:
+def _complete(config: Config) -> Config:
     """Puts in what the machine decides."""
     precision = config.precision
     if precision == "auto":
-        precision = choose_precision(strategy)
+        precision = choose_precision()
     reduce_in_bfloat16 = config.reduce_in_bfloat16
     if reduce_in_bfloat16 is None:  # such gradients are bfloat16 already
         reduce_in_bfloat16 = precision == "mixed_bfloat16"
