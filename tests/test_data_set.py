@@ -252,6 +252,19 @@ def test_compressed_shards(tmp_path, pictures):
         open_data_set(str(tmp_path))
 
 
+def test_a_damaged_compressed_shard_is_named(tmp_path, pictures):
+    examples = [imagenet_example(p, i + 1) for i, p in enumerate(pictures)]
+    shard = tmp_path / "train-00000-of-00001"
+    write_shard(shard, examples, "GZIP")
+    whole = shard.read_bytes()
+    for place in (30, len(whole) // 2, len(whole) - 6):  # the last one in the checksum
+        shard.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 255]) + whole[place:][1:]
+        )
+        with pytest.raises(UserError, match="00000-of-00001 is cut short or damaged"):
+            open_data_set(str(tmp_path))
+
+
 @pytest.mark.parametrize("number", [1, 6])
 def test_labels_of_another_type(tmp_path, pictures, number):
     examples = [imagenet_example(p, i + 1) for i, p in enumerate(pictures)]
@@ -339,6 +352,20 @@ def test_shard_cut_short(tmp_path, pictures):
     shard = tmp_path / "train-00000-of-00002"
     os.truncate(shard, shard.stat().st_size - 5)
     with pytest.raises(UserError, match=r"00000-of-00002 is cut short .* 2 records"):
+        open_data_set(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["train-00000-of-00001", "train-{}-of-00002.tfrecord", "train/train-{}-of-00002"],
+)
+def test_two_sets_of_shards_of_one_split(tmp_path, pictures, other):
+    write_imagenet(tmp_path, pictures, range(1, 7))
+    for number in ("00000", "00001"):
+        copy = tmp_path / other.format(number)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / f"train-{number}-of-00002", copy)
+    with pytest.raises(UserError, match="two sets of shards of train, one of them"):
         open_data_set(str(tmp_path))
 
 
