@@ -21,6 +21,7 @@ from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.pipeline.statistics import pixel_statistics
 from data.held_out import content_digest, find_thresholds, split_of
 from data.prepare import prepare
@@ -145,7 +146,7 @@ def test_miniature_imagenet(miniature_imagenet, tmp_path, capsys):
         **{f"n01440764_{n}.JPEG": 0 for n in good},
         **{f"n01443537_{i}.JPEG": 1 for i in range(5)},
     }
-    synsets = imagenet.synset_ids()
+    synsets = imagenet_synsets()
     assert {n: synsets[label] for n, (_, label) in content["validation"].items()} == {
         "ILSVRC2012_val_00000001.JPEG": "n01751748",
         "ILSVRC2012_val_00000002.JPEG": "n09193705",
@@ -557,13 +558,12 @@ def test_tfds_directory_of_others_that_names_a_class(tmp_path, monkeypatch, key)
     (theirs / "features.json").write_text(json.dumps(features))
     (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"names the class payload\.Text, which"):
-        prepare(
-            source="tfds",
-            name="pets",
-            input=str(tmp_path / "tfds"),
-            output=str(tmp_path / "out"),
-        )
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
+    for input in (str(tmp_path / "tfds"), None):  # None: where TFDS keeps its own
+        with pytest.raises(UserError, match=r"names the class 'payload\.Text', which"):
+            prepare(
+                source="tfds", name="pets", input=input, output=str(tmp_path / "out")
+            )
     assert not (tmp_path / "ran").exists()
 
 

@@ -432,6 +432,40 @@ def test_damaged_metadata_is_one_line(tmp_path, data_dir, name):
     assert not any("\n" in error for error in errors)
 
 
+def test_a_split_without_labels_is_left_out(tmp_path, data_dir):
+    """TFDS's ImageNet has -1 for every label of its test split."""
+    copy = tmp_path / "copy"
+    shutil.copytree(open_data_set(data_dir).data_dir, copy)
+    (shard,) = copy.glob("*validation.tfrecord*")
+    records = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records:
+            example = tf.train.Example.FromString(record)
+            example.features.feature["label"].int64_list.value[0] = -1
+            writer.write(example.SerializeToString())
+    assert list(open_data_set(str(copy)).splits) == ["train"]
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in [b"damaged"] * len(records):
+            writer.write(record)
+    assert list(open_data_set(str(copy)).splits) == ["train", "validation"]
+
+
+def test_a_data_set_of_tfds_with_weights(tmp_path, data_dir):
+    copy = tmp_path / "copy"
+    shutil.copytree(open_data_set(data_dir).data_dir, copy)
+    info = json.loads((copy / "dataset_info.json").read_text())
+    items = info["supervisedKeys"]["tuple"]["items"]
+    items.append({"featureKey": "file_name"})
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    data_set = open_data_set(str(copy))
+    assert (data_set.image_key, data_set.label_key) == ("image", "label")
+
+
+def test_a_directory_may_be_a_file_url(data_dir):
+    url = f"file://{open_data_set(data_dir).data_dir}"
+    assert open_data_set(url) == open_data_set(data_dir)
+
+
 @pytest.fixture
 def ram_dir(data_dir):
     source, target = open_data_set(data_dir).data_dir, "ram://data"
