@@ -672,6 +672,9 @@ def test_fit_pad_keeps_a_small_picture_and_shrinks_a_large_one():
     wide = np.array(fit_pad(picture(3, (64, 32)), 32))
     expected = picture(3, (64, 32)).resize((32, 16), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(wide[8:24], np.array(expected))
+    thin = np.array(fit_pad(picture(4, (1000, 8)), 32))  # a quarter of a row
+    row = picture(4, (1000, 8)).resize((32, 1), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(thin[15:16], np.array(row))
 
 
 def test_fit_warp_scales_both_sides():
@@ -846,6 +849,25 @@ def test_exif_orientation(orientation, file_format):
     }
     assert np.abs(loaded - turned.get(orientation, pixels)).mean() < 4
     assert conversions == ["EXIF-rotated"] * (orientation in turned)
+
+
+def test_options_are_checked():
+    for name, value in {"fit": "croop", "image_size": 7, "quality": 101}.items():
+        with pytest.raises(ValueError, match=f"{name} must be .*, received {value}"):
+            Options(**{name: value})
+
+
+def test_names_that_belie_the_content_are_told():
+    content = encoded(picture(), "PNG")
+    for name, said in {
+        "a.png": [],
+        "a.apng": [],
+        "a": [],
+        "a.txt": [],
+        "a.JFIF": ["PNG named .JFIF"],
+        "a.tif": ["PNG named .tif"],
+    }.items():
+        assert load(content, name)[1] == said
 
 
 def test_alpha_on_white():
