@@ -115,6 +115,10 @@ def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | 
     import tensorflow as tf
 
     from alexnet_tf.pipeline.data_set import parse_record
+    from alexnet_tf.pipeline.decoding import decode_any
+    from alexnet_tf.pipeline.tfrecords import count_records
+
+    height, width, _ = data_set.image_shape or (None, None, 3)
 
     def inspect(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         image_bytes, label = parse_record(serialized, data_set)
@@ -125,13 +129,15 @@ def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | 
         elif fast:
             return label, content, False
         else:
-            image = tf.io.decode_image(image_bytes, 3, expand_animations=False)
+            image = tf.ensure_shape(decode_any(image_bytes), [height, width, 3])
         image = tf.cast(image, tf.int32)
         spread = tf.reduce_max(image, (0, 1)) - tf.reduce_min(image, (0, 1))
         return label, content, tf.reduce_max(spread) <= _FLAT
 
-    # TensorFlow crashes at a record that declares more bytes than there can be.
-    number, is_whole = _count_whole_records(filename)
+    number, is_whole = -1, True
+    if not is_remote(filename):  # a request for each record would take too long
+        # TensorFlow crashes at a record that declares more bytes than there can be.
+        number, is_whole = count_records(filename)
     records = tf.data.TFRecordDataset(filename, split.compression).take(number)
     records = iter(records.map(inspect, num_parallel_calls=tf.data.AUTOTUNE))
     while True:
@@ -155,15 +161,6 @@ def _reason(message: str) -> str:
     """What TensorFlow says of a record, without where in the pipeline it was seen."""
     line = " ".join(message.splitlines()[0].split())
     return re.sub(r".*Iterator::\S+ |.*\}\} |\s*\[\[.*", "", line)[:150]
-
-
-def _count_whole_records(filename: str) -> tuple[int, bool]:
-    """Returns how many whole records a file has, and whether there is nothing else."""
-    from alexnet_tf.pipeline.tfrecords import count_records
-
-    if is_remote(filename):
-        return -1, True  # a request for each record would take too long
-    return count_records(filename)
 
 
 def _describe(data_set, name: str, counts: list[int]) -> None:

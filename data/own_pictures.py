@@ -18,9 +18,10 @@ from data.prepare import prepare
 from data.source import Source, data_set_name
 from data.sources.folder import list_items, open_source
 
-_INFO, _SHARD = "dataset_info.json", f"*-{'[0-9]' * 5}-of-{'[0-9]' * 5}*"
+_INFO, _SHARD = "dataset_info.json", f"*-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
 _DATA_SETS = (_INFO, *(f"{depth}/{_INFO}" for depth in ("*", "*/*", "*/*/*")))
-_DATA_SETS += (_SHARD, f"*/{_SHARD}")  # as `open_data_set` looks for them
+# As `open_data_set` looks for them; pictures may be called so, with a suffix.
+_DATA_SETS += (_SHARD, f"{_SHARD}.tfrecord", f"*/{_SHARD}", f"*/{_SHARD}.tfrecord")
 _WANTED = "a folder with a folder of pictures for each class, or a data set"
 
 

@@ -115,7 +115,7 @@ def find_folders(root: str, left_out: LeftOut) -> list[str]:
             continue
         found.append(folder)
         for entry in entries:
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 continue
             path = os.path.join(folder, entry.name)
             if is_litter(entry.name):
@@ -134,7 +134,7 @@ def list_pictures(folder: str, left_out: LeftOut) -> Iterator[str]:
     except OSError:  # `find_folders` has said so
         return
     for entry in entries:
-        if entry.is_dir():
+        if _is_folder(entry):
             continue
         reason = _why_no_picture(entry)
         if reason:
@@ -145,6 +145,13 @@ def list_pictures(folder: str, left_out: LeftOut) -> Iterator[str]:
 
 def _name(entry: os.DirEntry) -> str:
     return entry.name
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _why_no_picture(entry: os.DirEntry) -> str:

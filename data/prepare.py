@@ -13,15 +13,12 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
 
 import collections
-import concurrent.futures
 import contextlib
 import functools
 import importlib
 import itertools
-import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
@@ -29,11 +26,10 @@ from alexnet_tf.errors import UserError
 from data.held_out import find_thresholds
 from data.pictures import shown
 from data.source import Item, Source, check_class_names
-from data.transcode import FITS, Options, Record, transcode
+from data.transcode import Options, transcode
+from data.workers import in_workers
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
-_ITEMS_PER_TASK = 16
-_TASKS_PER_WORKER = 4  # in flight, so that memory is bounded
 _WRITTEN = (  # in the output; other files there stay when it is replaced
     "*.tfrecord-*-of-*",
     "dataset_info.json",
@@ -44,7 +40,7 @@ _WRITTEN = (  # in the output; other files there stay when it is replaced
     "duplicates.tsv",
     ".alexnet_tf-*.npz",  # what was measured of it
 )
-# Every worker process imports this module: TensorFlow is imported inside functions.
+# `--help` and mistakes in flags need no TensorFlow: it is imported inside functions.
 
 
 def prepare(
@@ -140,7 +136,7 @@ def _write(
     writer = DataSetWriter(directory, pictures, options, num_shards, seed)
     if beam_options is None:
         work = functools.partial(transcode, options=options, thresholds=thresholds)
-        records = _in_workers(work, _all_items(pictures), num_workers)
+        records = in_workers(work, _all_items(pictures), num_workers)
         bar = progress_bar(records, pictures.num_items, "images")
         with contextlib.closing(records), bar:
             writer.write(report.count(bar))
@@ -173,67 +169,6 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _in_workers(
-    work: Callable[[Sequence[Item]], list[Record]],
-    items: Iterable[Item],
-    num_workers: int,
-) -> Iterator[Record]:
-    """Works in other processes, with a bounded number of pictures in flight."""
-    items = iter(items)
-    tasks = iter(lambda: list(itertools.islice(items, _ITEMS_PER_TASK)), [])
-    others = set(multiprocessing.active_children())
-    # A signal's exception in the main thread must not meet a process half started.
-    starter = concurrent.futures.ThreadPoolExecutor(1)
-    pool = starter.submit(_make_pool, num_workers).result()
-    pending = collections.deque()
-    try:
-        for task in tasks:
-            pending.append(starter.submit(_submit, pool, work, task).result())
-            if len(pending) >= num_workers * _TASKS_PER_WORKER:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    except concurrent.futures.process.BrokenProcessPool:
-        raise UserError(
-            "a worker process was killed, perhaps for want of memory; try fewer "
-            f"than --num_workers={num_workers}"
-        ) from None
-    except BaseException:  # the pictures in work are not waited for
-        starter.shutdown()
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()
-        raise
-    finally:
-        starter.shutdown()
-        pool.shutdown(cancel_futures=True)
-
-
-def _make_pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
-    """Makes a pool, and with it Python's own process that keeps its semaphores."""
-    # Forking a process that runs TensorFlow's threads is not safe.
-    context = multiprocessing.get_context("spawn")
-    with signals.starting_processes():
-        return concurrent.futures.ProcessPoolExecutor(
-            num_workers, context, initializer=_end_with_parent
-        )
-
-
-def _submit(pool, work: Callable, task: list[Item]) -> concurrent.futures.Future:
-    """Gives a task to the pool, which may start a process for it."""
-    with signals.starting_processes():
-        return pool.submit(work, task)
-
-
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for work for ever."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _check_free(output: str, overwrite: bool) -> None:
     """Refuses what another program wrote, and a data set unless told otherwise."""
     from tensorflow.io import gfile
@@ -250,29 +185,13 @@ def _check_free(output: str, overwrite: bool) -> None:
 
 def define_flags() -> None:
     """Defines the flags of this script."""
-    text, whole = flags.DEFINE_string, flags.DEFINE_integer
-    default = Options()
+    whole = flags.DEFINE_integer
     flags.DEFINE_enum("source", None, SOURCES, "Where the pictures are from.")
     command_line.define_path("input", None, "Directory or archive to read.")
     command_line.define_path("output", None, "Directory to make.", required=True)
-    text("name", None, "Data set of --source=tfds, as TFDS calls it.")
-    flags.DEFINE_float(
-        "validation_fraction",
-        default.validation_fraction,
-        "Part of each class to hold out where nothing is for validation.",
-        lower_bound=0,
-        upper_bound=0.9,
-    )
-    whole("image_size", default.image_size, "Side, pixels.", lower_bound=8)
-    flags.DEFINE_enum(
-        "fit",
-        default.fit,
-        list(FITS),
-        "crop: scale the shorter side, cut out the centre; pad: keep the whole picture "
-        "and pad it with its mean colour; warp: scale both sides, as Caffe does.",
-    )
-    flags.DEFINE_enum("encoding", default.encoding, ["jpeg", "raw"], "As stored.")
-    whole("quality", default.quality, "Of JPEG.", lower_bound=1, upper_bound=100)
+    help = "Data set of --source=tfds, as TFDS calls it."
+    flags.DEFINE_string("name", None, help)
+    command_line.define_flags_from(Options)
     whole("num_shards", None, "Of a split. Default: by size.", lower_bound=1)
     whole("num_workers", None, "Processes. Default: all cores.", lower_bound=1)
     whole("max_errors", 100, "Unusable pictures to go on after.", lower_bound=0)
@@ -285,13 +204,12 @@ def define_flags() -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Runs the preparation that the flags describe."""
-    names = [field for field in Options.__dataclass_fields__]
     prepare(
         source=values.source,
         input=values.input,
         output=values.output,
         name=values.name,
-        options=Options(**{name: values[name].value for name in names}),
+        options=Options(**command_line.given_flags(values, Options)),
         num_shards=values.num_shards,
         num_workers=values.num_workers,
         max_errors=values.max_errors,

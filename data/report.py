@@ -44,8 +44,8 @@ class Report:
             if len(self._rejected) > self._max_errors:
                 raise UserError(
                     f"{len(self._rejected)} pictures cannot be used, the last one "
-                    f"{shown(record.name)}: {record.rejected}; raise --max_errors to "
-                    "go on without them"
+                    f"{shown(record.name)}: {record.rejected}; python -m data.prepare "
+                    "with a larger --max_errors goes on without them"
                 )
 
     def _count(self, record: Record) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from alexnet_tf.settings import check, setting
 from data.depth import to_8_bits
 from data.held_out import content_digest, split_of
 from data.pictures import FORMATS
@@ -31,39 +32,33 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SUFFIXES = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".png": "PNG",
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How pictures are stored.
+    """How pictures are stored, and how many are held out."""
 
-    Attributes:
-        image_size: Side of the stored square, pixels.
-        fit: One of `FITS`: "crop" scales the shorter side to `image_size` and cuts out
-            the centre (the paper, section 2); "pad" keeps the whole picture, enlarges
-            none, and centres it on a square of its mean colour; "warp" scales both
-            sides to `image_size`, whatever their ratio (Caffe's preparation).
-        encoding: "jpeg", or "raw" for the uint8 pixels themselves.
-        quality: Of the JPEG, 1..100.
-        validation_fraction: Part of each class's pictures without a split, 0..1, that
-            is held out for "validation".
-    """
+    image_size: int = setting(256, "Side of the stored square, pixels.", lower_bound=8)
+    fit: str = setting(
+        "crop",
+        "crop: scale the shorter side, cut out the centre (section 2 of the paper); "
+        "pad: keep the whole picture, enlarge none, and pad it with its mean colour; "
+        "warp: scale both sides, as Caffe does.",
+        choices=("crop", "pad", "warp"),
+    )
+    encoding: str = setting(
+        "jpeg", "raw: the pixels themselves.", choices=("jpeg", "raw")
+    )
+    quality: int = setting(95, "Of JPEG.", lower_bound=1, upper_bound=100)
+    validation_fraction: float = setting(
+        0.1,
+        "Part of each class to hold out where nothing is for validation.",
+        lower_bound=0,
+        upper_bound=0.9,
+    )
 
-    image_size: int = 256
-    fit: str = "crop"
-    encoding: str = "jpeg"
-    quality: int = 95
-    validation_fraction: float = 0.1
+    def __post_init__(self):
+        check(self)
 
 
 class Record(NamedTuple):
@@ -155,7 +150,8 @@ def load_rgb(
             raise ValueError(f"too small: {width}×{height} pixels")
         suffix = os.path.splitext(name)[1]
         file_format = "JPEG" if image.format == "MPO" else image.format
-        if _SUFFIXES.get(suffix.lower(), file_format) != file_format:
+        named = Image.registered_extensions().get(suffix.lower())
+        if named in FORMATS and named != file_format:
             conversions.append(f"{file_format} named {suffix}")
         is_deep = image.mode.startswith("I") or ";16" in str(image.tile)
         image.draft(None, (2 * image_size, 2 * image_size))
@@ -220,8 +216,10 @@ def fit_crop(image: Image.Image, size: int) -> Image.Image:
 
 def fit_pad(image: Image.Image, size: int) -> Image.Image:
     """Centres the whole picture, shrunk if need be, on a square of its mean colour."""
-    if max(image.size) > size:
-        image = ImageOps.contain(image, (size, size), Image.Resampling.BICUBIC)
+    longest = max(image.size)
+    if longest > size:
+        sides = (max(1, round(size * side / longest)) for side in image.size)
+        image = image.resize(tuple(sides), Image.Resampling.BICUBIC)
     mean = np.asarray(image).mean(axis=(0, 1)).round().astype(int)
     canvas = Image.new("RGB", (size, size), tuple(mean.tolist()))
     canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))

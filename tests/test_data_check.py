@@ -82,6 +82,18 @@ def test_undecodable_record(data_dir):
     assert check(str(data_dir), fast=True) == []
 
 
+def test_pictures_of_another_size(data_dir):
+    def change(examples):
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3))
+        image(examples[5])[0] = tf.io.encode_jpeg(pixels.astype(np.uint8)).numpy()
+        return examples
+
+    rewrite(data_dir, change)
+    (problem,) = check(str(data_dir))
+    assert "record 5: not a picture with a label: Shape of tensor" in problem
+    assert "[12,16,3] is not compatible with expected shape [16,16,3]" in problem
+
+
 def test_pictures_of_one_color(data_dir):
     def change(examples):
         for index, color in ((4, (0, 0, 0)), (8, (9, 80, 200))):

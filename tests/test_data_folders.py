@@ -2,6 +2,7 @@
 
 import io
 import os
+import tarfile
 import unicodedata
 
 import numpy as np
@@ -265,6 +266,7 @@ def test_links_are_followed_once(tmp_path):
     (root / "a" / "b").symlink_to(root / "b")  # to another class
     (root / "a" / "up").symlink_to(root)
     (root / "a" / "top").symlink_to("/")
+    (root / "a" / "self").symlink_to(root / "a" / "self")
     (root / "c").symlink_to(make(tmp_path / "class", "5.png"))
     (root / "a" / "6.png").symlink_to(elsewhere / "3.png")  # a file, not a folder
     source, names = open_folder(root)
@@ -277,6 +279,7 @@ def test_links_are_followed_once(tmp_path):
         "c/5.png": "c",
     }
     assert any("taken already: 4, the first" in line for line in source.notes)
+    assert any("links that lead nowhere: 1, the" in line for line in source.notes)
 
 
 def test_names_are_shown_without_control_characters(tmp_path):
@@ -307,6 +310,16 @@ def test_imagenet_with_one_split_only(tmp_path):
     assert list(items(source).values()) == [("sea snake", "validation")]
     make(tmp_path / "train", "train/n01440764/1.JPEG")
     assert imagenet.open_source(input=str(tmp_path / "train")).holds_out
+
+
+def test_what_stands_beside_imagenets_archives_is_named(tmp_path):
+    make(tmp_path, "train/n01440764/1.JPEG")
+    with tarfile.open(tmp_path / imagenet.VALIDATION_ARCHIVE, "w") as tar:
+        tar.add(tmp_path / "train/n01440764/1.JPEG", "ILSVRC2012_val_00000001.JPEG")
+    source = imagenet.open_source(input=str(tmp_path))
+    assert source.splits == ["validation"]
+    left_out = "left out: what stands beside the archives: 1, the first train"
+    assert source.notes == [left_out]
 
 
 # What prepare and check say

@@ -18,6 +18,7 @@ from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set
 from data import prepare as prepare_module
+from data import workers
 from data.check import check
 from data.prepare import prepare
 from data.transcode import Options
@@ -239,7 +240,29 @@ def test_output_where_nothing_can_be_written(tmp_path):
 
 def test_a_worker_that_was_killed():
     with pytest.raises(UserError, match="a worker process was killed"):
-        list(prepare_module._in_workers(_Killed(), range(100), 1))
+        list(workers.in_workers(_Killed(), range(100), 1))
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_script_needs_no_guard(tmp_path, is_file):
+    source, output = make(tmp_path / "in"), tmp_path / "out"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from data.prepare import prepare\n"
+        f"prepare(source='folder', input={str(source)!r}, output={str(output)!r})\n"
+    )
+    with open(script) as file:
+        ended = subprocess.run(
+            [sys.executable, script if is_file else "-"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=file,
+            capture_output=True,
+            text=True,
+        )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("8 pictures") == 1
+    assert "Traceback" not in ended.stderr
+    assert check(str(output), fast=True) == []
 
 
 class _Killed:

@@ -21,6 +21,7 @@ from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.pipeline.statistics import pixel_statistics
 from data.held_out import content_digest, find_thresholds, split_of
 from data.prepare import prepare
@@ -145,7 +146,7 @@ def test_miniature_imagenet(miniature_imagenet, tmp_path, capsys):
         **{f"n01440764_{n}.JPEG": 0 for n in good},
         **{f"n01443537_{i}.JPEG": 1 for i in range(5)},
     }
-    synsets = imagenet.synset_ids()
+    synsets = imagenet_synsets()
     assert {n: synsets[label] for n, (_, label) in content["validation"].items()} == {
         "ILSVRC2012_val_00000001.JPEG": "n01751748",
         "ILSVRC2012_val_00000002.JPEG": "n09193705",
@@ -557,13 +558,12 @@ def test_tfds_directory_of_others_that_names_a_class(tmp_path, monkeypatch, key)
     (theirs / "features.json").write_text(json.dumps(features))
     (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"names the class payload\.Text, which"):
-        prepare(
-            source="tfds",
-            name="pets",
-            input=str(tmp_path / "tfds"),
-            output=str(tmp_path / "out"),
-        )
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
+    for input in (str(tmp_path / "tfds"), None):  # None: where TFDS keeps its own
+        with pytest.raises(UserError, match=r"names the class 'payload\.Text', which"):
+            prepare(
+                source="tfds", name="pets", input=input, output=str(tmp_path / "out")
+            )
     assert not (tmp_path / "ran").exists()
 
 
@@ -672,6 +672,9 @@ def test_fit_pad_keeps_a_small_picture_and_shrinks_a_large_one():
     wide = np.array(fit_pad(picture(3, (64, 32)), 32))
     expected = picture(3, (64, 32)).resize((32, 16), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(wide[8:24], np.array(expected))
+    thin = np.array(fit_pad(picture(4, (1000, 8)), 32))  # a quarter of a row
+    row = picture(4, (1000, 8)).resize((32, 1), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(thin[15:16], np.array(row))
 
 
 def test_fit_warp_scales_both_sides():
@@ -846,6 +849,25 @@ def test_exif_orientation(orientation, file_format):
     }
     assert np.abs(loaded - turned.get(orientation, pixels)).mean() < 4
     assert conversions == ["EXIF-rotated"] * (orientation in turned)
+
+
+def test_options_are_checked():
+    for name, value in {"fit": "croop", "image_size": 7, "quality": 101}.items():
+        with pytest.raises(ValueError, match=f"{name} must be .*, received {value}"):
+            Options(**{name: value})
+
+
+def test_names_that_belie_the_content_are_told():
+    content = encoded(picture(), "PNG")
+    for name, said in {
+        "a.png": [],
+        "a.apng": [],
+        "a": [],
+        "a.txt": [],
+        "a.JFIF": ["PNG named .JFIF"],
+        "a.tif": ["PNG named .tif"],
+    }.items():
+        assert load(content, name)[1] == said
 
 
 def test_alpha_on_white():

@@ -252,6 +252,19 @@ def test_compressed_shards(tmp_path, pictures):
         open_data_set(str(tmp_path))
 
 
+def test_a_damaged_compressed_shard_is_named(tmp_path, pictures):
+    examples = [imagenet_example(p, i + 1) for i, p in enumerate(pictures)]
+    shard = tmp_path / "train-00000-of-00001"
+    write_shard(shard, examples, "GZIP")
+    whole = shard.read_bytes()
+    for place in (30, len(whole) // 2, len(whole) - 6):  # the last one in the checksum
+        shard.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 255]) + whole[place:][1:]
+        )
+        with pytest.raises(UserError, match="00000-of-00001 is cut short or damaged"):
+            open_data_set(str(tmp_path))
+
+
 @pytest.mark.parametrize("number", [1, 6])
 def test_labels_of_another_type(tmp_path, pictures, number):
     examples = [imagenet_example(p, i + 1) for i, p in enumerate(pictures)]
@@ -342,6 +355,20 @@ def test_shard_cut_short(tmp_path, pictures):
         open_data_set(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["train-00000-of-00001", "train-{}-of-00002.tfrecord", "train/train-{}-of-00002"],
+)
+def test_two_sets_of_shards_of_one_split(tmp_path, pictures, other):
+    write_imagenet(tmp_path, pictures, range(1, 7))
+    for number in ("00000", "00001"):
+        copy = tmp_path / other.format(number)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / f"train-{number}-of-00002", copy)
+    with pytest.raises(UserError, match="two sets of shards of train, one of them"):
+        open_data_set(str(tmp_path))
+
+
 def test_missing_shard(tmp_path, pictures):
     write_imagenet(tmp_path, pictures, range(1, 7))
     (tmp_path / "train-00001-of-00002").unlink()
@@ -403,6 +430,40 @@ def test_damaged_metadata_is_one_line(tmp_path, data_dir, name):
             errors.append(str(error))
     assert len(errors) >= 10
     assert not any("\n" in error for error in errors)
+
+
+def test_a_split_without_labels_is_left_out(tmp_path, data_dir):
+    """TFDS's ImageNet has -1 for every label of its test split."""
+    copy = tmp_path / "copy"
+    shutil.copytree(open_data_set(data_dir).data_dir, copy)
+    (shard,) = copy.glob("*validation.tfrecord*")
+    records = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in records:
+            example = tf.train.Example.FromString(record)
+            example.features.feature["label"].int64_list.value[0] = -1
+            writer.write(example.SerializeToString())
+    assert list(open_data_set(str(copy)).splits) == ["train"]
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in [b"damaged"] * len(records):
+            writer.write(record)
+    assert list(open_data_set(str(copy)).splits) == ["train", "validation"]
+
+
+def test_a_data_set_of_tfds_with_weights(tmp_path, data_dir):
+    copy = tmp_path / "copy"
+    shutil.copytree(open_data_set(data_dir).data_dir, copy)
+    info = json.loads((copy / "dataset_info.json").read_text())
+    items = info["supervisedKeys"]["tuple"]["items"]
+    items.append({"featureKey": "file_name"})
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    data_set = open_data_set(str(copy))
+    assert (data_set.image_key, data_set.label_key) == ("image", "label")
+
+
+def test_a_directory_may_be_a_file_url(data_dir):
+    url = f"file://{open_data_set(data_dir).data_dir}"
+    assert open_data_set(url) == open_data_set(data_dir)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def pictures(tmp_path, monkeypatch):
         folder = tmp_path / "my pictures" / "cd"[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
-        image.save(folder / (f"{i}.png" if i else "0-1-of-3.png"))
+        image.save(folder / (f"{i}.png" if i else "0-00001-of-00003.png"))
     return tmp_path / "my pictures"
 
 
@@ -43,17 +43,17 @@ def test_pictures_are_prepared_once(pictures, monkeypatch):
 
 
 def change_time(pictures):
-    os.utime(pictures / "c" / "0-1-of-3.png", (1, 1))
+    os.utime(pictures / "c" / "0-00001-of-00003.png", (1, 1))
 
 
 def add(pictures):
     (pictures / "d" / "more.png").write_bytes(
-        (pictures / "c" / "0-1-of-3.png").read_bytes()
+        (pictures / "c" / "0-00001-of-00003.png").read_bytes()
     )
 
 
 def move(pictures):
-    (pictures / "c" / "0-1-of-3.png").rename(pictures / "d" / "0.png")
+    (pictures / "c" / "0-00001-of-00003.png").rename(pictures / "d" / "0.png")
 
 
 @pytest.mark.parametrize("change", [change_time, add, move])

@@ -177,6 +177,15 @@ def test_they_are_kept_for_the_user_where_the_data_cannot_be_written(
     check(pixel_statistics(data_set, CROP), pictures)
 
 
+def test_an_empty_cache_variable_is_as_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    measured_once("/proc/x", "name", {}, lambda: {"one": np.array(1)})
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert list((tmp_path / "home" / ".cache" / "alexnet_tf").glob("name-*.npz"))
+
+
 def test_data_without_a_picture_to_measure(tmp_path, pictures):
     with pytest.raises(UserError, match="no training picture in "):
         pixel_statistics(write(tmp_path, [b"bad"] * 3, (3,)), CROP)

@@ -85,11 +85,11 @@ def training_batches(
         size=min(batch_size, CHUNK),
         seed=seed,
         recipe=recipe,
+        data_set=data_set,
         frame=frame,
+        frames=frames,
+        statistics=statistics,
         colored_until=_position(records, recipe.color_until_epoch),
-        num_classes=data_set.num_classes,
-        crop=_make_crop(data_set, frame, recipe.image_size, frames),
-        recolor=_make_recolor(recipe, seed, statistics),
         report_bad=_reporter(bad_records, data_set, records),
     )
     start = start_step * recipe.global_batch_size
@@ -150,22 +150,22 @@ class _Chunk:
         size: Images in a chunk.
         seed: Of the draws.
         recipe: Says how images are changed.
+        data_set: Where they are from.
         frame: Height and width of what they are cut from, pixels.
+        frames: Decoded images, where there are some.
+        statistics: What the colours "pca" need.
         colored_until: The position from which on colours stay as they are.
-        num_classes: Labels from there on are out of range.
-        crop: From `_make_crop`.
-        recolor: From `_make_recolor`.
         report_bad: What `decode_chunk` tells of records that cannot be used.
     """
 
     size: int
     seed: int
     recipe: Recipe
+    data_set: DataSet
     frame: int
+    frames: MemoryFrames | MappedFrames | None
+    statistics: PixelStatistics | None
     colored_until: int
-    num_classes: int
-    crop: Callable
-    recolor: Callable
     report_bad: Callable | None
 
     def make(self, positions, window) -> tuple[tf.Tensor, tf.Tensor]:
@@ -173,19 +173,41 @@ class _Chunk:
         positions = positions.batch(self.size).get_single_element()
         positions = tf.ensure_shape(positions, [self.size])
         uniform = augmentation.draw_uniform(self.seed, positions)
-        image_size = self.recipe.image_size
+        image_size, num_classes = self.recipe.image_size, self.data_set.num_classes
         space = self.frame - image_size
         corners = tf.cast(uniform[:, :2] * (space + 1), tf.int32)
         if not self.recipe.random_crops:
             corners = tf.fill([self.size, 2], space // 2)
         mirrored = (uniform[:, 2] < 0.5) & self.recipe.mirror
-        decode = functools.partial(self.crop, corners, mirrored)
-        images, labels = decode_chunk(decode, window, self.num_classes, self.report_bad)
-        shape = [self.size, image_size, image_size, 3]
-        images = tf.ensure_shape(images, shape)
+        decode = functools.partial(self._crop, corners, mirrored)
+        images, labels = decode_chunk(decode, window, num_classes, self.report_bad)
+        images = tf.ensure_shape(images, [self.size, image_size, image_size, 3])
         labels = tf.ensure_shape(labels, [self.size])
         active = (positions < self.colored_until) & (labels >= 0)
-        return self.recolor(images, positions, uniform[:, 3:], active), labels
+        return self._recolor(images, positions, uniform[:, 3:], active), labels
+
+    def _crop(self, corners, mirrored, number, record_id, record):
+        """What `decode_chunk` calls for each example."""
+        corner, size = tf.gather(corners, number), self.recipe.image_size
+        if self.frames:
+            image, label = self.frames.crop(record_id, corner, size)
+        else:
+            image_bytes, label = parse_record(record, self.data_set)
+            image = decode_crop(image_bytes, self.data_set, corner, size, self.frame)
+        mirror = functools.partial(tf.reverse, image, [1])
+        return tf.cond(tf.gather(mirrored, number), mirror, lambda: image), label
+
+    def _recolor(self, images, positions, uniform, active):
+        """Changes the colours of the active images."""
+        if self.recipe.color == "jitter":
+            return augmentation.jitter(images, uniform, active)
+        if self.recipe.color == "pca":
+            normal = augmentation.draw_normal(self.seed, positions)
+            source_2012 = self.recipe.pca_source_2012
+            return augmentation.add_pca_noise(
+                images, normal, active, self.statistics, source_2012
+            )
+        return images
 
 
 def _part_of_worker(
@@ -204,47 +226,6 @@ def _part_of_worker(
     blocks = examples.window(global_batch_size // workers)
     blocks = blocks.shard(workers, context.input_pipeline_id)
     return blocks.flat_map(lambda *block: tf.data.Dataset.zip(block))
-
-
-def _make_crop(
-    data_set: DataSet,
-    frame: int,
-    size: int,
-    frames: MemoryFrames | MappedFrames | None,
-) -> Callable:
-    """Makes what `decode_chunk` calls for each example of a chunk in training."""
-
-    def crop(corners, mirrored, number, record_id, record):
-        corner = tf.gather(corners, number)
-        if frames:
-            image, label = frames.crop(record_id, corner, size)
-        else:
-            image_bytes, label = parse_record(record, data_set)
-            image = decode_crop(image_bytes, data_set, corner, size, frame)
-        mirror = functools.partial(tf.reverse, image, [1])
-        return tf.cond(tf.gather(mirrored, number), mirror, lambda: image), label
-
-    return crop
-
-
-def _make_recolor(
-    recipe: Recipe, seed: int, statistics: PixelStatistics | None
-) -> Callable:
-    """Makes the function that changes the colours of the active images of a chunk."""
-
-    def jitter(images, _, uniform, active):
-        return augmentation.jitter(images, uniform, active)
-
-    def add_pca_noise(images, positions, _, active):
-        normal = augmentation.draw_normal(seed, positions)
-        return augmentation.add_pca_noise(
-            images, normal, active, statistics, recipe.pca_source_2012
-        )
-
-    def keep(images, *_):
-        return images
-
-    return {"jitter": jitter, "pca": add_pca_noise, "none": keep}[recipe.color]
 
 
 def _distribute(

@@ -11,23 +11,25 @@ import functools
 import itertools
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand, is_remote, list_names
 from alexnet_tf.pipeline import older_shards
 from alexnet_tf.pipeline.measurements import describe_files, measured_once
-from alexnet_tf.pipeline.tfrecords import count_all
+from alexnet_tf.pipeline.tfrecords import count_all, read_record
 
 INCOMPLETE_SUFFIX = ".incomplete"
 INFO_FILE = "dataset_info.json"
+FIRST_EXAMPLES = 100  # of a split; where none of them has a label, the split has none
 _FEATURES_FILE = "features.json"
-# The only classes that a data set may name: TFDS would import, and run, any other.
-_TFDS_FEATURES = "tensorflow_datasets.core.features."
+_TFDS_FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +120,9 @@ def open_data_set(
     Raises:
         UserError: It is missing, empty, half-written or in an unknown format.
     """
-    if "://" not in data_dir:
-        data_dir = os.path.abspath(os.path.expanduser(data_dir))
+    data_dir = expand(data_dir)
+    if not is_remote(data_dir):
+        data_dir = os.path.abspath(data_dir)
     if not list_names(data_dir) and _is_unfinished(data_dir):
         raise UserError(
             f"the preparation of {data_dir} did not finish; run data.prepare again"
@@ -191,7 +194,7 @@ def _find_version_dir(data_dir: str) -> str:
 def _open_tfds(version_dir: str) -> DataSet:
     import tensorflow_datasets as tfds
 
-    _check_features(version_dir)
+    check_features(os.path.join(version_dir, _FEATURES_FILE))
     try:
         with _readable_metadata(version_dir) as directory:
             info = tfds.builder_from_directory(directory).info
@@ -219,7 +222,7 @@ def _open_tfds(version_dir: str) -> DataSet:
         splits[name] = Split(name, paths, lengths)
     if not is_remote(version_dir):  # a request for each record would take long
         splits = _with_whole_lengths(version_dir, splits)
-    return DataSet(
+    data_set = DataSet(
         data_dir=version_dir,
         name=info.name,
         class_names=tuple(label.names),
@@ -231,34 +234,38 @@ def _open_tfds(version_dir: str) -> DataSet:
         label_offset=0,
         fit=(info.metadata or {}).get("fit", "crop"),
     )
+    labelled = {n: s for n, s in splits.items() if not _is_unlabelled(s, data_set)}
+    return dataclasses.replace(data_set, splits=labelled)
 
 
-def _check_features(version_dir: str) -> None:
-    """Refuses a data set that names a class of others, before TFDS imports it."""
-    path = os.path.join(version_dir, _FEATURES_FILE)
+def check_features(path: str) -> None:
+    """Refuses a data set that names a class of others, which TFDS would import and run.
+
+    Args:
+        path: Of its `features.json`.
+
+    Raises:
+        UserError: It does, or the file is damaged.
+    """
+
+    def check(content: dict) -> dict:
+        for key in ("pythonClassName", "python_class_name", "type"):
+            name = content.get(key)
+            if isinstance(name, str) and not _TFDS_FEATURE.fullmatch(name):
+                raise UserError(
+                    f"{path} names the class {name[:100]!a}, which is none of TFDS's "
+                    "features and could run a program; do not use this data set"
+                )
+        return content
+
     try:
         with tf.io.gfile.GFile(path) as file:
-            classes = list(_named_classes(json.load(file)))
+            json.load(file, object_hook=check)
+    except UserError:
+        raise
     except (tf.errors.OpError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read: {reason}") from None
-    for name in classes:
-        if not name.startswith(_TFDS_FEATURES):
-            raise UserError(
-                f"{path} names the class {name!r}, which is none of {_TFDS_FEATURES}*: "
-                "it is not imported"
-            )
-
-
-def _named_classes(content) -> Iterator[str]:
-    children = content if isinstance(content, list) else ()
-    if isinstance(content, dict):
-        children = content.values()
-        for key in ("pythonClassName", "python_class_name", "type"):
-            if isinstance(content.get(key), str):
-                yield content[key]
-    for child in children:
-        yield from _named_classes(child)
 
 
 @contextlib.contextmanager
@@ -293,6 +300,25 @@ def _with_whole_lengths(version_dir: str, splits: dict[str, Split]) -> dict[str,
     }
 
 
+def _is_unlabelled(split: Split, data_set: DataSet) -> bool:
+    """Whether -1 stands for every label, as in the test split of TFDS's ImageNet."""
+    labels = _first_labels(split, data_set)
+    is_unlabelled = next(labels, 0) < 0 and all(label < 0 for label in labels)
+    if is_unlabelled:
+        logging.info("left out: the split %s, which has no labels", split.name)
+    return is_unlabelled
+
+
+def _first_labels(split: Split, data_set: DataSet) -> Iterator[int]:
+    """Those of the first shard's first records that can be parsed."""
+    for filename, length in zip(split.filenames[:1], split.shard_lengths, strict=False):
+        for index in range(min(length, FIRST_EXAMPLES)):
+            record = read_record(filename, index)
+            with contextlib.suppress(tf.errors.OpError, UnicodeDecodeError):
+                if record is not None:
+                    yield int(parse_record(record, data_set)[1])
+
+
 def picture_and_label(info, where: str) -> tuple[str, str]:
     """Returns the keys of the picture and of its class in a data set of TFDS.
 
@@ -305,7 +331,7 @@ def picture_and_label(info, where: str) -> tuple[str, str]:
     """
     import tensorflow_datasets as tfds
 
-    image_key, label_key = info.supervised_keys or ("image", "label")
+    image_key, label_key, *_ = info.supervised_keys or ("image", "label")
     features = dict(info.features.items())
     image, label = features.get(image_key), features.get(label_key)
     is_raw = isinstance(image, tfds.features.Tensor) and (

@@ -52,7 +52,7 @@ def measured_once(
         measure: Does it.
     """
     measured_on = json.dumps(measured_on, sort_keys=True)
-    user_cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+    user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     digest = hashlib.sha256(measured_on.encode()).hexdigest()[:16]
     paths = (
         os.path.join(data_dir, f".alexnet_tf-{name}-{digest}.npz"),

@@ -6,6 +6,7 @@ synset; what they tell is measured once, and `find_classes` draws the conclusion
 
 import collections
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from alexnet_tf.pipeline.tfrecords import count_all, find_compression
 
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
 _TEXT_KEY, _SYNSET_KEY = "image/class/text", "image/class/synset"
-_SHARD = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})(\.tfrecord)?")
+_SHARD = re.compile(r"(train|validation|test)-\d{5}-of-(\d{5}(?:\.tfrecord)?)")
 _SAMPLED = 20_000  # records; a class of ImageNet is absent with odds of 2e-9
 _AGREEING = 0.99  # part of the records that must agree with ImageNet's names
 _ADVICE = "give --class_names=FILE, a name a line, and --label_offset=N"
@@ -29,18 +30,20 @@ _ADVICE = "give --class_names=FILE, a name a line, and --label_offset=N"
 
 def find_shards(data_dir: str) -> dict[str, list[str]]:
     """Finds shards by split, here or in `train/`, `validation/` and `test/`."""
-    shards = collections.defaultdict(list)
+    shards = {}
     for folder in ("", "train", "validation", "test"):
         directory = os.path.join(data_dir, folder)
         names = list_names(directory)
         matches = [match for match in map(_SHARD.fullmatch, names) if match]
-        for split, count, suffix in sorted({match.group(1, 3, 4) for match in matches}):
-            wanted = [
-                f"{split}-{index:05d}-of-{count}{suffix or ''}"
-                for index in range(int(count))
-            ]
+        for split, end in sorted({match.group(1, 2) for match in matches}):
+            wanted = [f"{split}-{i:05d}-of-{end}" for i in range(int(end[:5]))]
             check_complete(directory, split, wanted, names)
-            shards[split] += [os.path.join(directory, name) for name in wanted]
+            if split in shards:
+                raise UserError(
+                    f"{data_dir} has two sets of shards of {split}, one of them "
+                    f"{os.path.join(directory, f'{split}-*-of-{end}')}: move one away"
+                )
+            shards[split] = [os.path.join(directory, name) for name in wanted]
     return shards
 
 
@@ -276,6 +279,7 @@ def imagenet_class_names() -> tuple[str, ...]:
     return tuple(names)
 
 
+@functools.cache
 def imagenet_synsets() -> list[str]:
     """Returns the synset id of each of ImageNet's 1000 classes."""
     import tensorflow_datasets as tfds

@@ -12,6 +12,7 @@ from typing import IO
 import tensorflow as tf
 
 MAX_RECORD = 2**31  # bytes; protocol buffers hold no more
+_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)  # of a compressed file
 
 
 def find_compression(filename: str) -> str:
@@ -21,7 +22,7 @@ def find_compression(filename: str) -> str:
             return ""
         file.seek(0)
         # A record may be of such a length; then nothing can be unpacked.
-        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(file) as it:
+        with contextlib.suppress(*_BROKEN), gzip.open(file) as it:
             it.read(1)
             return "GZIP"
     return ""
@@ -54,7 +55,7 @@ def record_spans(filename: str) -> Iterator[tuple[int, int]]:
         Where the content of a record begins in the file, and its length, bytes.
     """
     size, position = tf.io.gfile.stat(filename).length, 0
-    with _open(filename) as file, contextlib.suppress(EOFError, zlib.error):
+    with _open(filename) as file, contextlib.suppress(*_BROKEN):
         while True:
             header = file.read(8)  # then its checksum, the content, its checksum
             if len(header) < 8:
@@ -77,7 +78,7 @@ def count_records(filename: str) -> tuple[int, bool]:
         try:
             file.seek(end)
             return count, not file.read(1)
-        except (EOFError, zlib.error):
+        except _BROKEN:
             return count, False
 
 

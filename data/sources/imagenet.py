@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pipeline.older_shards import imagenet_class_names
+from alexnet_tf.paths import list_names
+from alexnet_tf.pipeline.older_shards import imagenet_class_names, imagenet_synsets
 from data.pictures import LeftOut
 from data.source import Item, Source, find_splits, hold_out, our_splits
 from data.sources.folder import count_pictures, list_items
@@ -37,8 +38,10 @@ def open_source(input: str, **_) -> Source:
         if os.path.exists(os.path.join(root, name))
     }
     if archives:
+        for name in sorted(set(list_names(root)) - set(archives)):
+            left_out.add("what stands beside the archives", name)
         parts, items = _archive_parts(archives), _archive_items
-        num_items = NUM_PICTURES if len(parts) == len(synset_ids()) + 1 else None
+        num_items = NUM_PICTURES if len(parts) == len(imagenet_synsets()) + 1 else None
     else:
         counts = count_pictures(root, left_out)
         parts, items = _tree_parts(root, counts, left_out), _tree_items
@@ -51,7 +54,7 @@ def open_source(input: str, **_) -> Source:
         splits=our_splits({part: part[-1] for part in parts}),
         holds_out=any(part[-1] == "" for part in parts),
         num_items=num_items,
-        metadata={"synsets": synset_ids()},
+        metadata={"synsets": imagenet_synsets()},
         notes=left_out.lines(),
     )
 
@@ -78,29 +81,19 @@ def _archive_parts(archives: dict[str, str]) -> list[_Archive]:
 
 
 @functools.cache
-def synset_ids() -> list[str]:
-    """Returns the 1000 synset ids; the index is the label."""
-    return _tfds_list("labels.txt")
-
-
-@functools.cache
 def validation_labels() -> list[int]:
     """Returns the labels of validation pictures 1 to 50,000."""
-    return [_label(synset) for synset in _tfds_list("validation_labels.txt")]
-
-
-def _tfds_list(name: str) -> list[str]:
     import tensorflow_datasets as tfds
 
-    return (
-        tfds.core.tfds_path("datasets/imagenet2012").joinpath(name).read_text().split()
-    )
+    directory = tfds.core.tfds_path("datasets/imagenet2012")
+    synsets = directory.joinpath("validation_labels.txt").read_text().split()
+    return [_label(synset) for synset in synsets]
 
 
 @functools.cache
 def _label(synset: str) -> int:
     try:
-        return synset_ids().index(synset)
+        return imagenet_synsets().index(synset)
     except ValueError:
         raise UserError(f"{synset!r} is none of ImageNet's 1000 synsets") from None
 
@@ -134,7 +127,7 @@ def _members(archive: _Archive) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("there is no file in it")
         except tarfile.TarError as error:
             label = archive.label
-            inner = "" if label is None else f", in it {synset_ids()[label]}.tar,"
+            inner = "" if label is None else f", in it {imagenet_synsets()[label]}.tar,"
             raise UserError(
                 f"{archive.path}{inner} is damaged or cut short ({error}); download it "
                 "again"

@@ -2,10 +2,8 @@
 
 import functools
 import itertools
-import json
 import os
 import pathlib
-import re
 import tarfile
 from collections.abc import Iterator
 
@@ -14,12 +12,12 @@ import numpy as np
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import is_remote
 from alexnet_tf.pickles import load_arrays
-from alexnet_tf.pipeline.data_set import picture_and_label
-from data.pictures import shown
+from alexnet_tf.pipeline.data_set import (
+    FIRST_EXAMPLES,
+    check_features,
+    picture_and_label,
+)
 from data.source import Item, Source, find_splits, hold_out, our_splits
-
-_FEATURE_CLASS = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
-_FIRST = 100  # pictures; where none of them has a label, the split has none
 
 
 def open_source(input: str | None, name: str | None, **_) -> Source:
@@ -36,9 +34,10 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
         raise UserError("--source=tfds needs --name, such as --name=cifar100")
     import tensorflow_datasets as tfds
 
-    if input and not is_remote(input):
-        for path in pathlib.Path(input, name.split(":")[0]).rglob("features.json"):
-            check_features(path.read_text(errors="replace"), str(path))
+    data_dir = input or os.path.expanduser(tfds.core.constants.DATA_DIR)
+    if not is_remote(data_dir):
+        for path in pathlib.Path(data_dir, name.split(":")[0]).rglob("features.json"):
+            check_features(str(path))
     try:
         builder = tfds.builder(name, data_dir=input)
         builder.download_and_prepare()
@@ -61,38 +60,12 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
     )
 
 
-def check_features(text: str, where: str) -> None:
-    """Refuses features of a data set that are no classes of TFDS.
-
-    TFDS imports whatever class the file names, which can be a program of others.
-
-    Args:
-        text: Of `features.json`.
-        where: Its path, for the error.
-    """
-
-    def check(value: dict) -> dict:
-        for key in ("pythonClassName", "python_class_name", "type"):
-            name = value.get(key, "")
-            if isinstance(name, str) and name and not _FEATURE_CLASS.fullmatch(name):
-                raise UserError(
-                    f"{where} names the class {shown(name)}, which is none of TFDS's "
-                    "features and could run a program; do not use this data set"
-                )
-        return value
-
-    try:
-        json.loads(text, object_hook=check)
-    except (json.JSONDecodeError, RecursionError):
-        raise UserError(f"{where} is damaged; copy the data set again") from None
-
-
 def _find_splits(builder, name: str, items) -> tuple[dict[str, str], list[str]]:
     """Returns {their split: ours}, and a line for each split that is left out."""
     splits, notes = {}, []
     found = find_splits(builder.info.splits, name)
     for split in builder.info.splits:
-        first = itertools.islice(items((split, "")), _FIRST)
+        first = itertools.islice(items((split, "")), FIRST_EXAMPLES)
         if split not in found:
             notes.append(f"left out: the split {split}, which is none of ours")
         elif all(item.label < 0 for item in first):
