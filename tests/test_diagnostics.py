@@ -25,7 +25,7 @@ from alexnet_tf.training.loop import Loop
         (0.65, 0.75, [3, 1], True),  # always the smaller class
         (0.54, 0.25, [3, 1], False),
         # Too sure of itself, as after too many epochs, but not blind.
-        (0.9, 0.2, [3, 1], False),
+        (0.9, 0.2, [30, 10], False),
         # One class: there is nothing to learn.
         (0.0, 0.0, [7], False),
         (0.4, 0.1, [0, 7, 0], False),
