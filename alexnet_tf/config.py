@@ -179,6 +179,8 @@ def resolve(
     }
     if weights:
         settings["width"] = weights.width
+    if "num_epochs" in given:
+        settings["train_steps"] = None  # of the previous run
     settings |= {name: given[name] for name in _names(Config) if name in given}
     changes = {name: given[name] for name in _names(Recipe) if name in given}
     try:

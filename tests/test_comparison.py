@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -10,6 +11,7 @@ import pytest
 from helpers import make_config
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation import figures
 from alexnet_tf.evaluation.comparison import compare_runs
 from alexnet_tf.run import Run
 
@@ -81,6 +83,20 @@ def test_curves_are_written(runs, tmp_path, capsys):
     pixels = np.asarray(PIL.Image.open(output).convert("RGB"))
     assert pixels.std() > 5
     assert f"The curves are in {output}" in capsys.readouterr().out
+
+
+def test_runs_that_are_called_alike_are_told_apart(runs, tmp_path, capsys, monkeypatch):
+    (tmp_path / "other").mkdir()
+    moved = shutil.copytree(runs[1], tmp_path / "other" / "first")
+    drawn = []
+    run_curves = figures.run_curves
+    monkeypatch.setattr(
+        figures, "run_curves", lambda r: drawn.append(r) or run_curves(r)
+    )
+    compare_runs([*runs[:2], f"{moved}/"], str(tmp_path / "curves.png"))
+    names = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()[1:4]]
+    assert names == [runs[1], str(moved), "second"]
+    assert sorted(drawn[0]) == sorted(names)
 
 
 def test_one_run_has_nothing_to_differ_from(runs, capsys):

@@ -136,6 +136,13 @@ def test_epochs_and_steps(data_dir):
     assert make_config(data_dir, train_steps=7).last_step == 7
 
 
+def test_epochs_that_are_given_replace_the_steps_of_before(data_dir):
+    data_set = open_data_set(data_dir)
+    before = resolve(data_set, "small", SMALL | {"train_steps": 7})
+    assert resolve(data_set, "auto", {}, before).last_step == 7
+    assert resolve(data_set, "auto", {"num_epochs": 2.0}, before).last_step == 10
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_configuration_comes_back_from_json(data_dir, recipe):
     config = make_config(data_dir, recipe, lr_drop_epochs=(1.0, 2.5))

@@ -13,20 +13,27 @@ from alexnet_tf.training.loop import Loop
 
 
 @pytest.mark.parametrize(
-    ("cross_entropy", "counts", "stuck"),
+    ("cross_entropy", "error", "counts", "stuck"),
     [
-        (np.log(1000), [1] * 1000, True),
-        (0.981 * np.log(1000), [1] * 1000, True),
-        (0.979 * np.log(1000), [1] * 1000, False),
-        (1.2 * np.log(1000), [1] * 1000, True),
+        (np.log(1000), 0.999, [1] * 1000, True),
+        (0.981 * np.log(1000), 0.999, [1] * 1000, True),
+        (0.979 * np.log(1000), 0.999, [1] * 1000, False),
+        (1.2 * np.log(1000), 0.999, [1] * 1000, True),
         # Shares of 3/4 and 1/4: an entropy of 0.562.
-        (0.562, [3, 1], True),
-        (0.65, [3, 1], True),
-        (0.54, [3, 1], False),
+        (0.562, 0.25, [3, 1], True),
+        (0.65, 0.25, [3, 1], True),
+        (0.65, 0.75, [3, 1], True),  # always the smaller class
+        (0.54, 0.25, [3, 1], False),
+        # Too sure of itself, as after too many epochs, but not blind.
+        (0.9, 0.2, [30, 10], False),
+        # One class: there is nothing to learn.
+        (0.0, 0.0, [7], False),
+        (0.4, 0.1, [0, 7, 0], False),
     ],
 )
-def test_is_stuck(cross_entropy, counts, stuck):
-    assert diagnostics.is_stuck(300, False, cross_entropy, np.array(counts)) == stuck
+def test_is_stuck(cross_entropy, error, counts, stuck):
+    counts = np.array(counts)
+    assert diagnostics.is_stuck(300, False, cross_entropy, error, counts) == stuck
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,8 @@ def test_is_stuck(cross_entropy, counts, stuck):
     [(299, False, False), (300, False, True), (79, True, False), (80, True, True)],
 )
 def test_a_network_has_time_to_start(step, is_last, stuck):
-    assert diagnostics.is_stuck(step, is_last, np.log(2), np.array([1, 1])) == stuck
+    counts = np.array([1, 1])
+    assert diagnostics.is_stuck(step, is_last, np.log(2), 0.5, counts) == stuck
 
 
 def test_layer_states_equal_numpy():

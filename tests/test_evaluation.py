@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import tracemalloc
 
 import keras
 import numpy as np
@@ -14,9 +15,9 @@ from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import results
+from alexnet_tf.evaluation import command, results
 from alexnet_tf.evaluation.command import evaluate_run
-from alexnet_tf.evaluation.evaluator import Evaluator
+from alexnet_tf.evaluation.evaluator import Evaluator, _part_of_worker
 from alexnet_tf.evaluation.metrics import count, precision_recall_f1, wilson_interval
 from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import DataSet, Split
@@ -160,6 +161,25 @@ def test_two_replicas_evaluate_the_same_in_the_same_order(data_set, views):
     assert result.num_evaluated == N
 
 
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (1, 3), (3, 1), (2, 2)])
+def test_what_is_gathered_of_workers_stands_in_the_order_of_examples(workers, replicas):
+    number = workers * replicas
+    batches = tf.data.Dataset.range(24).batch(12)  # global ones
+    iterators = []
+    for worker in range(workers):
+        context = tf.distribute.InputContext(workers, worker, number)
+        iterators.append(iter(_part_of_worker(batches, 12, context)))
+    gathered = [
+        next(iterator).numpy()
+        for _ in range(2)
+        for iterator in iterators  # a worker's replicas come one after another
+        for _ in range(replicas)
+    ]
+    assert {len(part) for part in gathered} == {12 // number}
+    assert np.concatenate(gathered).tolist() == [*range(24)]
+    assert all(next(iterator, None) is None for iterator in iterators)
+
+
 def test_ten_views_average_the_softmax(data_set):
     evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
     result = evaluator.evaluate(data_set, "validation", 5, views=10)
@@ -236,8 +256,36 @@ def test_confusion_counts_label_by_answer(data_set):
     np.testing.assert_array_equal(predictions.confusion(CLASSES), expected)
 
 
+def test_mistakes_are_counted_by_pair(data_set):
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    predictions = evaluator.evaluate(data_set, "validation", 6).predictions
+    counts = predictions.confusion(CLASSES)
+    np.fill_diagonal(counts, 0)
+    mistakes = predictions.mistakes()
+    assert len(mistakes) == (counts > 0).sum() > 5
+    assert mistakes == sorted(mistakes, key=lambda m: (-m[2], *m[:2]))
+    assert all(counts[label, answer] == times for label, answer, times in mistakes)
+    right = dataclasses.replace(predictions, labels=predictions.answers)
+    assert right.mistakes() == []
+
+
+def test_classes_cost_no_memory_for_each_pair_of_them(data_set, tmp_path):
+    """The whole ImageNet has 21,841: a count for each pair would take 3.6 GiB."""
+    names = tuple(map(str, range(21_841)))
+    many = DataSet(**vars(data_set) | {"class_names": names})
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    evaluation = evaluator.evaluate(many, "validation", 6)
+    tracemalloc.start()
+    results.write_per_class(evaluation, many, str(tmp_path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**27
+    assert len(read_csv(tmp_path / "per_class.csv")) == 21_841
+
+
 def test_precision_recall_and_f1_against_their_definitions():
     confusion = np.array([[3, 1, 0, 0], [2, 4, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]])
+    labels, answers = np.indices((4, 4)).reshape(2, -1).repeat(confusion.flat, axis=1)
     nan = np.nan
     expected = [
         [3 / 6, 3 / 4, 6 / 10],
@@ -245,7 +293,7 @@ def test_precision_recall_and_f1_against_their_definitions():
         [nan, nan, nan],  # neither an example nor an answer
         [nan, 0.0, 0.0],  # two examples, never answered
     ]
-    np.testing.assert_allclose(precision_recall_f1(confusion), expected)
+    np.testing.assert_allclose(precision_recall_f1(labels, answers, 4), expected)
 
 
 def test_pictures_are_read_by_their_place(data_set):
@@ -266,6 +314,13 @@ def test_a_record_that_cannot_be_decoded_is_not_counted(tmp_path):
     probabilities = numpy_probabilities(center(PIXELS[good]), KERNELS[0])
     check(result, probabilities, LABELS[good])
     assert (result.num_evaluated, result.num_examples) == (21, 23)
+
+
+def test_a_split_that_cannot_be_used_at_all_is_no_perfect_answer(tmp_path):
+    data_set = write(tmp_path, spoilt=range(N))
+    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
+    with pytest.raises(UserError, match="none of the 23 images of validation"):
+        evaluator.evaluate(data_set, "validation", 6)
 
 
 def test_wilson_interval_against_published_values():
@@ -413,6 +468,20 @@ def test_data_that_are_gone_are_to_be_given(runs, data_dir, tmp_path):
     with pytest.raises(UserError, match=r"no longer in .*gone: give --data_dir"):
         evaluate_run(run.model_dir)
     assert evaluate_run(run.model_dir, data_dir).num_evaluated == 25
+
+
+@pytest.mark.parametrize("given", [None, "ram://data"])
+def test_what_training_was_told_of_its_remote_data_holds(runs, monkeypatch, given):
+    def open_data_set(data_dir, **told):
+        raise UserError(f"{data_dir} {told}")
+
+    config = runs[0].read_config()
+    config = dataclasses.replace(config, data_dir="ram://data", given_offset=10)
+    monkeypatch.setattr(command, "open_data_set", open_data_set)
+    monkeypatch.setattr(tf.io.gfile, "isdir", lambda _: True)
+    member = command.Member(None, "checkpoint", config)
+    with pytest.raises(UserError, match=r"ram://data .*'label_offset': 10"):
+        command._open_data(given, None, None, "validation", member)
 
 
 def test_a_checkpoint_without_a_run_needs_model_dir():

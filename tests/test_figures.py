@@ -1,4 +1,4 @@
-"""Tests of alexnet_tf/figures.py."""
+"""Tests of figures.py."""
 
 import io
 
@@ -6,6 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from alexnet_tf import alexnet
 from alexnet_tf.evaluation import figures
 
 RNG = np.random.default_rng(0)
@@ -33,6 +34,18 @@ def test_kernels_keep_the_towers_apart_and_fill_the_range():
     assert (picture[15:23] == 255).all()
     assert (picture[25:36, 2:13] == 255).all()
     assert (picture[25:36, 17:28] == 128).all()  # all zero: grey
+
+
+def test_kernels_of_a_network_are_for_rgb():
+    two = alexnet(3, "bvlc", width=0.05, seed=0)
+    shown, towers = figures.kernels_of(two)
+    kernel = two.get_layer("conv1").kernel.numpy()
+    assert towers == 2
+    np.testing.assert_array_equal(shown[:, :, 0], kernel[:, :, 2])  # takes BGR
+    one = alexnet(3, "torchvision", width=0.05, seed=0)
+    shown, towers = figures.kernels_of(one)
+    assert towers == 1
+    np.testing.assert_array_equal(shown, one.get_layer("conv1").kernel.numpy())
 
 
 def test_beside_puts_each_image_before_its_own():

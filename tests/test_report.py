@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from helpers import make_config
 
+from alexnet_tf.devices import make_strategy
 from alexnet_tf.evaluation import report
 from alexnet_tf.evaluation.command import evaluate_run
 from alexnet_tf.evaluation.metrics import wilson_interval
@@ -115,6 +116,21 @@ def test_the_page_has_precision_recall_and_f1_of_every_class(written):
         cells = (examples, precision, f"{right / examples:.0%}", f1)
         row = f"<th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells)
         assert row in text
+
+
+def test_two_replicas_and_a_network_twice_change_no_report(written, tmp_path):
+    page, _, _ = written
+    given = {"strategy": make_strategy(simulate_gpus=2), "global_batch_size": 8}
+    run, again = str(page.parent / "run"), tmp_path / "page"
+    evaluate_run(run, checkpoints=["latest"] * 2, report_dir=str(again), **given)
+    for directory, is_of_several in ((page, False), (again, True)):
+        text = (directory / "index.html").read_text()
+        assert ("features: of the first network" in text) == is_of_several
+    names = {path.name for path in page.glob("*.png")}
+    assert {path.name for path in again.glob("*.png")} == names
+    for name in ("places_wrong.png", "neighbours_1.png"):
+        one, two = (np.asarray(PIL.Image.open(p / name)) for p in (page, again))
+        np.testing.assert_allclose(np.int16(one), two, atol=1)
 
 
 def test_neighbours_are_called_right_where_they_are_of_the_class(written):

@@ -15,11 +15,18 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL, largest_difference, make_config, make_trainer
+from helpers import (
+    SMALL,
+    draw_no_pictures,
+    largest_difference,
+    make_config,
+    make_trainer,
+)
 
 from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.results import Evaluation, Predictions
 from alexnet_tf.files import lock
 from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.run import Run
@@ -382,6 +389,40 @@ def test_nan_stops_before_the_weights_are_saved(data_dir, tmp_path):
             assert np.isfinite(value).all(), name
 
 
+def test_nan_before_the_first_checkpoint(data_dir, tmp_path):
+    trainer = make_trainer(data_dir, steps_per_loop=1)
+    loop = Loop(trainer, Run(str(tmp_path)))
+    poison(trainer, 1)
+    message = "step 2, .*not there yet: try a lower --learning_rate$"
+    with pytest.raises(UserError, match=message):  # nothing of float32, as it has it
+        loop.run()
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        (
+            {"global_batch_size": 6, "simulate_gpus": 2},
+            "--global_batch_size=2 or --precision=mixed_bfloat16 in a new --model_dir "
+            "or more GPUs",
+        ),
+        (
+            {"global_batch_size": 1, "precision": "mixed_bfloat16"},
+            "more GPUs",
+        ),
+    ],
+)
+def test_out_of_memory_says_what_to_try(data_dir, tmp_path, monkeypatch, given, advice):
+    def fail(_):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    monkeypatch.setattr(Loop, "run", fail)
+    given = SMALL | {"simulate_gpus": 1, "num_epochs": 1.0} | given
+    with pytest.raises(UserError, match="out of memory") as error:
+        train(data_dir, str(tmp_path / "run"), given=given)
+    assert str(error.value).endswith(f": try {advice}")
+
+
 def test_damaged_checkpoints_are_skipped(data_dir, tmp_path, caplog):
     run = Run(str(tmp_path))
     trainer = make_trainer(data_dir, num_epochs=2.0)
@@ -456,9 +497,103 @@ def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkey
     assert choose(learning_rate=0.1) not in (first, other)
     assert choose() == first
     with lock(first, "the run"):  # another process is at it
-        assert choose() not in (first, other)
-    pathlib.Path(first, "eval.json").write_text("{}")  # it has ended
-    assert choose() != first
+        newest = choose()
+        assert newest not in (first, other)
+    pathlib.Path(newest, "eval.json").write_text("{}")  # by eval.py, on the way
+    assert choose() == newest
+    finished = [newest]
+    monkeypatch.setattr(
+        command, "_is_finished", lambda run, *_: run.model_dir in finished
+    )
+    assert choose() == first
+
+
+def test_a_run_is_unfinished_until_it_was_trained_evaluated_and_exported(
+    data_dir, tmp_path
+):
+    run, given = Run(str(tmp_path)), {"num_epochs": 30.0, "lr_schedule": "plateau"}
+    config = make_config(data_dir, **given)
+    assert config.last_step == 141
+    validations = []
+
+    def is_finished(export=True):
+        lines = [json.dumps(v | {"split": "validation"}) + "\n" for v in validations]
+        pathlib.Path(run.metrics_file).write_text("".join(lines))
+        return command._is_finished(run, config, export)
+
+    pathlib.Path(run.eval_file).write_text("{}")  # by eval.py, on the way
+    os.mkdir(run.saved_model_dir)
+    assert not is_finished()
+    validations += [{"step": 5 * i, "top_1_error": 0.5} for i in range(1, 21)]
+    assert not is_finished()
+    validations.append({"step": 105, "top_1_error": 0.5})
+    assert is_finished()  # as the schedule has it
+    validations[-1]["top_1_error"] = 0.4
+    assert not is_finished()
+    validations.append({"step": 141, "top_1_error": 0.4})
+    assert is_finished()
+    os.rmdir(run.saved_model_dir)
+    assert not is_finished()
+    assert is_finished(export=False)
+    os.remove(run.eval_file)
+    assert not is_finished(export=False)
+
+
+def give_errors(monkeypatch, loop, errors):
+    """Has validation find errors of our own, by the step."""
+
+    def evaluate(*_):
+        ranks = np.arange(100) < round(100 * errors[loop._trainer.step])
+        three = np.zeros((100, 3))
+        answers = np.arange(100) % 3, ranks.astype(int), np.ones(100), three, three
+        return Evaluation("validation", 1, 100, Predictions(np.arange(100), *answers))
+
+    draw_no_pictures(monkeypatch.setattr)
+    loop._evaluator.evaluate = evaluate
+
+
+def best_of(run):
+    return os.path.basename(run.checkpoint_path("best"))
+
+
+def test_the_best_model_outlives_a_kill_between_two_saves(
+    data_dir, tmp_path, monkeypatch
+):
+    run, errors = Run(str(tmp_path)), {5: 0.1, 10: 0.5}
+    saved, save = [], tf.train.CheckpointManager.save
+
+    def save_once(*given):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(save(*given))
+
+    loop = Loop(make_trainer(data_dir, num_epochs=2.0), run)
+    give_errors(monkeypatch, loop, errors)
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", save_once)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run()
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+    again = Loop(make_trainer(data_dir, num_epochs=2.0), run)
+    give_errors(monkeypatch, again, errors)
+    assert again.run()
+    assert best_of(run) == "ckpt-5"
+
+
+def test_the_best_model_is_the_best_of_those_that_the_disk_took(
+    data_dir, tmp_path, monkeypatch
+):
+    run, errors = Run(str(tmp_path)), {5: 0.4, 10: 0.1, 15: 0.3, 19: 0.35}
+    loop = Loop(make_trainer(data_dir, num_epochs=4.0), run)
+    give_errors(monkeypatch, loop, errors)
+    save = loop._checkpoints.save
+
+    def save_on_full_disk(step, **given):
+        with disk_that_refuses() if step == 10 else contextlib.nullcontext():
+            save(step, **given)
+
+    loop._checkpoints.save = save_on_full_disk
+    assert loop.run()
+    assert best_of(run) == "ckpt-15"
 
 
 @pytest.mark.parametrize(

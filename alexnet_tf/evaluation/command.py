@@ -175,13 +175,12 @@ def _open_data(
             f"the data set of {member.run.model_dir} is no longer in "
             f"{config.data_dir}: give --data_dir"
         )
-    is_own = data_dir is None or os.path.abspath(data_dir) == config.data_dir
+    wanted = data_dir or config.data_dir
+    is_own = config.data_dir in (wanted, os.path.abspath(wanted))  # remote, local
     if is_own and class_names is label_offset is None:
         label_offset = config.given_offset  # what training was told holds here too
         class_names = None if label_offset is None else config.class_names
-    data_set = open_data_set(
-        data_dir or config.data_dir, class_names=class_names, label_offset=label_offset
-    )
+    data_set = open_data_set(wanted, class_names=class_names, label_offset=label_offset)
     splits = data_set.splits
     if split not in splits or not splits[split].num_examples:
         raise UserError(

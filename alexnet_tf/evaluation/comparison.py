@@ -1,5 +1,6 @@
 """Several runs beside each other: what came out, and in which settings they differ."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -25,7 +26,7 @@ class Row:
     """What is known of a run.
 
     Attributes:
-        name: The last part of its directory.
+        name: The last part of its directory, or all of it where others end alike.
         settings: All of them by name.
         records: Those of `metrics.jsonl`.
         evaluation: What `eval.json` holds; empty where it was not evaluated.
@@ -47,14 +48,19 @@ def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
     Raises:
         UserError: If none of them holds a run.
     """
-    rows = []
+    runs = {}
     for model_dir in model_dirs:
         try:
-            rows.append(_read(Run(expand(model_dir))))
+            runs[model_dir.rstrip("/")] = _read(Run(expand(model_dir)))
         except UserError as error:  # runs/* names other directories too
             print(f"left out: {printable(str(error))}")
-    if not rows:
+    if not runs:
         raise UserError("no run to compare: give the directories of runs, as in runs/*")
+    names = collections.Counter(row.name for row in runs.values())
+    rows = [
+        row if names[row.name] == 1 else dataclasses.replace(row, name=model_dir)
+        for model_dir, row in runs.items()
+    ]
     print(format_comparison(rows))
     if output:
         curves = figures.run_curves({row.name: row.records for row in rows})

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.command_line import command
+from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.metrics import cross_entropy, rank
 from alexnet_tf.evaluation.results import Evaluation, Predictions
 from alexnet_tf.pipeline.batches import evaluation_batches
@@ -53,6 +55,9 @@ class Evaluator:
 
         Returns:
             The errors; they do not depend on the batch size or on the replicas.
+
+        Raises:
+            UserError: If none of the examples can be used.
         """
         steps, num_evaluated = [], 0
         for batch in self._batches(data_set, split, global_batch_size, views):
@@ -66,17 +71,23 @@ class Evaluator:
         }
         # Batches are filled up with rows that hold no example.
         positions = np.flatnonzero(rows["labels"] >= 0)
+        num_examples = data_set.splits[split].num_examples
+        if not len(positions):
+            raise UserError(
+                f"none of the {num_examples} images of {split} can be used: see why "
+                f"with {command('python', '-m', 'data.check')}"
+            )
         predictions = Predictions(
             positions, **{name: values[positions] for name, values in rows.items()}
         )
-        num_examples = data_set.splits[split].num_examples
         return Evaluation(split, views, num_examples, predictions)
 
     def _batches(self, data_set, split, global_batch_size, views) -> Iterable:
         if self._cached is not None:
             return self._cached
-        batches = self._strategy.experimental_distribute_dataset(
-            evaluation_batches(
+
+        def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            batches = evaluation_batches(
                 data_set,
                 split,
                 global_batch_size=global_batch_size,
@@ -84,7 +95,9 @@ class Evaluator:
                 views=views,
                 cache=self._cache,
             )
-        )
+            return _part_of_worker(batches, global_batch_size, context)
+
+        batches = self._strategy.distribute_datasets_from_function(make)
         self._cached = batches if self._cache else None
         return batches
 
@@ -118,6 +131,22 @@ class Evaluator:
         )
         num_classes = self._models[0].output_shape[1]
         return _log_mean(tf.ensure_shape(scores, [images.shape[1], None, num_classes]))
+
+
+def _part_of_worker(
+    batches: tf.data.Dataset,
+    global_batch_size: int,
+    context: tf.distribute.InputContext,
+) -> tf.data.Dataset:
+    """The parts of each batch that a worker's replicas take, one after another.
+
+    So what is gathered of all replicas stands in the order of the examples. Of parts
+    that TensorFlow distributes by itself every worker gets each n-th.
+    """
+    workers = context.num_input_pipelines
+    of_workers = batches.rebatch(global_batch_size // workers)
+    of_worker = of_workers.shard(workers, context.input_pipeline_id)
+    return of_worker.rebatch(context.get_per_replica_batch_size(global_batch_size))
 
 
 def _log_mean(log_probabilities: tf.Tensor) -> tf.Tensor:

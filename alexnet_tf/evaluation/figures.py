@@ -8,6 +8,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 
+import keras
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,7 +69,20 @@ def halved(images: np.ndarray) -> np.ndarray:
     return np.uint8(np.round(blocks.mean(axis=(2, 4))))
 
 
-def kernels(kernel: np.ndarray, towers: int = 2, scale: int = 3) -> np.ndarray:
+def kernels_of(model: keras.Model) -> tuple[np.ndarray, int]:
+    """The kernels of the first layer and the number of towers.
+
+    Returns:
+        float32 `(height, width, 3, filters)`, for pixels in RGB also where the network
+        turns them to BGR; 1 or 2.
+    """
+    kernel = model.get_layer("conv1").kernel.numpy()
+    if model.get_layer("input_normalization").reverse_channels:
+        kernel = kernel[:, :, ::-1]
+    return kernel, model.get_layer("conv2").groups
+
+
+def kernels(kernel: np.ndarray, towers: int, scale: int = 3) -> np.ndarray:
     """The kernels of the first layer, the towers apart: Figure 3 of the paper.
 
     Args:
@@ -265,6 +279,7 @@ def predictions(
         the frame is whole where it is the first.
     """
     columns, k = 2, top_ids.shape[1]
+    names = [_escape(shorten(name, 22)) for name in class_names]
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(_WIDTH, (1.9 + 0.24 * k) * rows), layout="constrained")
     heights = [1.6, 0.24 * k] * rows
@@ -280,7 +295,7 @@ def predictions(
         bars.barh(range(k), top_probabilities[i], color=colors, alpha=0.5)
         bars.set(xlim=(0, 1), ylim=(k - 0.5, -0.5))
         for j, class_id in enumerate(top_ids[i]):
-            text = f"{top_probabilities[i, j]:.0%} {_one_line(class_names[class_id])}"
+            text = f"{top_probabilities[i, j]:.0%} {names[class_id]}"
             weight = "bold" if class_id == label else "normal"
             bars.text(0.02, j, text, fontsize=7, va="center", weight=weight)
     return figure
@@ -429,10 +444,6 @@ def wrapped(name: str, width: int) -> str:
 
 def _label(name: str, width: int) -> str:
     return _escape(wrapped(name, width))
-
-
-def _one_line(name: str) -> str:
-    return _escape(shorten(name, 22))
 
 
 def _escape(name: str) -> str:

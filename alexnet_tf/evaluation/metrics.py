@@ -75,8 +75,6 @@ def count(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 def wilson_interval(fraction: float, num_examples: int) -> tuple[float, float]:
     """The 95 % interval of a fraction of `num_examples` independent examples."""
-    if not num_examples:
-        return 0.0, 1.0
     z = 1.959964
     center = fraction + z**2 / (2 * num_examples)
     spread = fraction * (1 - fraction) / num_examples + (z / (2 * num_examples)) ** 2
@@ -85,18 +83,24 @@ def wilson_interval(fraction: float, num_examples: int) -> tuple[float, float]:
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
-def precision_recall_f1(confusion: np.ndarray) -> np.ndarray:
+def precision_recall_f1(
+    labels: np.ndarray, answers: np.ndarray, num_classes: int
+) -> np.ndarray:
     """Precision, recall and F1 of each class.
 
     Args:
-        confusion: int `(num_classes, num_classes)`, label × answer, counts.
+        labels: int `(n,)`.
+        answers: int `(n,)`, the most probable classes.
+        num_classes: Number of classes.
 
     Returns:
         float64 `(num_classes, 3)`, fractions; NaN where nothing was counted: a class
         that was never answered has no precision, one without examples no recall.
     """
-    right = np.diag(confusion).astype(np.float64)
-    answered, examples = confusion.sum(axis=0), confusion.sum(axis=1)
+    right, answered, examples = (
+        np.bincount(classes, minlength=num_classes)
+        for classes in (labels[labels == answers], answers, labels)
+    )
     with np.errstate(invalid="ignore"):
         columns = right / answered, right / examples, 2 * right / (answered + examples)
     return np.stack(columns, axis=1)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from alexnet_tf.evaluation import figures
@@ -53,7 +54,7 @@ def write_report(
         evaluation: The errors.
         facts: What `eval.json` holds.
         data_set: What was evaluated.
-        model: The network, for its kernels and features.
+        model: The network, or the first of several, for its kernels and features.
         run: The one that it is from, for how it learnt; None for published weights.
     """
     num_batches = min(_num_training(data_set), NEIGHBOUR_POOL) // _BATCH
@@ -67,15 +68,16 @@ def write_report(
         page = _Page(directory, bar.update)
         page.headline(*_headline(evaluation, facts))
         page.text(_summary(facts))
-        if evaluation.num_evaluated:
-            if run:
-                _add_curves(page, run, evaluation)
-            _add_classes(page, evaluation.predictions, data_set)
-            shown = _add_pictures(page, evaluation, data_set, model.input_shape[1])
-            images, labels, answers = shown
-            _add_places(page, model, data_set, images, labels, answers)
-            _add_kernels(page, model, run)
-            _add_neighbours(page, model, data_set, images, labels)
+        if len(facts["sha256"]) > 1:
+            page.text("Where it looks, its kernels and features: of the first network.")
+        if run:
+            _add_curves(page, run, evaluation)
+        _add_classes(page, evaluation.predictions, data_set)
+        shown = _add_pictures(page, evaluation, data_set, model.input_shape[1])
+        images, labels, answers = shown
+        _add_places(page, model, data_set, images, labels, answers)
+        _add_kernels(page, model, run)
+        _add_neighbours(page, model, data_set, images, labels)
         page.heading("How this was measured")
         page.table(_facts_table(facts, data_set.num_classes))
         page.write(f"AlexNet on {data_set.name}")
@@ -201,7 +203,7 @@ def _add_curves(page: _Page, run: Run, evaluation: Evaluation) -> None:
 def _add_classes(page: _Page, predictions: Predictions, data_set: DataSet) -> None:
     """Tables and figures of what was taken for what."""
     names, confusion = data_set.class_names, predictions.confusion(data_set.num_classes)
-    measures = precision_recall_f1(confusion)
+    measures = precision_recall_f1(predictions.labels, predictions.answers, len(names))
     page.heading("Every class")
     order = np.argsort(measures[:, 2], kind="stable")  # those without examples last
     if len(order) > _TABLE_CLASSES:
@@ -246,21 +248,25 @@ def _add_pictures(
         uint8 `(n, size, size, 3)`; their labels; what was answered.
     """
     predictions, names = evaluation.predictions, data_set.class_names
-    confusion = predictions.confusion(data_set.num_classes)
-    pairs = _most_confused(predictions, confusion)
-    groups = [*pairs.values(), *_choose(predictions)]
+    labels, answers = predictions.labels, predictions.answers
+    mistakes = predictions.mistakes()[:5]
+    groups = [
+        np.flatnonzero((labels == label) & (answers == answer))[:4]
+        for label, answer, _ in mistakes
+    ]
+    groups += _choose(predictions)
     positions = predictions.positions[np.concatenate(groups)]
     images = read_pictures(data_set, evaluation.split, positions, size)
-    *images_of_pairs, right, wrong = np.split(
+    *of_mistakes, right, wrong = np.split(
         images, np.cumsum([len(group) for group in groups])[:-1]
     )
     page.heading("Most confused pairs")
-    for (label, answer), shown in zip(pairs, images_of_pairs, strict=True):
+    for (label, answer, times), shown in zip(mistakes, of_mistakes, strict=True):
         page.figure(
             f"confused_{label}_{answer}",
             figures.grid(figures.halved(shown), columns=min(4, len(shown))),
             f"{printable(names[label])}, taken for {printable(names[answer])} "
-            f"{confusion[label, answer]} times of {confusion[label].sum()}",
+            f"{times} times of {(labels == label).sum()}",
         )
     page.heading("What it answers (Figure 4 of the paper)")
     for name, shown, rows in zip(
@@ -268,29 +274,14 @@ def _add_pictures(
     ):
         if len(rows):
             chosen = (
-                predictions.labels[rows],
+                labels[rows],
                 predictions.top_ids[rows],
                 predictions.top_probabilities[rows],
             )
             drawn = figures.predictions(shown, *chosen, names)
             page.figure(f"answers_{name}", drawn, f"{name} answers, drawn at random")
     shown, rows = np.concatenate([right, wrong]), np.concatenate(groups[-2:])
-    return shown, predictions.labels[rows], predictions.top_ids[rows, 0]
-
-
-def _most_confused(
-    predictions: Predictions, confusion: np.ndarray
-) -> dict[tuple[int, int], np.ndarray]:
-    """Up to five pairs (class, answer), and up to four examples of each."""
-    wrong = confusion * (1 - np.eye(len(confusion), dtype=int))
-    pairs = {}
-    for pair in np.argsort(-wrong, axis=None, kind="stable")[:5]:
-        label, answer = map(int, np.unravel_index(pair, wrong.shape))
-        if wrong[label, answer]:
-            is_label = predictions.labels == label
-            is_pair = is_label & (predictions.top_ids[:, 0] == answer)
-            pairs[label, answer] = np.flatnonzero(is_pair)[:4]
-    return pairs
+    return shown, labels[rows], answers[rows]
 
 
 def _choose(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -332,26 +323,26 @@ def _add_places(
 
 def _probability_of(model: keras.Model, class_id: int) -> Callable:
     def classify(images: np.ndarray) -> np.ndarray:
-        logits = model.predict_on_batch(images).astype(np.float64)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return exponentials[:, class_id] / exponentials.sum(axis=1)
+        # Not `predict_on_batch`: every replica would answer all of the images.
+        return tf.nn.softmax(model(images, training=False))[:, class_id].numpy()
 
     return classify
 
 
 def _add_kernels(page: _Page, model: keras.Model, run: Run | None) -> None:
-    kernel = model.get_layer("conv1").kernel.numpy()
+    kernel, towers = figures.kernels_of(model)
     page.heading("First-layer kernels (Figure 3)")
+    caption = "the two towers apart" if towers == 2 else "of one tower"
     config = run and run.read_config()
     if not config or config.init_weights:  # what they were at first is not here
-        page.figure("kernels", figures.kernels(kernel), "the two towers apart")
+        page.figure("kernels", figures.kernels(kernel, towers), caption)
         return
-    new = build_model(config, "float32")  # its weights come from the seed
-    change = kernel - new.get_layer("conv1").kernel.numpy()
-    share = np.linalg.norm(change) / np.linalg.norm(kernel - change)
+    new, _ = figures.kernels_of(build_model(config, "float32"))  # as the seed has it
+    change = kernel - new
+    share = np.linalg.norm(change) / np.linalg.norm(new)
     page.text(_EXPECTED_KERNELS.format(share))
-    page.figure("kernels", figures.kernels(kernel), "now; the two towers apart")
-    page.figure("kernel_changes", figures.kernels(change), "what changed")
+    page.figure("kernels", figures.kernels(kernel, towers), f"now; {caption}")
+    page.figure("kernel_changes", figures.kernels(change, towers), "what changed")
 
 
 def _add_neighbours(
@@ -410,29 +401,21 @@ def nearest_pictures(
         their labels, `(n, k)`.
     """
     features = keras.Model(model.inputs, model.get_layer("fc7").output)
+    size = queries.shape[1]
     batches = evaluation_batches(
-        data_set, "train", global_batch_size=_BATCH, image_size=queries.shape[1]
+        data_set, "train", global_batch_size=_BATCH, image_size=size
     )
     wanted = features.predict_on_batch(queries).astype(np.float64)
-    nearest = [  # distances, pictures, labels
-        np.zeros((len(queries), 0)),
-        np.zeros((len(queries), 0, *queries.shape[1:]), np.uint8),
-        np.zeros((len(queries), 0), np.int32),
-    ]
-    pool = 0
-    for images, labels in batches.take(max(1, NEIGHBOUR_POOL // _BATCH)):
+    distances, labels = [], []
+    for images, some_labels in batches.take(max(1, NEIGHBOUR_POOL // _BATCH)):
         vectors = features.predict_on_batch(images).astype(np.float64)
-        is_example = labels.numpy() >= 0
-        pool += is_example.sum()
         # |a - b|² without |a|², which is the same for all b.
-        distances = np.square(vectors).sum(axis=1) - 2 * wanted @ vectors.T
-        distances[:, ~is_example] = np.inf
-        order = np.argsort(distances, axis=1, kind="stable")[:, :k]
-        new = np.take_along_axis(distances, order, axis=1), images.numpy()[order]
-        new = *new, labels.numpy()[order]
-        both = [np.concatenate(pair, axis=1) for pair in zip(nearest, new, strict=True)]
-        order = np.argsort(both[0], axis=1, kind="stable")[:, :k]
-        nearest = [part[np.arange(len(queries))[:, np.newaxis], order] for part in both]
+        distances.append(np.square(vectors).sum(axis=1) - 2 * wanted @ vectors.T)
+        labels.append(some_labels)
         on_batch()
-    num_found = min(k, int(pool))
-    return int(pool), nearest[1][:, :num_found], nearest[2][:, :num_found]
+    distances, labels = np.concatenate(distances, axis=1), np.concatenate(labels)
+    distances[:, labels < 0] = np.inf
+    pool = int((labels >= 0).sum())
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, : min(k, pool)]
+    pictures = read_pictures(data_set, "train", nearest.ravel(), size)
+    return pool, pictures.reshape(*nearest.shape, size, size, 3), labels[nearest]

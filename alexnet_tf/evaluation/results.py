@@ -55,10 +55,23 @@ class Predictions:
     top_ids: np.ndarray
     top_probabilities: np.ndarray
 
+    @property
+    def answers(self) -> np.ndarray:
+        """int32 `(n,)`, the most probable classes."""
+        return self.top_ids[:, 0]
+
     def confusion(self, num_classes: int) -> np.ndarray:
-        """int64 `(num_classes, num_classes)`: label × most probable class, counts."""
-        pairs = self.labels.astype(np.int64) * num_classes + self.top_ids[:, 0]
+        """int64 `(num_classes, num_classes)`: label × answer, counts."""
+        pairs = self.labels.astype(np.int64) * num_classes + self.answers
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
+
+    def mistakes(self) -> list[tuple[int, int, int]]:
+        """Labels, wrong answers and how often they came together, most often first."""
+        pairs = np.stack([self.labels, self.answers], axis=1)
+        wrong = pairs[self.labels != self.answers]
+        pairs, counts = np.unique(wrong, axis=0, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return [(*pairs[i].tolist(), int(counts[i])) for i in order]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +113,10 @@ class Evaluation:
     @property
     def largest_class(self) -> float:
         """Share of the most frequent class: the accuracy of always answering it."""
-        counts = np.bincount(self.predictions.labels, minlength=1)
-        return float(counts.max() / max(1, self.num_evaluated))
+        return float(np.bincount(self.predictions.labels).max() / self.num_evaluated)
 
     def _mean(self, values: np.ndarray) -> float:
-        return float(values.sum(dtype=np.float64) / max(1, self.num_evaluated))
+        return float(values.mean(dtype=np.float64))
 
 
 def gather_facts(
@@ -235,21 +247,21 @@ def write_results(
 
 def write_per_class(evaluation: Evaluation, data_set: DataSet, directory: str) -> None:
     """Writes `per_class.csv`: a row for each class."""
-    labels, ranks = evaluation.predictions.labels, evaluation.predictions.ranks
-    confusion = evaluation.predictions.confusion(data_set.num_classes)
-    measures = precision_recall_f1(confusion)
+    predictions = evaluation.predictions
+    labels, ranks = predictions.labels, predictions.ranks
+    measures = precision_recall_f1(labels, predictions.answers, data_set.num_classes)
+    most_often = {}
+    for label, answer, times in predictions.mistakes():
+        most_often.setdefault(label, (answer, times))
     names = [_csv_cell(name) for name in data_set.class_names]
     rows = []
     for label, name in enumerate(names):
         of_class = ranks[labels == label]
         errors = [(of_class >= k).mean() if len(of_class) else "" for k in (1, 5)]
         shares = ["" if np.isnan(x) else x for x in measures[label]]
-        wrong = confusion[label].copy()
-        wrong[label] = 0
-        other = names[wrong.argmax()] if wrong.any() else ""
-        rows.append(
-            [label, name, len(of_class), *errors, *shares, other, wrong.max()],
-        )
+        answer, times = most_often.get(label, (None, 0))
+        other = "" if answer is None else names[answer]
+        rows.append([label, name, len(of_class), *errors, *shares, other, times])
     _write_csv(os.path.join(directory, "per_class.csv"), _CLASS_COLUMNS, rows)
 
 

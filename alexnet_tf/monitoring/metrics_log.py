@@ -1,10 +1,10 @@
 """Records of numbers, to metrics.jsonl and to TensorBoard."""
 
+import contextlib
 import functools
 import io
 import json
 import os
-import struct
 import time
 
 import tensorflow as tf
@@ -198,28 +198,15 @@ def _frame(event: event_pb2.Event) -> bytes:
 def _purge_events(directory: str, last_step: int) -> None:
     """Removes the events of later steps, and an event that was cut short."""
     for name in tf.io.gfile.listdir(directory):
-        if ".tfevents." in name:
-            path = os.path.join(directory, name)
-            with tf.io.gfile.GFile(path, "rb") as file:
-                content = file.read()
-            end = _end_of_events(content, last_step)
-            if end < len(content):
-                _write(path, content[:end])
-
-
-def _end_of_events(content: bytes, last_step: int) -> int:
-    """Where the events up to a step end; a record is length, CRC, event, CRC."""
-    end = 0
-    while end + 12 <= len(content):
-        (length,) = struct.unpack_from("<Q", content, end)
-        record_end = end + 12 + length + 4
-        if record_end > len(content):
-            break
-        try:
-            event = event_pb2.Event.FromString(content[end + 12 : record_end - 4])
-        except message.DecodeError:
-            break
-        if event.step > last_step:
-            break
-        end = record_end
-    return end
+        if ".tfevents." not in name:
+            continue
+        path, end = os.path.join(directory, name), 0
+        with contextlib.suppress(tf.errors.DataLossError, message.DecodeError):
+            for event in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                if event_pb2.Event.FromString(event).step > last_step:
+                    break
+                end += len(event) + 16  # its length and two checksums
+        with tf.io.gfile.GFile(path, "rb") as file:
+            content = file.read()
+        if end < len(content):
+            _write(path, content[:end])

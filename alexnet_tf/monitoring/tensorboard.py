@@ -96,11 +96,11 @@ class Monitor:
         """
         from alexnet_tf.evaluation import figures  # matplotlib takes a second to import
 
-        kernel = self._model.get_layer("conv1").kernel.numpy()
         states = layer_states(self._model, self._images[:_NUM_IMAGES])
         dead = [scalar_pb(f"dead_units/{state.name}", state.off) for state in states]
-        kernels = _image_pb("kernels", figures.kernels(kernel))
-        self._log.write_summaries("train", step, kernels, *dead)
+        kernels = figures.kernels(*figures.kernels_of(self._model))
+        kernels_pb = _image_pb("kernels", kernels)
+        self._log.write_summaries("train", step, kernels_pb, *dead)
         summaries, names = [], self._data_set.class_names
         if len(names) <= figures.MAX_CLASSES:
             confusion = evaluation.predictions.confusion(len(names))
@@ -123,19 +123,20 @@ class Monitor:
     def _confident_mistakes(self, evaluation: Evaluation) -> np.ndarray | None:
         from alexnet_tf.evaluation import figures
 
-        answers, names = evaluation.predictions, self._data_set.class_names
-        wrong = np.flatnonzero((answers.ranks > 0) & (answers.positions < _POOL))
-        order = np.argsort(-answers.top_probabilities[wrong, 0], kind="stable")
+        predictions, names = evaluation.predictions, self._data_set.class_names
+        is_there = predictions.positions < _POOL
+        wrong = np.flatnonzero((predictions.ranks > 0) & is_there)
+        order = np.argsort(-predictions.top_probabilities[wrong, 0], kind="stable")
         wrong = wrong[order][:8]
         if not len(wrong):
             return None
         captions = [
-            f"{figures.shorten(names[answers.labels[i]])}\n"
-            f"{answers.top_probabilities[i, 0]:.0%} "
-            f"{figures.shorten(names[answers.top_ids[i, 0]])}"
+            f"{figures.shorten(names[predictions.labels[i]])}\n"
+            f"{predictions.top_probabilities[i, 0]:.0%} "
+            f"{figures.shorten(names[predictions.answers[i]])}"
             for i in wrong
         ]
-        return figures.captioned(self._images[answers.positions[wrong]], captions)
+        return figures.captioned(self._images[predictions.positions[wrong]], captions)
 
 
 def _image_pb(name: str, image: np.ndarray) -> summary_pb2.Summary:

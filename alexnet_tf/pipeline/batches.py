@@ -346,9 +346,6 @@ def read_pictures(
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    options.experimental_distribute.auto_shard_policy = (
-        tf.data.experimental.AutoShardPolicy.DATA
-    )
     return options
 
 

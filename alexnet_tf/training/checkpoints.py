@@ -1,7 +1,9 @@
 """Checkpoints that outlive kills, damage and full disks."""
 
+import math
 import os
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -59,6 +61,18 @@ class Checkpoints:
             )
         return False
 
+    def best_error(self, validations: np.ndarray) -> float:
+        """The error of the best model that is on disk; infinite where there is none.
+
+        A better one that the disk refused is not there, and does not count.
+
+        Args:
+            validations: float64 `(n, 2)`: step and top-1 error of each so far.
+        """
+        saved = next(iter(list_checkpoints(self._run.best_dir)), "")
+        errors = (e for step, e in validations if saved.endswith(f"ckpt-{step:.0f}"))
+        return min(errors, default=math.inf)
+
     def save(self, step: int, best: bool = False) -> None:
         """Saves; a disk that refuses is only a warning, since training can go on.
 
@@ -69,10 +83,10 @@ class Checkpoints:
         if not self._write:
             return
         try:
+            if best:  # first: after a kill in between the validation comes again
+                self._best.save(step)
             name = os.path.basename(self._manager.save(step))
             self.latest = os.path.join(self._run.checkpoint_dir, name)
-            if best:
-                self._best.save(step)
             self._failure = None
         except (tf.errors.OpError, OSError) as error:
             self._failure = _line(error)

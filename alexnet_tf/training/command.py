@@ -25,6 +25,7 @@ from alexnet_tf.devices import (
 )
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.results import read_records
 from alexnet_tf.export import export_run
 from alexnet_tf.files import check_output, lock, make_fresh_directory
 from alexnet_tf.network.published import PublishedWeights, assign, read_weights
@@ -32,6 +33,7 @@ from alexnet_tf.paths import from_here, list_checkpoints, list_names
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop
+from alexnet_tf.training.schedules import plateau
 from alexnet_tf.training.step import Trainer
 
 RUNS_DIR = "runs"
@@ -82,7 +84,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if model_dir is None:
             _check_alone(strategy)
-            run = _find_unfinished(data_set, recipe, given, stack)
+            run = _find_unfinished(data_set, recipe, given, export, stack)
         else:
             run = Run(model_dir)
             if is_chief(strategy):
@@ -103,11 +105,11 @@ def _check_alone(strategy: tf.distribute.Strategy) -> None:
         raise UserError("several workers must share a --model_dir: give it to each")
 
 
-def _find_unfinished(data_set, recipe: str, given, stack) -> Run | None:
+def _find_unfinished(data_set, recipe: str, given, export: bool, stack) -> Run | None:
     """The newest run of the same settings that no other process is at, locked."""
     for name in reversed(list_names(RUNS_DIR)):
         run = Run(os.path.join(RUNS_DIR, name))
-        if _can_go_on(run, data_set, recipe, given):
+        if _can_go_on(run, data_set, recipe, given, export):
             with contextlib.suppress(UserError):  # another process is at it
                 stack.enter_context(lock(run.model_dir, "the run"))
                 return run
@@ -122,9 +124,9 @@ def _make_run(config: Config, stack) -> Run:
     return Run(directory)
 
 
-def _can_go_on(run: Run, data_set: DataSet, recipe: str, given) -> bool:
+def _can_go_on(run: Run, data_set: DataSet, recipe: str, given, export: bool) -> bool:
     """Whether it is an unfinished run of the same settings."""
-    if not run.exists() or tf.io.gfile.exists(run.eval_file):
+    if not run.exists():
         return False
     try:
         config = run.read_config()
@@ -139,7 +141,19 @@ def _can_go_on(run: Run, data_set: DataSet, recipe: str, given) -> bool:
         and recipe in ("auto", config.recipe.name)
         and set(config.given) == set(given)
         and all(values[name] == wanted_values[name] for name in given)
+        and not _is_finished(run, config, export)
     )
+
+
+def _is_finished(run: Run, config: Config, export: bool) -> bool:
+    """Whether a run was trained to its end, and then evaluated and exported."""
+    records = read_records(run.metrics_file)
+    validations = [record for record in records if record["split"] == "validation"]
+    is_at_end = bool(validations) and validations[-1]["step"] >= config.last_step
+    if config.recipe.lr_schedule == "plateau":
+        is_at_end |= plateau([record["top_1_error"] for record in validations])[1]
+    wanted = [run.eval_file] + [run.saved_model_dir] * export
+    return is_at_end and all(map(tf.io.gfile.exists, wanted))
 
 
 def _train_run(run, config, data_set, strategy, weights, export) -> bool:
@@ -222,11 +236,15 @@ def _train(config, data_set, strategy, run, weights) -> bool:
         if "memory" not in error.message and "OOM" not in error.message:
             raise  # a disk
         batch_size = config.recipe.global_batch_size
+        replicas = strategy.num_replicas_in_sync
+        half = max(1, batch_size // 2 // replicas) * replicas
+        advice = [f"--global_batch_size={half}"] if half < batch_size else []
+        if config.precision == "float32":
+            advice.append("--precision=mixed_bfloat16 in a new --model_dir")
         raise UserError(
             f"out of memory with --global_batch_size={batch_size} on "
             f"{describe(strategy, config.simulate_gpus)} in {config.precision}: try "
-            f"--global_batch_size={max(1, batch_size // 2)}, "
-            "--precision=mixed_bfloat16 or more GPUs"
+            + " or ".join([*advice, "more GPUs"])
         ) from None
     finally:
         gc.collect()  # the weights and their velocities, before they are loaded again

@@ -16,7 +16,11 @@ _STUCK_FROM, _STUCK_FROM_AT_END = 300, 80
 
 
 def is_stuck(
-    step: int, is_last: bool, cross_entropy: float, class_counts: np.ndarray
+    step: int,
+    is_last: bool,
+    cross_entropy: float,
+    top_1_error: float,
+    class_counts: np.ndarray,
 ) -> bool:
     """Whether a network still answers as if it did not look at the image.
 
@@ -24,16 +28,23 @@ def is_stuck(
         step: Steps done.
         is_last: Whether training ends here.
         cross_entropy: Mean over the validation images, nats.
+        top_1_error: Over the same, a fraction.
         class_counts: `(num_classes,)`, how often each label is among them.
 
     Returns:
         Whether it has had time to start, and its loss is no lower, but for 2 %, than
         what always answering the shares of the classes gives: ln(classes) where they
-        are equally frequent.
+        are equally frequent. Not where it is right more often than one who always
+        answers the largest class: such a network looks, but is too sure of itself, as
+        after too many epochs. Nor where there is one class, and nothing to learn.
     """
     if step < (_STUCK_FROM_AT_END if is_last else _STUCK_FROM):
         return False
-    shares = class_counts[class_counts > 0] / class_counts.sum()
+    num_examples = class_counts.sum()
+    shares = class_counts[class_counts > 0] / num_examples
+    num_right = round((1 - top_1_error) * num_examples)
+    if len(shares) == 1 or num_right > class_counts.max():
+        return False
     entropy = -float(np.sum(shares * np.log(shares)))
     return cross_entropy >= _STUCK * entropy
 

@@ -1,7 +1,7 @@
 """The loop around the training step: validation, records, checkpoints, signals."""
 
+import collections
 import contextlib
-import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -44,6 +44,7 @@ class Loop:
     def __init__(self, trainer: Trainer, run: Run):
         self._trainer, self._config, self._run = trainer, trainer.config, run
         self._chief = is_chief(trainer.strategy)
+        self._in_cluster = trainer.strategy.extended._in_multi_worker_mode()
         self._evaluator = Evaluator(
             trainer.model, trainer.strategy, self._config.cache_validation
         )
@@ -61,15 +62,17 @@ class Loop:
                 self._log, trainer.model, trainer.data_set, self._config
             )
         self._progress = Progress(self._config.last_step, trainer.step)
-        self._steps_per_loop = self._first_steps_per_loop()
-        self._first_step, self._since_record = trainer.step, _Interval()
+        default = _STEPS_PER_LOOP_OF_WORKERS if self._in_cluster else 1
+        self._steps_per_loop = self._config.steps_per_loop or default
+        self._first_step = trainer.step
+        self._since_record = collections.Counter()  # what `_train` adds up
         self._trained = {}  # the last training record, for the table
         self._has_advised = self._has_written_start = self._was_stuck = False
 
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
-        batches = self._trainer.batches()
         with stop_requests() as is_stop_requested, contextlib.closing(self._progress):
+            batches = self._trainer.batches()
             while True:
                 step = self._trainer.step
                 # Also when the process was killed between an epoch and its validation.
@@ -100,7 +103,7 @@ class Loop:
 
     def _must_stop(self, is_requested: bool) -> bool:
         """Whether any worker got a signal; all workers must stop at the same step."""
-        if self._trainer.strategy.extended._in_multi_worker_mode():
+        if self._in_cluster:
             return bool(self._trainer.any_worker(tf.constant(float(is_requested))))
         return is_requested
 
@@ -114,8 +117,9 @@ class Loop:
         self._check_bad_records()
         if trainer.step < wanted_step:
             self._stop_at_nan()
-        chunk = _Interval(wanted_step - step, seconds, trainer.waited - waited)
-        self._since_record += chunk
+        waited = trainer.waited - waited
+        chunk = {"steps": wanted_step - step, "seconds": seconds, "waited": waited}
+        self._since_record.update(chunk)
         self._choose_steps_per_loop(chunk)
         step = wanted_step
         self._show(step, metrics, chunk)
@@ -169,28 +173,23 @@ class Loop:
     def _stop_at_nan(self) -> None:
         trainer = self._trainer
         where = diagnostics.find_first_bad(trainer.model, *trainer.next_batch())
+        saved, advice = self._checkpoints.latest, "try a lower --learning_rate"
+        if self._config.precision != "float32":
+            advice += ", or --precision=float32 in a new --model_dir"
         raise UserError(
-            f"NaN or Inf in step {trainer.step + 1}, first in {where}; the weights of "
-            "before are safe, the last good checkpoint is "
-            f"{self._checkpoints.latest}: try a lower --learning_rate or "
-            "--precision=float32"
+            f"NaN or Inf in step {trainer.step + 1}, first in {where}; the last good "
+            f"checkpoint is {saved or 'not there yet'}: {advice}"
         )
 
-    def _first_steps_per_loop(self) -> int:
-        in_cluster = self._trainer.strategy.extended._in_multi_worker_mode()
-        default = _STEPS_PER_LOOP_OF_WORKERS if in_cluster else 1
-        return self._config.steps_per_loop or default
-
-    def _choose_steps_per_loop(self, chunk: "_Interval") -> None:
-        in_cluster = self._trainer.strategy.extended._in_multi_worker_mode()
-        if self._config.steps_per_loop or in_cluster:
+    def _choose_steps_per_loop(self, chunk: dict[str, float]) -> None:
+        if self._config.steps_per_loop or self._in_cluster:
             return
-        wanted = _SECONDS_PER_LOOP * chunk.steps / chunk.seconds
+        wanted = _SECONDS_PER_LOOP * chunk["steps"] / chunk["seconds"]
         self._steps_per_loop = int(np.clip(wanted, 1, LOG_EVERY))
 
-    def _show(self, step: int, metrics: dict, chunk: "_Interval") -> None:
+    def _show(self, step: int, metrics: dict, chunk: dict[str, float]) -> None:
         config = self._config
-        images = chunk.steps * config.recipe.global_batch_size
+        images = chunk["steps"] * config.recipe.global_batch_size
         epoch, num_epochs = (
             math.floor(config.epoch(end - 1)) + 1 for end in (step, config.last_step)
         )
@@ -199,8 +198,8 @@ class Loop:
             f"{epoch}/{num_epochs}",
             loss=f"{metrics['cross_entropy']:.4f}",
             top1=f"{1 - metrics['top_1_error']:6.1%}",
-            images=f"{images / chunk.seconds:,.0f}/s",
-            waiting=f"{chunk.waited / chunk.seconds:.0%}",
+            images=f"{images / chunk['seconds']:,.0f}/s",
+            waiting=f"{chunk['waited'] / chunk['seconds']:.0%}",
             rate=f"{metrics['learning_rate']:.2g}",
         )
 
@@ -219,13 +218,14 @@ class Loop:
     def _record_training(self, step: int, metrics: dict) -> None:
         trainer, config = self._trainer, self._config
         trainer.start_metrics()
-        interval, self._since_record = self._since_record, _Interval()
-        input_wait = interval.waited / interval.seconds
-        images = interval.steps * config.recipe.global_batch_size
+        interval = dict(self._since_record)
+        self._since_record.clear()
+        input_wait = interval["waited"] / interval["seconds"]
+        images = interval["steps"] * config.recipe.global_batch_size
         share = len(trainer.bad_records) / config.num_train_examples
         self._trained = metrics | {
             "l2": trainer.l2(),
-            "images_per_second": images / interval.seconds,
+            "images_per_second": images / interval["seconds"],
             "input_wait": input_wait,
             "bad_record_share": share,
         }
@@ -258,7 +258,7 @@ class Loop:
             if self._config.histograms_every is None:
                 self._monitor.write_histograms(step, trainer.samples())
             self._monitor.validated(step, result)
-        best_before = min(trainer.validations[:, 1], default=math.inf)
+        best_before = self._checkpoints.best_error(trainer.validations)
         is_best = result.top_1_error < best_before
         self._show_epoch(step, result, is_best)
         self._advise_if_stuck(step, result)
@@ -291,7 +291,9 @@ class Loop:
     def _advise_if_stuck(self, step: int, result) -> None:
         labels = np.bincount(result.predictions.labels)
         is_last = step == self._config.last_step
-        is_stuck = diagnostics.is_stuck(step, is_last, result.cross_entropy, labels)
+        is_stuck = diagnostics.is_stuck(
+            step, is_last, result.cross_entropy, result.top_1_error, labels
+        )
         if not is_stuck or self._was_stuck:
             return
         self._was_stuck = True
@@ -305,20 +307,4 @@ class Loop:
                 self._config.recipe,
                 rate,
             )
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Interval:
-    """Some steps, the seconds that they took, those of them waiting for input."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-
-    def __add__(self, other: "_Interval") -> "_Interval":
-        return _Interval(
-            self.steps + other.steps,
-            self.seconds + other.seconds,
-            self.waited + other.waited,
         )
