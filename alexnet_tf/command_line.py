@@ -332,6 +332,9 @@ def run(
     signals.handle()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # file names may be anything
+    if os.isatty(2) and not os.get_terminal_size(2).columns:
+        # Of 0 columns and rows it would show nothing.
+        os.environ.update(TQDM_NCOLS="80", TQDM_NROWS="24")
     code = EXIT_ERROR
     try:
         define_flags()

@@ -398,6 +398,21 @@ def test_terminal_says_at_once_that_it_starts(program, tmp_path):
     os.close(theirs)
 
 
+def test_a_terminal_that_does_not_tell_its_width_has_bars(program):
+    body = "def main(values):\n    from tqdm import tqdm\n    list(tqdm('ab'))\n"
+    program.path.write_text(START.lstrip() + body + END)
+    ours, theirs = pty.openpty()  # 0 columns, as of some containers
+    process = subprocess.Popen(
+        [sys.executable, str(program.path)],
+        stderr=theirs,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.wait(30) == 0
+    assert b"100%|" in os.read(ours, 4096)
+    os.close(ours)
+    os.close(theirs)
+
+
 # Signals.
 
 STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]

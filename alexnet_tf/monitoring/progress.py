@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 _WIDE = 105  # columns from which on the table has whole names
+_UNTOLD = 80  # columns of a terminal that does not tell
 _SHORT_NAMES = {"images": "", "waiting": "wait", "rate": "lr"}
 
 
@@ -84,16 +85,16 @@ class _Bar(tqdm):
     def __init__(self, num_steps: int, step: int):
         self._is_compiling = True
         self._forms = [f"step {step}/{num_steps} |{{bar}}| compiling"]
-        super().__init__(total=num_steps, initial=step, dynamic_ncols=True)
+        super().__init__(total=num_steps, initial=step, nrows=24)
 
     @property
     def format_dict(self) -> dict:
         """What tqdm formats; the bar takes the columns that the text leaves."""
-        values = super().format_dict
+        values = super().format_dict | {"ncols": _columns() - 1}
         for form in self._forms:
             values["bar_format"] = form
             shortest = self.format_meter(**values | {"ncols": None})
-            if not values["ncols"] or len(shortest) <= values["ncols"]:
+            if len(shortest) <= values["ncols"]:
                 break
         return values
 
@@ -131,6 +132,6 @@ class _AboveBar:
 
 def _columns() -> int:
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _UNTOLD
     except (OSError, ValueError):
-        return 80
+        return _UNTOLD
