@@ -21,8 +21,8 @@ class Evaluator:
     Args:
         models: From images to logits; the probabilities of several are averaged.
         strategy: The one in whose scope they were built.
-        cache: Whether the first evaluation keeps the decoded images in memory for the
-            next ones, which must be of the same split.
+        cache: Whether an evaluation keeps the decoded images in memory for the next
+            ones of the same split.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         cache: bool = False,
     ):
-        self._cache, self._cached = cache, None
+        self._cache, self._last = cache, (None, None)
         self._models = models if isinstance(models, Sequence) else [models]
         self._strategy = strategy
 
@@ -83,8 +83,10 @@ class Evaluator:
         return Evaluation(split, views, num_examples, predictions)
 
     def _batches(self, data_set, split, global_batch_size, views) -> Iterable:
-        if self._cached is not None:
-            return self._cached
+        asked = (data_set, split, global_batch_size, views)
+        before, batches = self._last
+        if before == asked:
+            return batches
 
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
             batches = evaluation_batches(
@@ -98,7 +100,7 @@ class Evaluator:
             return _part_of_worker(batches, global_batch_size, context)
 
         batches = self._strategy.distribute_datasets_from_function(make)
-        self._cached = batches if self._cache else None
+        self._last = asked, batches
         return batches
 
     @tf.function(autograph=False)

@@ -272,6 +272,7 @@ def evaluation_batches(
     frame = frame_size(data_set, image_size)
     size = image_size if views == 1 else frame
 
+    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
     def fill_up(images, labels):
         missing = global_batch_size - tf.size(labels)
         images = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])

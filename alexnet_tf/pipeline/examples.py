@@ -168,6 +168,7 @@ def decode_in_order(
         image_bytes, label = parse_record(record, data_set)
         return decode_crop(image_bytes, data_set, corner, size, frame), label
 
+    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
     def decode_window(*window):
         decoded = decode_chunk(decode, window, data_set.num_classes, report_bad)
         return (*decoded, _find_names(*window)) if with_names else decoded
