@@ -66,6 +66,8 @@ def check_outputs(values: flags.FlagValues, arguments: list[str]) -> None:
     command_line.check_source(values)
     if values.init_weights and not values.data_dir:
         raise flags.Error("--init_weights needs a data set: give --data_dir")
+    if values.predictions and not (values.model_dir or values.report_dir):
+        raise flags.Error("--predictions needs a directory: give --report_dir")
     inputs = [values.data_dir] if values.data_dir else []
     for name in ("model_dir", "report_dir"):
         if values[name].value and not (name == "model_dir" and values.report_dir):

@@ -192,8 +192,11 @@ def define_weights_flags() -> None:
 
 def check_source(values: flags.FlagValues) -> None:
     """Checks that not both a run and published weights are given."""
-    if values.model_dir is not None and values.init_weights is not None:
-        raise flags.Error("give --model_dir or --init_weights, not both")
+    if values.init_weights is not None:
+        if values.model_dir is not None:
+            raise flags.Error("give --model_dir or --init_weights, not both")
+        if values["checkpoint"].present:
+            raise flags.Error("--checkpoint is one of a run, not of --init_weights")
     if values["recipe"].present and values.init_weights is None:
         raise flags.Error("--recipe is that of --init_weights: give them too")
 

@@ -170,7 +170,7 @@ def resolve(
         chosen = previous.recipe
     else:
         chosen = _take_recipe(recipe, data_set, given, weights)
-    if given.get("optimizer") == "lars" != chosen.optimizer:
+    if chosen.optimizer != "lars" and given.get("optimizer") == "lars":
         chosen = dataclasses.replace(chosen, **LARS_SETTINGS)
     settings = {
         name: getattr(previous, name)

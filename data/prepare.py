@@ -80,6 +80,8 @@ def prepare(
     from data.report import Report
 
     options = options or Options()
+    if name and source != "tfds":
+        raise UserError(f"--source={source} has no --name; leave it out")
     input, output = _check_paths(source, input, output)
     with (
         files.disk_errors(),
@@ -110,6 +112,8 @@ def _check_paths(source: str, input: str | None, output: str) -> tuple:
     """Expands the paths, and raises `UserError` for those that cannot be used."""
     if source in ("folder", "imagenet") and not input:
         raise UserError(f"--source={source} needs --input")
+    if source == "elpv" and input:
+        raise UserError("--source=elpv brings its own pictures; leave --input out")
     input, output = input and expand(input), expand(output)
     if input and source != "tfds":
         local_only(input, f"the input of --source={source}")

@@ -57,6 +57,12 @@ def data_dir(tmp_path_factory):
     return str(root / "out")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that no worker ends alone with one of them."""
+    longest = ("test_resume.py", "test_training.py")
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
 def pytest_runtest_setup(item):
     mark = item.get_closest_marker("gpu")
     if mark and not GPU_TESTS:

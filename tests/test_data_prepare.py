@@ -308,6 +308,20 @@ def test_folder_gives_a_share_of_each_class(tmp_path):
     assert (before["train"] | before["validation"])["dog/3.jpg"][1] == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"source": "folder", "input": "in", "name": "cats"}, "has no --name"),
+        ({"source": "elpv", "input": "in"}, "brings its own pictures"),
+        ({"source": "imagenet"}, "needs --input"),
+        ({"source": "tfds"}, "needs --name"),
+    ],
+)
+def test_what_a_source_does_not_take_is_not_ignored(tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        prepare(output=str(tmp_path / "out"), **given)
+
+
 @pytest.mark.parametrize(("number", "held_out"), [(1, 0), (2, 1), (4, 1), (90, 9)])
 def test_quota_of_a_class(number, held_out):
     items = [Item(f"{i}", 5, b"%d" % i) for i in range(number)]

@@ -29,9 +29,17 @@ def values(variables):
     return {v.path: v.numpy() for v in variables}
 
 
-def test_frozen_layers_stay_and_the_others_learn_as_without(data_dir, tmp_path):
-    """Bit by bit, on two replicas, with decay, and with a velocity from before."""
-    given = {"replicas": 2, "recipe": "small", "warmup_epochs": 0.0}
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_frozen_layers_stay_and_the_others_learn_as_without(
+    data_dir, tmp_path, replicas
+):
+    """Bit by bit, with decay, and with a velocity from before.
+
+    Two replicas compute side by side, and how the threads are shared then may decide
+    the last bit of a sum: what learns there is compared to that bit.
+    """
+    given = {"replicas": replicas, "recipe": "small", "warmup_epochs": 0.0}
+    last_bits = replicas - 1
     trainers = [make_trainer(data_dir, freeze=f, **given) for f in (FROZEN, None)]
     found = []
     for trainer in trainers:
@@ -56,8 +64,8 @@ def test_frozen_layers_stay_and_the_others_learn_as_without(data_dir, tmp_path):
             assert set(velocities.ravel()) == {np.float32(1e-4 * (1 + number))}
             assert np.abs(free_after - before).max() > 0
         else:
-            np.testing.assert_array_equal(after, free_after, err_msg=path)
-            np.testing.assert_array_equal(velocities, free_velocities)
+            for ours, others in ((after, free_after), (velocities, free_velocities)):
+                np.testing.assert_array_max_ulp(ours, others, maxulp=last_bits)
             assert np.abs(after - before).max() > 0
     names = trainers[0].samples()
     assert "gradients/conv3/kernel" in names
@@ -192,7 +200,7 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
     model, *_ = Run(run_dir).load_model()
     crop = picture[np.newaxis, 14 : 14 + 227, 14 : 14 + 227]
     expected = tf.nn.softmax(model(crop))[0].numpy()
-    for name, class_id, probability in answer.classes:
+    for name, class_id, probability in answer.answer:
         assert name == ["blue", "green", "red"][class_id]
         assert probability == pytest.approx(expected[class_id], abs=1e-4)
 

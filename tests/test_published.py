@@ -13,7 +13,6 @@ import subprocess
 import sys
 import zipfile
 
-import ml_dtypes
 import numpy as np
 import PIL.Image
 import pytest
@@ -187,7 +186,7 @@ def test_safetensors(tmp_path):
 
 def test_bfloat16_is_read(tmp_path):
     arrays = torchvision_arrays(draw_layers("torchvision"))
-    arrays = {k: v.astype(ml_dtypes.bfloat16) for k, v in arrays.items()}
+    arrays = {k: v.astype(tf.bfloat16.as_numpy_dtype) for k, v in arrays.items()}
     write_safetensors(tmp_path / "weights", arrays)
     bias = read_weights(str(tmp_path / "weights")).layers["fc8"]["bias"]
     assert bias.dtype == np.float32
@@ -502,6 +501,9 @@ def test_weights_for_other_classes_are_not_evaluated(imagenet_npy, data_dir):
         (["export.py", "--init_weights=w"], "--init_weights needs --output"),
         (["eval.py", "--init_weights=w"], "--init_weights needs a data set"),
         (["eval.py", "--init_weights=w", "--model_dir=."], "not both"),
+        (["eval.py", "--init_weights=w", "--checkpoint=best"], "is one of a run"),
+        (["export.py", "--init_weights=w", "--checkpoint=best"], "is one of a run"),
+        (["eval.py", "--checkpoint=a", "--predictions"], "--predictions needs"),
         (["eval.py", "--model_dir=.", "--recipe=bvlc"], "--recipe is that of --init_w"),
     ],
 )

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import keras
-import ml_dtypes
 import numpy as np
+import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.weight_files import read_file
@@ -148,7 +148,7 @@ def _shorten(names: Sequence[str]) -> str:
 
 def _as_float32(values: np.ndarray | list, what: str) -> np.ndarray:
     values = np.asarray(values)
-    if values.dtype.kind not in "fiu" and values.dtype != ml_dtypes.bfloat16:
+    if values.dtype.kind not in "fiu" and values.dtype != tf.bfloat16.as_numpy_dtype:
         raise UserError(
             f"{what} holds no numbers but {values.dtype}: give another file"
         )

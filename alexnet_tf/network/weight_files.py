@@ -13,7 +13,6 @@ import tempfile
 import zipfile
 
 import keras
-import ml_dtypes
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -145,7 +144,7 @@ _SAFETENSORS_TYPES = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BF16": np.dtype(tf.bfloat16.as_numpy_dtype),
 }
 
 
