@@ -85,8 +85,7 @@ def evaluate_run(
     """
     strategy = strategy or tf.distribute.get_strategy()
     check_batch_size(global_batch_size, strategy)
-    if precision == "auto":
-        precision = choose_precision()
+    precision = choose_precision() if precision == "auto" else precision
     with strategy.scope():
         if init_weights:
             model, config, path = load_published(init_weights, recipe, precision)
@@ -98,8 +97,7 @@ def evaluate_run(
     start = time.perf_counter()
     evaluation = _evaluate(evaluator, data_set, split, global_batch_size, views)
     seconds = time.perf_counter() - start
-    paths = [member.path for member in members]
-    facts = results.gather_facts(evaluation, paths, data_set)
+    facts = results.gather_facts(evaluation, [m.path for m in members], data_set)
     facts |= _facts_of_runs(members) | {
         "precision": precision,
         "images_per_second": evaluation.num_evaluated / seconds,

@@ -73,13 +73,7 @@ def alexnet(
     """
     published = read_weights(expand(os.fspath(weights))) if weights else None
     recipe = _choose_recipe(recipe, published, groups, dropout_rate)
-    if num_classes is None:
-        num_classes = published.num_classes if published else 1000
-    if num_classes < 1 or not 0 < width < math.inf:
-        raise ValueError(
-            "num_classes must be >= 1 and width > 0, finite; received "
-            f"num_classes={num_classes}, width={width}"
-        )
+    num_classes = _choose_classes(num_classes, published)
     net = _Layers(recipe, width, dtype, seed)
     conv, lrn, pool = net.conv, net.lrn, net.pool
     groups, one, filters = recipe.groups, recipe.bias_init, recipe.filters
@@ -105,8 +99,7 @@ def alexnet(
     if not include_top:
         x = keras.Model(images, x, name=name).get_layer("fc7").output
     else:
-        x = net.dense(x, "fc8", num_classes)
-        x = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
+        x = net.logits(x, "fc8", num_classes)
     model = keras.Model(images, x, name=name)
     if published:
         _put_in(model, published)
@@ -132,10 +125,20 @@ def _choose_recipe(recipe, published, groups, dropout_rate) -> Recipe:
     return dataclasses.replace(recipe or RECIPES["paper"], **given)
 
 
+def _choose_classes(given: int | None, published: PublishedWeights | None) -> int:
+    if given is None:
+        return published.num_classes if published else 1000
+    if given < 1:
+        raise ValueError(f"num_classes must be >= 1, received {given}")
+    return given
+
+
 class _Layers:
     """Adds a recipe's layers to a tensor: what they share, and seeds that differ."""
 
     def __init__(self, recipe: Recipe, width: float, dtype: str, seed: int | None):
+        if not 0 < width < math.inf:
+            raise ValueError(f"width must be > 0 and finite, received {width}")
         self.recipe, self.width, self.dtype = recipe, width, dtype
         # As Keras draws the seeds that nobody gives: `set_random_seed` decides them.
         seed = random.randrange(2**31) if seed is None else seed
@@ -199,6 +202,10 @@ class _Layers:
             x, name, units, bias=recipe.bias_init, activation=recipe.activation
         )
         return x if recipe.dropout_before else dropout(x)
+
+    def logits(self, x, name, num_classes):
+        x = self.dense(x, name, num_classes)
+        return keras.layers.Activation("linear", dtype="float32", name="logits")(x)
 
     def lrn_and_pool(self, x, lrn_name, pool_name):
         if self.recipe.lrn_after_pool:

@@ -96,8 +96,7 @@ def training_batches(
     examples = shuffled_records(records, seed, start, ids_only=frames is not None)
     if not data_service:
         examples = _part_of_worker(examples, recipe.global_batch_size, context)
-    make = tf.autograph.experimental.do_not_convert(chunk.make)  # nothing to convert
-    batches = examples.window(chunk.size).map(make, tf.data.AUTOTUNE)
+    batches = examples.window(chunk.size).map(chunk.make, tf.data.AUTOTUNE)
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
         is_shared = context.num_input_pipelines > 1  # the hosts of a run share a job
@@ -168,6 +167,7 @@ class _Chunk:
     colored_until: int
     report_bad: Callable | None
 
+    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
     def make(self, positions, window) -> tuple[tf.Tensor, tf.Tensor]:
         """From the positions of examples and their ids and records."""
         positions = positions.batch(self.size).get_single_element()
