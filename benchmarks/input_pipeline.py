@@ -193,8 +193,8 @@ def pil_loader(folder):
     """Endless batches out of one process a core, started afresh."""
     names = repeated_files(folder)
     parts = [names[i : i + _BATCH] for i in range(0, len(names), _BATCH)]
-    pool = multiprocessing.get_context("spawn").Pool(os.cpu_count())
-    return pool.imap(pil_batch, parts)
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        yield from pool.imap(pil_batch, parts)
 
 
 def torch_loader(folder, normalize):
