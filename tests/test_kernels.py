@@ -112,6 +112,19 @@ def test_a_step_falls_to_the_host_only_where_it_must(data_dir, recipe, precision
     assert find_waited_for(functions) == {*WAITED_FOR}
 
 
+def test_a_step_is_a_graph_without_a_loop(data_dir):
+    """Else oneDNN may leave out the gradient of a pooling: `Trainer._run_step`."""
+    functions = trace(data_dir, "small", "float32")
+    inlined = [
+        function.signature.name
+        for function in functions
+        if not function.attr["_noinline"].b
+        and any(node.op == "MaxPoolGrad" for node in function.node_def)
+    ]
+    assert sum(n.op == "MaxPoolGrad" for f in functions for n in f.node_def) == 3
+    assert not inlined
+
+
 def test_what_falls_to_the_host_is_found():
     spec = tf.TensorSpec([2], tf.float32)
 

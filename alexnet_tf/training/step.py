@@ -215,16 +215,25 @@ class Trainer:
         Stops before the update of a step whose loss or gradient is not finite: then
         `step` is less than it should be, and the weights are as they were before.
         """
-        sum_, mean = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
         for _ in tf.range(num_steps):
-            images, labels = self._take_batch(batches)
-            counts, norm, sampled, gradients = self.strategy.run(
-                self._replica_gradients, args=(images, labels)
-            )
-            counts = self.strategy.reduce(sum_, counts, axis=None)
-            norm = self.strategy.reduce(mean, norm, axis=None)
-            if not tf.math.is_finite(tf.reduce_sum(counts) + norm):
+            if not self._run_step(batches):
                 break
+
+    # A graph of its own: oneDNN takes a pooling and its gradient over together, and in
+    # a graph with a loop sometimes sees them in the wrong order and leaves out the
+    # gradient, which then takes ten times as long and adds in another order.
+    @tf.function(experimental_attributes={"_noinline": True})
+    def _run_step(self, batches: Iterator) -> tf.Tensor:
+        """Trains a step, unless it is not finite; returns whether it is."""
+        sum_, mean = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
+        images, labels = self._take_batch(batches)
+        counts, norm, sampled, gradients = self.strategy.run(
+            self._replica_gradients, args=(images, labels)
+        )
+        counts = self.strategy.reduce(sum_, counts, axis=None)
+        norm = self.strategy.reduce(mean, norm, axis=None)
+        is_finite = tf.math.is_finite(tf.reduce_sum(counts) + norm)
+        if is_finite:
             factors = self.rate_factors(self.optimizer.iterations.value)
             self.optimizer.rate_factors.assign(factors)
             self.strategy.run(self._replica_update, args=(gradients,))
@@ -232,6 +241,7 @@ class Trainer:
             self._gradient_norm.assign(norm)
             sampled = self.strategy.experimental_local_results(sampled)[0]
             self._gradient_sample.assign(sampled)
+        return is_finite
 
     @_as_it_stands
     def _take_batch(self, batches: Iterator) -> tuple:
