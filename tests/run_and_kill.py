@@ -1,8 +1,6 @@
-"""Trains in a process that may kill itself; test_resume.py runs it.
+"""Trains in a process that may kill itself; test_resume.py starts it.
 
-    python tests/run_and_kill.py DATA_DIR MODEL_DIR WHERE REPLICAS DROPOUT_RATE
-
-WHERE is "never", or where the process kills itself with SIGKILL, as a machine that
+`where` is "never", or where the process kills itself with SIGKILL, as a machine that
 loses its power would: "between" (after the first epoch's validation, before its
 checkpoint), "save" (while the checkpoint of step 6 is being written), "step" (while
 step 7 runs), "evaluation" (in its first validation); or "sigterm": SIGTERM during
@@ -12,14 +10,18 @@ step 8.
 import functools
 import glob
 import os
-import pathlib
 import signal
 import sys
 import threading
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+from absl import logging
+from helpers import draw_no_pictures
+
+from alexnet_tf.evaluation.evaluator import Evaluator
+from alexnet_tf.training import loop
+from alexnet_tf.training.command import train
+from alexnet_tf.training.step import Trainer
 
 
 def kill(signum=signal.SIGKILL):
@@ -51,16 +53,12 @@ def kill_while_writing(checkpoint_dir):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main():
-    data_dir, model_dir, where, replicas, dropout_rate = sys.argv[1:]
-    from absl import logging
-    from helpers import draw_no_pictures
-
-    from alexnet_tf.evaluation.evaluator import Evaluator
-    from alexnet_tf.training import loop
-    from alexnet_tf.training.command import train
-    from alexnet_tf.training.step import Trainer
-
+def run(data_dir, model_dir, where, replicas, dropout_rate, output, environment):
+    """What a process does; `output` is the file for what it prints."""
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
     draw_no_pictures()
     logging.set_verbosity(logging.INFO)
     on_gpus = os.environ.get("GPU_TESTS") == "real"
@@ -87,14 +85,10 @@ def main():
         "num_epochs": 3.0,
         "checkpoint_every": 3,
         "steps_per_loop": 1,
-        "num_gpus" if on_gpus else "simulate_gpus": int(replicas),
+        "num_gpus" if on_gpus else "simulate_gpus": replicas,
         "deterministic": on_gpus,
         "lr_schedule": "plateau",
-        "dropout_rate": float(dropout_rate),
+        "dropout_rate": dropout_rate,
     }
     finished = train(data_dir, model_dir, given=given, export=False)
     sys.exit(0 if finished else 75)
-
-
-if __name__ == "__main__":
-    main()

@@ -249,6 +249,7 @@ class Trainer:
             return next(batches)
         return timed_next(batches, self._waited)
 
+    @_as_it_stands
     def _replica_gradients(self, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         # What is not watched costs no backward pass, nor does what only it depends on.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
