@@ -86,9 +86,9 @@ def check_outputs(values: flags.FlagValues, arguments: list[str]) -> None:
 def main(values: flags.FlagValues, _) -> None:
     """Evaluates as the flags say."""
     from alexnet_tf import devices
-    from alexnet_tf.evaluation import command
+    from alexnet_tf.evaluation import evaluation
 
-    command.evaluate_run(
+    evaluation.evaluate_run(
         values.model_dir,
         data_dir=values.data_dir,
         class_names=values.class_names,

@@ -10,6 +10,7 @@ for each layer that NumPy maps into memory; a .npz, for few pictures, has all of
 
 from alexnet_tf import signals
 from alexnet_tf.paths import local_only
+from alexnet_tf.pictures import asking
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle(signals.EXIT_INTERRUPTED)
@@ -18,8 +19,7 @@ import sys
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
-from data import reading
-from data.pictures import pictures_below, shown
+from alexnet_tf.pictures.listing import pictures_below, shown
 
 _NAMED = 20  # pictures that could not be used, by name
 
@@ -68,9 +68,9 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
 def main(values: flags.FlagValues, paths: list[str]) -> int:
     """Writes the features as the flags say."""
     from alexnet_tf import features
-    from alexnet_tf.evaluation.command import fit_as_trained
+    from alexnet_tf.evaluation.evaluation import fit_as_trained
+    from alexnet_tf.pictures.in_graph import Fitting
     from alexnet_tf.pipeline.data_set import open_data_set
-    from alexnet_tf.pipeline.pictures import Fitting
     from alexnet_tf.run import Run, checkpoint_sha256, load_published
 
     if values.init_weights:
@@ -81,9 +81,7 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     size = model.input_shape[1]
     if values.input:
         fitting = Fitting(config.recipe.fit, config.stored_size, size)
-        pictures = features.pictures_of_folder(
-            values.input, paths, reading.ask, fitting
-        )
+        pictures = features.pictures_of_folder(values.input, paths, asking.ask, fitting)
     else:
         data_set = open_data_set(
             values.data_dir,

@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterable, Iterator
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
-from data.pictures import pictures_below, shown
-from data.reading import Asked, ask, load
+from alexnet_tf.pictures.asking import Asked, ask, load
+from alexnet_tf.pictures.listing import pictures_below, shown
 
 _BAR_CELLS = 20
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained

@@ -89,7 +89,7 @@ def check(values: flags.FlagValues, arguments: list[str]):
 def main(values: flags.FlagValues, own_pictures=None) -> int:
     """Trains as the flags say; returns the exit code."""
     from alexnet_tf.run import Run
-    from alexnet_tf.training.command import train
+    from alexnet_tf.training.training import train
 
     data_dir, model_dir = values.data_dir, values.model_dir
     goes_on = data_dir is None and model_dir and Run(model_dir).exists()

@@ -12,7 +12,7 @@ import tensorflow as tf
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole
 from alexnet_tf.paths import expand
-from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
+from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
 from alexnet_tf.run import Run
 
 _BATCH = 32  # pictures at a time

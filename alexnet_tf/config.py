@@ -17,8 +17,8 @@ from alexnet_tf.recipes import (
 from alexnet_tf.settings import check, expert_setting, setting, settings_of
 
 if typing.TYPE_CHECKING:  # flags are made from `Config` before TensorFlow is imported
-    from alexnet_tf.network.published import PublishedWeights
     from alexnet_tf.pipeline.data_set import DataSet
+    from alexnet_tf.weights.published import PublishedWeights
 
 
 @dataclasses.dataclass(frozen=True)

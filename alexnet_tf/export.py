@@ -18,7 +18,7 @@ from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.layers import LocalResponseNormalization
 from alexnet_tf.paths import for_tensorflow, list_names, local_only
-from alexnet_tf.pipeline.pictures import (
+from alexnet_tf.pictures.in_graph import (
     Fitting,
     decode_pictures,
     fit_images,
@@ -115,7 +115,7 @@ def export_model(
     Its signatures differ in what they take:
 
     - `serving_default`: `image_bytes`, string `(batch,)`: encoded pictures of any size,
-      of the kinds that `alexnet_tf.pipeline.pictures` takes;
+      of the kinds that `alexnet_tf.pictures.in_graph` takes;
     - `tf_example`: `examples`, string `(batch,)`: serialised `tf.train.Example`s with
       such a picture as `image` or `image/encoded`;
     - `images`: `images`, uint8 RGB `(batch, height, width, 3)`, any size;

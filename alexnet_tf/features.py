@@ -26,10 +26,10 @@ from tqdm import tqdm
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import list_names
+from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
 from alexnet_tf.pipeline.batches import named_batches
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.pipeline.examples import CHUNK, BadRecords
-from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
 
 BATCH_SIZE = CHUNK  # the numbers do not depend on where a process was killed
 _SETTINGS, _ROWS, _PARTS = "features.json", "rows.jsonl", ".parts"

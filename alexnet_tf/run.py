@@ -16,7 +16,6 @@ from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import is_unfinished, remove_written, writing
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
-from alexnet_tf.network.published import assign, read_weights
 from alexnet_tf.paths import (
     checkpoint_files,
     find_above,
@@ -29,6 +28,7 @@ from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.pipeline.older_shards import imagenet_class_names
 from alexnet_tf.recipes import RECIPES
 from alexnet_tf.settings import CONFIG_FILE, from_json
+from alexnet_tf.weights.published import assign, read_weights
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
 # What is in the directory of an export, and in that of a run, as `remove_written` takes

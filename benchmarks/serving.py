@@ -28,7 +28,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from alexnet_tf import alexnet, export
-from alexnet_tf.pipeline.pictures import Fitting, decode_pictures, fit_images
+from alexnet_tf.pictures.in_graph import Fitting, decode_pictures, fit_images
 
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Calls of each kind and batch size.")
 _BATCH_SIZES = (1, 8, 32)

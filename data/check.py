@@ -42,7 +42,7 @@ def check(
     import numpy as np
 
     from alexnet_tf.pipeline.data_set import open_data_set
-    from data.progress import Duplicates, find_gaps
+    from data.counting import Duplicates, find_gaps
 
     data_set = open_data_set(
         data_dir, class_names=class_names, label_offset=label_offset
@@ -81,7 +81,7 @@ def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
     """Returns the labels of the good records, in the order on disk."""
     import numpy as np
 
-    from data.progress import progress_bar
+    from data.counting import progress_bar
 
     labels, flat = array.array("q"), []
     bar = progress_bar(None, split.num_examples, "records")
@@ -166,7 +166,7 @@ def _reason(message: str) -> str:
 def _describe(data_set, name: str, counts: list[int]) -> None:
     import tensorflow as tf
 
-    from data.progress import describe_counts
+    from data.counting import describe_counts
 
     filenames = data_set.splits[name].filenames
     megabytes = sum(tf.io.gfile.stat(f).length for f in filenames) / 1e6

@@ -13,7 +13,7 @@ import unicodedata
 from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import is_remote, list_names
-from data.pictures import LeftOut, list_pictures, shown
+from alexnet_tf.pictures.listing import LeftOut, list_pictures, shown
 from data.prepare import prepare
 from data.source import Source, data_set_name
 from data.sources.folder import list_items, open_source

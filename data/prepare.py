@@ -23,8 +23,8 @@ from collections.abc import Iterator, Sequence
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
+from alexnet_tf.pictures.listing import shown
 from data.held_out import find_thresholds
-from data.pictures import shown
 from data.source import Item, Source, check_class_names
 from data.transcode import Options, transcode
 from data.workers import in_workers
@@ -77,7 +77,7 @@ def prepare(
     """
     from tensorflow.io import gfile
 
-    from data.report import Report
+    from data.summary import Report
 
     options = options or Options()
     if name and source != "tfds":
@@ -133,7 +133,7 @@ def _write(
     beam_options: Sequence[str] | None,
 ) -> None:
     """Writes the data set into a directory, and counts it in the report."""
-    from data.progress import progress_bar
+    from data.counting import progress_bar
     from data.writer import DataSetWriter
 
     thresholds = _find_thresholds(pictures, options)
@@ -160,7 +160,7 @@ def _all_items(pictures: Source) -> Iterator[Item]:
 
 def _find_thresholds(pictures: Source, options: Options) -> dict[int, int]:
     """Reads the pictures that come without a split, if there are any."""
-    from data.progress import progress_bar
+    from data.counting import progress_bar
 
     if not pictures.holds_out:
         return {}

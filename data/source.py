@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alexnet_tf.errors import UserError
-from data.pictures import shown
+from alexnet_tf.pictures.listing import shown
 
 _SPLITS = {
     "train": "train",

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from alexnet_tf.pictures.depth import to_8_bits
+from alexnet_tf.pictures.listing import FORMATS
 from alexnet_tf.settings import check, setting
-from data.depth import to_8_bits
 from data.held_out import content_digest, split_of
-from data.pictures import FORMATS
 from data.source import Item
 
 # A picture of so many pixels takes half a gigabyte to decode; larger ones are refused

@@ -23,8 +23,8 @@ from torch.nn import functional
 from weight_writers import outputs_first, torchvision_arrays
 
 from alexnet_tf import RECIPES, alexnet
-from alexnet_tf.network.published import read_weights
 from alexnet_tf.recipes import LAYERS
+from alexnet_tf.weights.published import read_weights
 
 CAFFE_MEAN = np.array([104, 117, 123], np.float32)  # blue, green, red
 TOLERANCE = 1e-4  # of a layer's largest value

@@ -20,8 +20,8 @@ from helpers import draw_no_pictures
 
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.training import loop
-from alexnet_tf.training.command import train
 from alexnet_tf.training.step import Trainer
+from alexnet_tf.training.training import train
 
 
 def kill(signum=signal.SIGKILL):

@@ -11,7 +11,7 @@ from helpers import SMALL, draw_no_pictures, largest_difference, make_config
 
 from alexnet_tf.config import Config, resolve
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.export import export_run
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import (
@@ -23,7 +23,7 @@ from alexnet_tf.recipes import (
 )
 from alexnet_tf.run import Run
 from alexnet_tf.settings import from_json
-from alexnet_tf.training.command import train
+from alexnet_tf.training.training import train
 
 
 def test_what_is_given_wins_over_the_recipe(data_dir):

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.pictures.listing import LeftOut, find_pictures
 from data.check import check
-from data.pictures import LeftOut, find_pictures
 from data.prepare import prepare
 from data.source import check_class_names, find_splits
 from data.sources import folder, imagenet

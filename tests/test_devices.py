@@ -11,8 +11,8 @@ from helpers import SMALL
 
 from alexnet_tf import devices
 from alexnet_tf.errors import UserError
-from alexnet_tf.training.command import train
 from alexnet_tf.training.step import Trainer
+from alexnet_tf.training.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -15,8 +15,8 @@ from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import command, results
-from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation import evaluation, results
+from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.evaluator import Evaluator, _part_of_worker
 from alexnet_tf.evaluation.metrics import count, precision_recall_f1, wilson_interval
 from alexnet_tf.pipeline.batches import read_pictures
@@ -477,11 +477,11 @@ def test_what_training_was_told_of_its_remote_data_holds(runs, monkeypatch, give
 
     config = runs[0].read_config()
     config = dataclasses.replace(config, data_dir="ram://data", given_offset=10)
-    monkeypatch.setattr(command, "open_data_set", open_data_set)
+    monkeypatch.setattr(evaluation, "open_data_set", open_data_set)
     monkeypatch.setattr(tf.io.gfile, "isdir", lambda _: True)
-    member = command.Member(None, "checkpoint", config)
+    member = evaluation.Member(None, "checkpoint", config)
     with pytest.raises(UserError, match=r"ram://data .*'label_offset': 10"):
-        command._open_data(given, None, None, "validation", member)
+        evaluation._open_data(given, None, None, "validation", member)
 
 
 def test_a_checkpoint_without_a_run_needs_model_dir():

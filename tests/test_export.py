@@ -22,9 +22,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from alexnet_tf import alexnet, export
 from alexnet_tf.errors import UserError
+from alexnet_tf.pictures.in_graph import Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.pipeline.pictures import Fitting
 from alexnet_tf.run import Run
 
 NAMES = ("cat", "großer Hund", "fish,\nsm\u2028all\x0c", "bird")

@@ -16,12 +16,12 @@ from numpy_alexnet import NumpyAlexNet
 from alexnet_tf import RECIPES, alexnet, features
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import LOCK_FILE
+from alexnet_tf.pictures import asking
+from alexnet_tf.pictures.in_graph import Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.pipeline.pictures import Fitting
 from alexnet_tf.recipes import LAYERS as WITH_WEIGHTS
 from alexnet_tf.run import Run, checkpoint_sha256
-from data import reading
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "features.py"
 LAYERS = ["fc7", "conv5"]
@@ -119,7 +119,7 @@ def test_a_folder_is_seen_as_the_model_sees_pictures(tmp_path, model):
     paths[1].write_bytes(b"\xff\xd8\xff no more")
     PIL.Image.fromarray(pixels[1]).save(paths[2])  # not a kind that the graph takes
     folder, paths = str(tmp_path / "in"), list(map(str, paths))
-    pictures = features.pictures_of_folder(folder, paths, reading.ask, Fitting())
+    pictures = features.pictures_of_folder(folder, paths, asking.ask, Fitting())
     left_out = write(model, pictures, tmp_path / "out", ["pad1", "fc7"])
     assert [row.name for row in left_out] == ["broken.jpg"]
     found = load(tmp_path / "out")

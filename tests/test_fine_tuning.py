@@ -13,14 +13,14 @@ import predict
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.network.published import PublishedWeights, read_weights
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
-from alexnet_tf.training import command, loop, step
-from alexnet_tf.training.command import train
+from alexnet_tf.training import loop, step, training
+from alexnet_tf.training.training import train
+from alexnet_tf.weights.published import PublishedWeights, read_weights
 
 FROZEN = ("conv1", "conv2", "fc6")
 
@@ -230,9 +230,9 @@ def test_a_new_run_is_called_by_the_recipe_of_weights_that_are_read_once(
 ):
     read = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "_train_run", lambda run, *_: run.model_dir)
+    monkeypatch.setattr(training, "_train_run", lambda run, *_: run.model_dir)
     monkeypatch.setattr(
-        command, "read_weights", lambda path: read.append(path) or read_weights(path)
+        training, "read_weights", lambda path: read.append(path) or read_weights(path)
     )
     given = SMALL | {"init_weights": file}
     assert train(data_dir, given=given).endswith("-bvlc")

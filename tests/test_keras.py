@@ -13,7 +13,7 @@ from helpers import make_config
 
 import alexnet_tf
 from alexnet_tf import alexnet
-from alexnet_tf.pipeline.pictures import Fitting, fit_images
+from alexnet_tf.pictures.in_graph import Fitting, fit_images
 from alexnet_tf.run import Run, build_model
 
 ROOT = str(pathlib.Path(__file__).resolve().parent.parent)

@@ -25,7 +25,7 @@ from tensorboard.compat.proto import event_pb2
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluator import Evaluator
-from alexnet_tf.monitoring import pictures
+from alexnet_tf.monitoring import drawings
 from alexnet_tf.monitoring import progress as progress_module
 from alexnet_tf.monitoring.metrics_log import MetricsLog
 from alexnet_tf.monitoring.progress import Progress
@@ -309,11 +309,11 @@ def test_the_run_holds_pictures_of_its_data_and_curves(monitored, data_dir):
         assert np.asarray(PIL.Image.open(folder / name).convert("RGB")).std() > 5
     data_set = open_data_set(data_dir)
     calls = []
-    figures = pictures.figures
+    figures = drawings.figures
     original = figures.class_counts
     try:
         figures.class_counts = lambda *args: calls.append(args) or original(*args)
-        pictures.class_counts(data_set)
+        drawings.class_counts(data_set)
     finally:
         figures.class_counts = original
     ((counts, names, _),) = calls

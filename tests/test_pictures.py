@@ -1,4 +1,4 @@
-"""Tests of alexnet_tf/pipeline/pictures.py: serving sees what evaluation sees."""
+"""Tests of alexnet_tf/pictures/in_graph.py: serving sees what evaluation sees."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_tf.pipeline import pictures
-from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
+from alexnet_tf.pictures import in_graph
+from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
 from benchmarks import hostile
 from benchmarks.hostile import encode, gif, noise, png, scans
 from data.transcode import fit_crop, fit_pad, load_rgb
@@ -165,7 +165,7 @@ def test_16_bits_are_scaled_as_preparation_scales_them(largest, channels, decode
 def test_pictures_are_fitted_as_preparation_and_evaluation_do(fitting, shape):
     image = noise(*shape)
     pixels = tf.constant(np.asarray(image)[np.newaxis].repeat(2, 0))
-    fitted = pictures.fit_images(pixels, fitting).numpy()
+    fitted = in_graph.fit_images(pixels, fitting).numpy()
     assert fitted.shape == (2, fitting.image_size, fitting.image_size, 3)
     expected = fit_as_prepared(image, fitting)
     for one in fitted:
@@ -183,7 +183,7 @@ def test_pictures_that_were_not_stored_anew_are_scaled_in_one_step(fit, box):
     image = noise(300, 512)
     fitting = Fitting(fit, None, 224)
     pixels = tf.constant(np.asarray(image)[np.newaxis])
-    (fitted,) = pictures.fit_images(pixels, fitting).numpy()
+    (fitted,) = in_graph.fit_images(pixels, fitting).numpy()
     expected = np.asarray(image.resize((224, 224), Image.BILINEAR, box=box))
     assert mean_difference(fitted, expected) < 1
 
@@ -228,7 +228,7 @@ def test_no_file_costs_a_neighbour(decode):
 def test_a_jpeg_ends_wherever_it_is_cut():
     code = """
 import tensorflow as tf
-from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
+from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
 from benchmarks.hostile import encode, noise
 whole = encode(noise(16, 16), "JPEG", progressive=True)
 cuts = [whole[: i + 1] for i in range(len(whole)) if whole[i] == 255]

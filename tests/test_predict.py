@@ -16,8 +16,8 @@ import PIL.Image
 import pytest
 import tensorflow as tf
 
-from alexnet_tf.pipeline.pictures import Fitting, decode_pictures
-from data.reading import Asked
+from alexnet_tf.pictures.asking import Asked
+from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "predict.py"
 NAMES = ["red <b>", "grün", "blue, deep"]

@@ -27,15 +27,15 @@ from weight_writers import (
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import _has_classes, evaluate_run, fit_as_trained
+from alexnet_tf.evaluation.evaluation import _has_classes, evaluate_run, fit_as_trained
 from alexnet_tf.export import export_run
-from alexnet_tf.network import weight_files
-from alexnet_tf.network.published import LAYERS, assign, read_weights
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.run import Run, build_model, load_published
-from alexnet_tf.training.command import _first_weights, train
+from alexnet_tf.training.training import _first_weights, train
+from alexnet_tf.weights import weight_files
+from alexnet_tf.weights.published import LAYERS, assign, read_weights
 
 WIDTH = 0.1
 

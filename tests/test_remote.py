@@ -7,11 +7,11 @@ import tensorflow as tf
 from helpers import SMALL
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.export import export_run
 from alexnet_tf.paths import local_only
 from alexnet_tf.run import Run
-from alexnet_tf.training.command import train
+from alexnet_tf.training.training import train
 
 
 def test_a_remote_run_is_trained_resumed_evaluated_and_exported(data_dir, capsys):

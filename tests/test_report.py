@@ -17,7 +17,7 @@ from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.evaluation import report
-from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.metrics import wilson_interval
 from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import open_data_set

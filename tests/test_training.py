@@ -25,14 +25,14 @@ from helpers import (
 
 from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.results import Evaluation, Predictions
 from alexnet_tf.files import lock
 from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.run import Run
-from alexnet_tf.training import command
-from alexnet_tf.training.command import train
+from alexnet_tf.training import training
 from alexnet_tf.training.loop import LOG_EVERY, Loop
+from alexnet_tf.training.training import train
 
 
 def weights_after(data_dir, steps, steps_per_loop=None, **given):
@@ -96,7 +96,7 @@ def test_gradients_travel_as_they_were_computed(
     data_dir, tmp_path, given, expected, monkeypatch
 ):
     if not expected:  # the configuration is written before the first step
-        monkeypatch.setattr(command, "_train_run", lambda *_: True)
+        monkeypatch.setattr(training, "_train_run", lambda *_: True)
     run = Run(str(tmp_path / "run"))
     given = SMALL | {"train_steps": 1, "simulate_gpus": 2} | given
     assert train(data_dir, run.model_dir, given=given, export=False)
@@ -273,11 +273,11 @@ def test_a_run_that_was_stopped_says_the_command_that_goes_on(monkeypatch, tmp_p
     run = Run(str(tmp_path / "runs" / "a b"))
     words = ["train.py", "--data_dir=my data", "--overwrite", "--num_gpus=2"]
     monkeypatch.setattr(sys, "argv", words)
-    said = shlex.split(command._command_to_go_on(run))
+    said = shlex.split(training._command_to_go_on(run))
     expected = ["train.py", "--data_dir=my data", "--num_gpus=2"]
     assert said[1:] == [*expected, "--model_dir=runs/a b"]
     monkeypatch.setattr(sys, "argv", ["train.py", "--model_dir", "elsewhere"])
-    assert shlex.split(command._command_to_go_on(run))[1:] == sys.argv
+    assert shlex.split(training._command_to_go_on(run))[1:] == sys.argv
 
 
 def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
@@ -326,7 +326,7 @@ def test_the_demo_prepares_its_data_again_after_a_kill(tmp_path, monkeypatch):
     (tmp_path / "runs" / "demo_data" / LOCK_FILE).touch()
     prepared = []
     monkeypatch.setattr("data.prepare.prepare", lambda **given: prepared.append(given))
-    monkeypatch.setattr(command, "train", lambda *_, **__: True)
+    monkeypatch.setattr(training, "train", lambda *_, **__: True)
     monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
     values = types.SimpleNamespace(
         **dict.fromkeys(("data_dir", "model_dir", "class_names", "label_offset")),
@@ -344,7 +344,7 @@ def test_a_run_alone_goes_on_with_its_data(data_dir, tmp_path, monkeypatch):
     run = Run(str(tmp_path / "run"))
     run.write_config(make_config(data_dir))
     called = []
-    monkeypatch.setattr(command, "train", lambda *given, **_: called.append(given))
+    monkeypatch.setattr(training, "train", lambda *given, **_: called.append(given))
     monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
     values = types.SimpleNamespace(
         **dict.fromkeys(("data_dir", "class_names", "label_offset")),
@@ -486,7 +486,7 @@ def test_full_disk_does_not_stop_training(data_dir, tmp_path, caplog, recovers):
 
 def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "_train_run", lambda run, *_: run.model_dir)
+    monkeypatch.setattr(training, "_train_run", lambda run, *_: run.model_dir)
 
     def choose(**changes):
         """The directory of a run that is then interrupted."""
@@ -507,7 +507,7 @@ def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkey
     assert choose() == newest
     finished = [newest]
     monkeypatch.setattr(
-        command, "_is_finished", lambda run, *_: run.model_dir in finished
+        training, "_is_finished", lambda run, *_: run.model_dir in finished
     )
     assert choose() == first
 
@@ -523,7 +523,7 @@ def test_a_run_is_unfinished_until_it_was_trained_evaluated_and_exported(
     def is_finished(export=True):
         lines = [json.dumps(v | {"split": "validation"}) + "\n" for v in validations]
         pathlib.Path(run.metrics_file).write_text("".join(lines))
-        return command._is_finished(run, config, export)
+        return training._is_finished(run, config, export)
 
     pathlib.Path(run.eval_file).write_text("{}")  # by eval.py, on the way
     os.mkdir(run.saved_model_dir)

@@ -48,7 +48,7 @@ class Monitor:
 
         Takes seconds: it is meant for after the first steps, not before them.
         """
-        from alexnet_tf.monitoring import pictures
+        from alexnet_tf.monitoring import drawings
 
         settings = flat(self._config)
         settings["classes"] = len(settings.pop("class_names"))
@@ -60,7 +60,7 @@ class Monitor:
             if isinstance(value, bool | int | float | str)
         }
         run_name = os.path.basename(os.path.abspath(self._log.model_dir))
-        drawn = pictures.augmented_versions(self._data_set, self._config)
+        drawn = drawings.augmented_versions(self._data_set, self._config)
         self._log.write_events(
             {"summary": text_pb("configuration", text)},
             {"summary": text_pb("command", "    " + shlex.join(sys.argv))},
@@ -69,9 +69,9 @@ class Monitor:
             {"summary": _image_pb("augmentation", drawn)},
             {"graph_def": _graph(self._model)},
         )
-        batch = pictures.training_batch(self._data_set, self._config)
+        batch = drawings.training_batch(self._data_set, self._config)
         self._log.write_file("batch.png", batch)
-        self._log.write_file("classes.png", pictures.class_counts(self._data_set))
+        self._log.write_file("classes.png", drawings.class_counts(self._data_set))
 
     def write_histograms(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
         """Writes a histogram, and the share of zeros, of each sample.

@@ -16,9 +16,9 @@ from alexnet_tf.network.layers import (
     LocalResponseNormalization,
     SpatialResponseNormalization,
 )
-from alexnet_tf.network.published import PublishedWeights, assign, read_weights
 from alexnet_tf.paths import expand
 from alexnet_tf.recipes import RECIPES, Recipe
+from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
 
 # RGB mean of ImageNet's training images, 0..255.
 IMAGENET_MEAN = (124.0, 117.0, 104.0)

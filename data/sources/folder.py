@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 
 from alexnet_tf.errors import UserError
-from data.pictures import LeftOut, find_folders, list_pictures, shown
+from alexnet_tf.pictures.listing import LeftOut, find_folders, list_pictures, shown
 from data.source import (
     Item,
     Source,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import list_names
+from alexnet_tf.pictures.listing import LeftOut
 from alexnet_tf.pipeline.older_shards import imagenet_class_names, imagenet_synsets
-from data.pictures import LeftOut
 from data.source import Item, Source, find_splits, hold_out, our_splits
 from data.sources.folder import count_pictures, list_items
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from alexnet_tf.errors import UserError
-from data.pictures import shown
-from data.progress import Duplicates, describe_counts, find_gaps
+from alexnet_tf.pictures.listing import shown
+from data.counting import Duplicates, describe_counts, find_gaps
 from data.transcode import Record
 
 

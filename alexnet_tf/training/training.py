@@ -24,17 +24,17 @@ from alexnet_tf.devices import (
     make_training_strategy,
 )
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.command import evaluate_run
+from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.results import read_records
 from alexnet_tf.export import export_run
 from alexnet_tf.files import check_output, lock, make_fresh_directory
-from alexnet_tf.network.published import PublishedWeights, assign, read_weights
 from alexnet_tf.paths import from_here, list_checkpoints, list_names
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop
 from alexnet_tf.training.schedules import plateau
 from alexnet_tf.training.step import Trainer
+from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
 
 RUNS_DIR = "runs"
 

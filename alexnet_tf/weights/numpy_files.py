@@ -8,9 +8,9 @@ import io
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.weight_layout import BVLC, CAFFENET, Found
 from alexnet_tf.pickles import Array, load_arrays
 from alexnet_tf.recipes import LAYERS
+from alexnet_tf.weights.weight_layout import BVLC, CAFFENET, Found
 
 
 def read_npy(content: bytes) -> Found:

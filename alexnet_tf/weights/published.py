@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.weight_files import read_file
-from alexnet_tf.network.weight_layout import HEAD, format_shape
 from alexnet_tf.recipes import LAYERS, Recipe, network_fields
+from alexnet_tf.weights.weight_files import read_file
+from alexnet_tf.weights.weight_layout import HEAD, format_shape
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,12 +21,12 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.network import layers  # noqa: F401  (Keras loads ours by their names)
-from alexnet_tf.network.numpy_files import read_npy, read_pickle
-from alexnet_tf.network.protobuf_files import read_protobuf
-from alexnet_tf.network.weight_layout import Found, from_outputs_first
 from alexnet_tf.paths import find_above, for_tensorflow, list_checkpoints, list_names
 from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
 from alexnet_tf.settings import CONFIG_FILE, from_json
+from alexnet_tf.weights.numpy_files import read_npy, read_pickle
+from alexnet_tf.weights.protobuf_files import read_protobuf
+from alexnet_tf.weights.weight_layout import Found, from_outputs_first
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte

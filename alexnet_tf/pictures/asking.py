@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import MAX_PICTURE_BYTES, read_bounded, read_whole
-from data.pictures import FORMATS
+from alexnet_tf.pictures.listing import FORMATS
 
 _MAX_PIXELS = 2**25  # that are decoded here: half a gigabyte where there is alpha
 

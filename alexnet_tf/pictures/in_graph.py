@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from alexnet_tf.pipeline.decoding import RESIZED
-from alexnet_tf.pipeline.exif import (
+from alexnet_tf.pictures.exif import (
     EXIF_MARKER,
     exif_of_jpeg,
     exif_of_webp,
     turn_upright,
 )
-from alexnet_tf.pipeline.octets import head, number, part
+from alexnet_tf.pictures.octets import head, number, part
+from alexnet_tf.pipeline.decoding import RESIZED
 
 # A picture may have so many pixels, and so many more for each byte of its file: what a
 # request of many small files can cost is then bounded by its own size.
@@ -210,7 +210,7 @@ def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def _decode_deep(picture: tf.Tensor, channels: int) -> tf.Tensor:
-    """Decodes a PNG of 16 bits, scaled to 8 as `data.depth` does it."""
+    """Decodes a PNG of 16 bits, scaled to 8 as `alexnet_tf.pictures.depth` does it."""
     samples = tf.io.decode_png(picture, channels, tf.uint16)
 
     def scale(samples):

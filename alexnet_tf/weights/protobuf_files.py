@@ -11,14 +11,14 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.weight_layout import (
+from alexnet_tf.recipes import LAYERS, Recipe
+from alexnet_tf.weights.weight_layout import (
     BVLC,
     CAFFENET,
     Found,
     format_shape,
     from_outputs_first,
 )
-from alexnet_tf.recipes import LAYERS, Recipe
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _CAFFE = {

@@ -6,7 +6,7 @@ orientation, 1 to 8. What is broken there turns nothing.
 
 import tensorflow as tf
 
-from alexnet_tf.pipeline.octets import head, number, part
+from alexnet_tf.pictures.octets import head, number, part
 
 EXIF_MARKER = 0xE1  # of the segment of a JPEG that may hold EXIF data
 _MAX_PARTS = 256  # segments or chunks of a file that are looked through

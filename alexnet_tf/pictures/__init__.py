@@ -1,0 +1,1 @@
+"""From a file that a person has to RGB pixels: Pillow, or a graph of TensorFlow."""

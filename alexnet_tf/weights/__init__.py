@@ -1,0 +1,1 @@
+"""Weights that others published, and ours: read, checked and put into a network."""
