@@ -30,8 +30,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from absl import app, flags
 from PIL import Image
 
+from alexnet_tf.pictures.decoding import load_rgb
+from alexnet_tf.pictures.fitting import fit_crop
 from data.prepare import prepare
-from data.transcode import Options, fit_crop, load_rgb, to_jpeg
+from data.transcode import Options, to_jpeg
 
 _INPUT = flags.DEFINE_string("input", None, "Directory of pictures.")
 _NUMBER = flags.DEFINE_integer("number", 16_000, "Pictures to prepare.")

@@ -20,6 +20,8 @@ from PIL import Image
 from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.pictures.decoding import load_rgb
+from alexnet_tf.pictures.fitting import fit_crop, fit_pad
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
 from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.pipeline.statistics import pixel_statistics
@@ -27,7 +29,7 @@ from data.held_out import content_digest, find_thresholds, split_of
 from data.prepare import prepare
 from data.source import Item
 from data.sources import imagenet
-from data.transcode import Options, fit_crop, fit_pad, load_rgb, transcode
+from data.transcode import Options, transcode
 
 SMALL = Options(image_size=32)
 

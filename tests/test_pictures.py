@@ -9,10 +9,11 @@ import tensorflow as tf
 from PIL import Image
 
 from alexnet_tf.pictures import in_graph
+from alexnet_tf.pictures.decoding import load_rgb
+from alexnet_tf.pictures.fitting import fit_crop, fit_pad
 from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
 from benchmarks import hostile
 from benchmarks.hostile import encode, gif, noise, png, scans
-from data.transcode import fit_crop, fit_pad, load_rgb
 
 NOT_TAKEN = {"BMP 1 bit", "WebP animated", "TIFF", "PPM"}
 KINDS = hostile.kinds()

@@ -83,7 +83,7 @@ def load(content: bytes):
     """
     from PIL import Image
 
-    from data.transcode import load_rgb
+    from alexnet_tf.pictures.decoding import load_rgb
 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
