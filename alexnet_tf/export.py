@@ -131,14 +131,14 @@ def export_model(
     probabilities and features 0. More than `MAX_BATCH_SIZE` pictures are refused.
 
     Args:
-        model: From images to logits; it is left without functions compiled by XLA.
+        model: From images to logits; it stays as it is.
         class_names: The index is the class.
         output: Directory to write.
         fitting: How pictures become the network's; None for the usual one.
         top_k: How many classes to answer; all where there are fewer.
     """
     fitting = fitting or Fitting(image_size=model.input_shape[1])
-    _leave_xla(model)
+    model = copy_without_xla(model)
     module = tf.Module()
     module.variables_of_model = [variable.value for variable in model.variables]
     with tempfile.TemporaryDirectory() as directory:
@@ -149,10 +149,18 @@ def export_model(
     _write_warm_up_requests(output, signatures, model.input_shape[1])
 
 
-def _leave_xla(model: keras.Model) -> None:
-    for layer in model.layers:
+def copy_without_xla(model: keras.Model) -> keras.Model:
+    """Returns the same network of plain operations: not every server has XLA."""
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        config = layer.get_config()
         if isinstance(layer, LocalResponseNormalization):
-            layer.jit_compile = False  # not every server has XLA
+            config["jit_compile"] = False
+        return type(layer).from_config(config)
+
+    plain = keras.models.clone_model(model, clone_function=copy)
+    plain.set_weights(model.get_weights())
+    return plain
 
 
 def _write_labels(class_names: Sequence[str], directory: str) -> str:
@@ -327,12 +335,12 @@ def export_network(
     gives the probabilities, float32 `(batch, classes)`.
 
     Args:
-        model: From images to logits; it is left without functions compiled by XLA.
+        model: From images to logits; it stays as it is.
         class_names: The index is the class.
         output: Directory to write.
         format: "litert" or "onnx".
     """
-    _leave_xla(model)
+    model = copy_without_xla(model)
     os.makedirs(output)
     _write_labels(class_names, output)
     probabilities = keras.layers.Softmax(name="probabilities")(model.output)

@@ -267,8 +267,8 @@ class InputNormalization(keras.layers.Layer):
     mean image wherever a crop is from, as in the source of 2012. Computed in float32.
 
     Args:
-        mean: Its first value, 0..255: `(3,)` or, of at least the size of the input,
-            `(height, width, 3)`; zeros where None.
+        mean: The first value of the mean, 0..255: `(3,)` or, at least as large as the
+            input, `(height, width, 3)`; zeros where None.
         per_pixel: Whether each pixel has its own mean, else each channel.
         stddev: Of each channel, RGB.
         reverse_channels: Whether to turn RGB to BGR.
@@ -328,10 +328,14 @@ class InputNormalization(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        """Returns what `from_config` needs to make the same layer, the mean too."""
+        """Returns what `from_config` needs to make a layer of the same shape.
+
+        The mean of each pixel is a weight and travels with the weights; only its colour
+        stands here, which a new layer begins with.
+        """
         mean = self.mean.numpy() if self.built else self._first_mean
         return super().get_config() | {
-            "mean": mean.tolist(),
+            "mean": mean.reshape(-1, 3).mean(axis=0).tolist(),
             "per_pixel": self.per_pixel,
             "stddev": self.stddev,
             "reverse_channels": self.reverse_channels,
