@@ -205,6 +205,11 @@ class Recipe:
         lower_bound=0.0,
     )
     decay_biases: bool = expert_setting(True, "Weight decay holds for biases, too.")
+    rate_in_momentum: bool = expert_setting(
+        True,
+        "The rate multiplies what enters the velocity (the paper and Caffe); else it "
+        "multiplies the velocity (PyTorch).",
+    )
     bias_learning_rate_factor: float = expert_setting(
         1.0, "Multiplies the initial rate of biases.", lower_bound=0.0
     )
@@ -339,6 +344,7 @@ RECIPES: dict[str, Recipe] = {
         lr_schedule="steps",
         lr_drop_epochs=(30.0, 60.0),
         weight_decay=1e-4,
+        rate_in_momentum=False,  # torch.optim.SGD
     ),
 }
 

@@ -6,7 +6,13 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.devices import make_strategy
-from alexnet_tf.training.optimizers import LARS, MomentumSGD, sum_over_replicas
+from alexnet_tf.recipes import RECIPES
+from alexnet_tf.training.optimizers import (
+    LARS,
+    MomentumSGD,
+    make_optimizer,
+    sum_over_replicas,
+)
 
 
 def paper_rule(w, gradients, rate, momentum, decay):
@@ -38,6 +44,59 @@ def test_update_equals_the_paper(momentum, factor, decay_biases):
     expected = paper_rule(bias, biases, 0.1 * factor, momentum, decay)
     np.testing.assert_allclose(variables[1], expected, rtol=1e-5)
     assert optimizer.iterations.numpy() == 5
+
+
+def torch_rule(w, gradients, rates, momentum, decay):
+    """torch.optim.SGD: v ← momentum·v + (gradient + decay·w); w ← w − rate·v."""
+    v = 0.0
+    for gradient, rate in zip(gradients, rates, strict=True):
+        v = momentum * v + gradient + decay * w
+        w = w - rate * v
+    return w
+
+
+def caffe_rule(w, gradients, rates, momentum, decay):
+    """Caffe's SGDSolver: v ← momentum·v + rate·(gradient + decay·w); w ← w − v."""
+    v = 0.0
+    for gradient, rate in zip(gradients, rates, strict=True):
+        v = momentum * v + rate * (gradient + decay * w)
+        w = w - v
+    return w
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rule", "decay", "bias_decay", "bias_factor"),
+    [
+        ("torchvision", torch_rule, 1e-4, 1e-4, 1.0),
+        ("bvlc", caffe_rule, 5e-4, 0.0, 2.0),
+        ("caffenet", caffe_rule, 5e-4, 0.0, 2.0),
+    ],
+)
+def test_published_recipes_update_as_their_publishers(
+    recipe, rule, decay, bias_decay, bias_factor
+):
+    """Across a drop of the rate, where the two rules part."""
+    recipe = RECIPES[recipe]
+    rng = np.random.default_rng(0)
+    kernel, bias = 100 * rng.normal(size=(3, 4)), 100 * rng.normal(size=4)
+    gradients = [(rng.normal(size=(3, 4)), rng.normal(size=4)) for _ in range(6)]
+    variables = [keras.Variable(w.astype(np.float32)) for w in (kernel, bias)]
+    optimizer = make_optimizer(recipe)
+    optimizer.build(variables)
+    rates = [0.01, 0.01, 0.01, 0.001, 0.001, 0.001]
+    for gradient, rate in zip(gradients, rates, strict=True):
+        factors = tf.constant([1.0, recipe.bias_learning_rate_factor]) * (rate / 0.01)
+        optimizer.rate_factors.assign(factors)
+        optimizer.apply([tf.constant(g, tf.float32) for g in gradient], variables)
+    kernels, biases = zip(*gradients, strict=True)
+    change = rule(kernel, kernels, rates, 0.9, decay) - kernel
+    np.testing.assert_allclose(variables[0] - kernel, change, atol=3e-5)
+    rates = [bias_factor * rate for rate in rates]
+    change = rule(bias, biases, rates, 0.9, bias_decay) - bias
+    np.testing.assert_allclose(variables[1] - bias, change, atol=3e-5)
+    other = {torch_rule: caffe_rule, caffe_rule: torch_rule}[rule]
+    parted = other(bias, biases, rates, 0.9, bias_decay) - bias
+    assert np.abs(parted - change).max() > 1e-3
 
 
 def test_gradients_of_replicas_are_summed_and_the_decay_counted_once():

@@ -1,23 +1,41 @@
 """The paper's update rule, and LARS for large batches, as Keras optimizers."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
+from alexnet_tf.recipes import Recipe
 
-@tf.function(jit_compile=True, autograph=False)
-def _update(weights, velocity, gradient, learning_rate, momentum, decay):
-    """One pass over memory: v ← momentum·v − rate·(gradient + decay·w); w ← w + v.
 
-    `weights` and `velocity` are handles of float32 variables.
+@functools.cache
+def _fused_update(rate_in_momentum: bool):
+    """The update of one variable, compiled by XLA into one pass over memory.
+
+    It takes handles of float32 variables. Where the rate stands makes no difference
+    until it changes: the paper's velocity remembers steps at the old rate, PyTorch's
+    remembers gradients, and takes them at the new one.
     """
-    values = tf.raw_ops.ReadVariableOp(resource=weights, dtype=tf.float32)
-    tf.raw_ops.ResourceApplyKerasMomentum(
-        var=weights,
-        accum=velocity,
-        lr=learning_rate,
-        grad=gradient + decay * values,
-        momentum=momentum,
+    # Keras' momentum is the paper's: v ← momentum·v − rate·g; w ← w + v. TensorFlow's
+    # own is PyTorch's: v ← momentum·v + g; w ← w − rate·v.
+    apply = (
+        tf.raw_ops.ResourceApplyKerasMomentum
+        if rate_in_momentum
+        else tf.raw_ops.ResourceApplyMomentum
     )
+
+    @tf.function(jit_compile=True, autograph=False)
+    def update(weights, velocity, gradient, learning_rate, momentum, decay):
+        values = tf.raw_ops.ReadVariableOp(resource=weights, dtype=tf.float32)
+        apply(
+            var=weights,
+            accum=velocity,
+            lr=learning_rate,
+            grad=gradient + decay * values,
+            momentum=momentum,
+        )
+
+    return update
 
 
 @keras.saving.register_keras_serializable("alexnet_tf")
@@ -39,6 +57,8 @@ class MomentumSGD(keras.optimizers.SGD):
         momentum: 0..1.
         weight_decay: The paper's 5e-4.
         decay_biases: Whether the decay holds for biases (variables of one dimension).
+        rate_in_momentum: Whether the rate multiplies what enters the velocity, as the
+            paper and Caffe have it, or the velocity itself, as PyTorch's SGD does.
         can_stop: Layers whose variables stay exactly as they are, their velocities
             too, where their rate is 0: as in the source of 2012, which leaves the
             whole update out then.
@@ -50,6 +70,7 @@ class MomentumSGD(keras.optimizers.SGD):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         decay_biases: bool = True,
+        rate_in_momentum: bool = True,
         can_stop: tuple[str, ...] = (),
         **kwargs,
     ):
@@ -62,6 +83,7 @@ class MomentumSGD(keras.optimizers.SGD):
         # Not Keras' `weight_decay`, which is decoupled from the momentum.
         self.l2 = weight_decay
         self.decay_biases = decay_biases
+        self.rate_in_momentum = rate_in_momentum
         self.can_stop = tuple(can_stop)
 
     def build(self, variables):
@@ -86,7 +108,7 @@ class MomentumSGD(keras.optimizers.SGD):
         rate *= self.trust_ratio(gradient, variable)
 
         def update():
-            _update(
+            _fused_update(self.rate_in_momentum)(
                 variable.handle,
                 self.momentums[index].value.handle,
                 gradient,
@@ -114,6 +136,7 @@ class MomentumSGD(keras.optimizers.SGD):
         return super().get_config() | {
             "weight_decay": self.l2,
             "decay_biases": self.decay_biases,
+            "rate_in_momentum": self.rate_in_momentum,
             "can_stop": self.can_stop,
         }
 
@@ -151,6 +174,19 @@ class LARS(MomentumSGD):
     def get_config(self):
         """Returns what `from_config` needs to make the same optimizer."""
         return super().get_config() | {"trust": self.trust}
+
+
+def make_optimizer(recipe: Recipe) -> MomentumSGD:
+    """Returns the optimizer of a recipe."""
+    kind = LARS if recipe.optimizer == "lars" else MomentumSGD
+    return kind(
+        recipe.initial_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        decay_biases=recipe.decay_biases,
+        rate_in_momentum=recipe.rate_in_momentum,
+        can_stop=() if recipe.conv1_stop_epoch is None else ("conv1",),
+    )
 
 
 # The backward pass makes the gradients of fc8, fc7 and fc6, each a pack, before those

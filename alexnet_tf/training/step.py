@@ -15,7 +15,7 @@ from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.pipeline.statistics import pixel_statistics
 from alexnet_tf.run import build_model
 from alexnet_tf.training import schedules
-from alexnet_tf.training.optimizers import LARS, MomentumSGD, sum_over_replicas
+from alexnet_tf.training.optimizers import make_optimizer, sum_over_replicas
 
 _SAMPLE = 4096  # values of a tensor that a histogram is made of
 # They branch on Python values alone: nothing to convert, which would take seconds.
@@ -57,14 +57,7 @@ class Trainer:
         config, recipe = self.config, self.recipe
         mean = self._statistics.mean_image if self._statistics else IMAGENET_MEAN
         self.model = build_model(config, config.precision, mean)
-        make_optimizer = LARS if recipe.optimizer == "lars" else MomentumSGD
-        self.optimizer = make_optimizer(
-            recipe.initial_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            decay_biases=recipe.decay_biases,
-            can_stop=() if recipe.conv1_stop_epoch is None else ("conv1",),
-        )
+        self.optimizer = make_optimizer(recipe)
         self.optimizer.build(self.model.trainable_variables)
         self._paths = [v.path for v in self.model.trainable_variables]
         self._learning = [
