@@ -14,7 +14,7 @@ from helpers import largest_difference
 from test_resume import assert_same_state, final_state, finish, start
 
 from alexnet_tf import alexnet
-from alexnet_tf.evaluation.metrics import count
+from alexnet_tf.evaluation.metrics import sum_metrics
 from alexnet_tf.recipes import RECIPES
 from data.prepare import prepare
 from data.transcode import Options
@@ -35,7 +35,7 @@ def logits_and_gradient(device, recipe, dtype):
             variable.assign(variable * (2 if len(variable.shape) > 1 else 1))
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
-            loss = count(logits, tf.range(8))[1]
+            loss = sum_metrics(logits, tf.range(8)).cross_entropy
         gradient = tape.gradient(loss, model.trainable_variables)
     assert device in logits.device
     return logits.numpy(), np.concatenate([g.numpy().ravel() for g in gradient])

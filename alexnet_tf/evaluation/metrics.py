@@ -1,6 +1,13 @@
-"""What is measured of logits and labels: cross-entropy, ranks, errors, intervals."""
+"""What is measured of logits and labels: cross-entropy, ranks, errors, intervals.
+
+Training and evaluation share this file, so that an error means the same in a record
+of training and in `eval.json`. Everything is a sum over examples first: sums of
+replicas, workers and batches can be added, and are divided once, at the end. A mean of
+means would count the examples of a batch that is not full more than the others.
+"""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -49,27 +56,42 @@ def _classes(labels: tf.Tensor) -> tf.Tensor:
     return tf.maximum(tf.cast(labels, tf.int64), 0)
 
 
-def count(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Counts a batch, without the rows that hold no example.
+class MetricSums(NamedTuple):
+    """Sums over the examples of a batch; float32 scalars.
+
+    Attributes:
+        num_examples: How many examples there are.
+        cross_entropy: Their cross-entropies, nats, which training minimises.
+        wrong_top_1: How many are not answered with their label.
+        wrong_top_5: How many do not have their label among the first five classes.
+    """
+
+    num_examples: tf.Tensor
+    cross_entropy: tf.Tensor
+    wrong_top_1: tf.Tensor
+    wrong_top_5: tf.Tensor
+
+
+def sum_metrics(logits: tf.Tensor, labels: tf.Tensor) -> MetricSums:
+    """Sums up a batch, without the rows that hold no example.
 
     Args:
         logits: float32 `(batch, num_classes)`.
         labels: int32 `(batch,)`; -1 where there is no example.
-
-    Returns:
-        float32 `(4,)`: number of examples, sum of their cross-entropies (nats), number
-        wrong at top 1, number wrong at top 5. The second is the one to differentiate.
     """
-    losses = cross_entropy(logits, labels)
-    ranks = tf.cast(rank(logits, labels), tf.float32)  # also for a GPU's sake
+    # A batch has a static size: a mask leaves out the rows that fill it up, and the
+    # records that could not be read.
     is_example = tf.cast(labels, tf.float32) >= 0
-    columns = [
-        tf.ones_like(losses),
-        losses,
-        *(tf.cast(ranks >= k, tf.float32) for k in (1, 5)),
-    ]
-    return tf.stack(
-        [tf.reduce_sum(tf.where(is_example, column, 0.0)) for column in columns]
+    ranks = tf.cast(rank(logits, labels), tf.float32)  # a GPU has few kernels for int32
+
+    def total(values: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.where(is_example, values, 0.0))
+
+    return MetricSums(
+        num_examples=total(tf.ones_like(ranks)),
+        cross_entropy=total(cross_entropy(logits, labels)),
+        wrong_top_1=total(tf.cast(ranks >= 1, tf.float32)),
+        wrong_top_5=total(tf.cast(ranks >= 5, tf.float32)),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.config import Config
-from alexnet_tf.evaluation.metrics import count
+from alexnet_tf.evaluation.metrics import MetricSums, sum_metrics
 from alexnet_tf.network.alexnet import IMAGENET_MEAN
 from alexnet_tf.network.layers import Dropout
 from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
@@ -67,8 +67,8 @@ class Trainer:
         ]
 
     def _make_state(self) -> None:
-        # Since the last training record: what `count` returned, summed.
-        self._totals = _state(tf.zeros(4, tf.float64))
+        # Since the last training record: the `MetricSums` of the batches, added up.
+        self._totals = _state(tf.zeros(len(MetricSums._fields), tf.float64))
         # A row for each validation: step, top-1 error.
         self._validations = _state(tf.zeros((0, 2), tf.float64), shape=(None, 2))
         self.checkpoint = tf.train.Checkpoint(
@@ -220,17 +220,17 @@ class Trainer:
         """Trains a step, unless it is not finite; returns whether it is."""
         sum_, mean = tf.distribute.ReduceOp.SUM, tf.distribute.ReduceOp.MEAN
         images, labels = self._take_batch(batches)
-        counts, norm, sampled, gradients = self.strategy.run(
+        sums, norm, sampled, gradients = self.strategy.run(
             self._replica_gradients, args=(images, labels)
         )
-        counts = self.strategy.reduce(sum_, counts, axis=None)
+        sums = self.strategy.reduce(sum_, sums, axis=None)
         norm = self.strategy.reduce(mean, norm, axis=None)
-        is_finite = tf.math.is_finite(tf.reduce_sum(counts) + norm)
+        is_finite = tf.math.is_finite(tf.reduce_sum(sums) + norm)
         if is_finite:
             factors = self.rate_factors(self.optimizer.iterations.value)
             self.optimizer.rate_factors.assign(factors)
             self.strategy.run(self._replica_update, args=(gradients,))
-            self._totals.assign_add(tf.cast(counts, tf.float64))
+            self._totals.assign_add(tf.cast(sums, tf.float64))
             self._gradient_norm.assign(norm)
             sampled = self.strategy.experimental_local_results(sampled)[0]
             self._gradient_sample.assign(sampled)
@@ -247,12 +247,13 @@ class Trainer:
         # What is not watched costs no backward pass, nor does what only it depends on.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in self._learning])
-            counts = count(self.model(images, training=True), labels)
+            sums = sum_metrics(self.model(images, training=True), labels)
             # Summed over replicas this is the mean over the global batch.
-            loss = counts[1] / self.recipe.global_batch_size
+            loss = sums.cross_entropy / self.recipe.global_batch_size
         dtype = tf.bfloat16 if self.config.reduce_in_bfloat16 else tf.float32
         gradients = sum_over_replicas(tape.gradient(loss, self._learning), dtype)
-        return counts, tf.linalg.global_norm(gradients), sample(gradients), gradients
+        norm = tf.linalg.global_norm(gradients)
+        return tf.stack(sums), norm, sample(gradients), gradients
 
     @_as_it_stands
     def _replica_update(self, gradients: list[tf.Tensor]) -> None:
