@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from alexnet_tf import imagenet
 from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import is_unfinished, remove_written, writing
@@ -25,7 +26,6 @@ from alexnet_tf.paths import (
     list_names,
 )
 from alexnet_tf.pipeline.decoding import RESIZED
-from alexnet_tf.pipeline.older_shards import imagenet_class_names
 from alexnet_tf.recipes import RECIPES
 from alexnet_tf.settings import CONFIG_FILE, from_json
 from alexnet_tf.weights.published import assign, read_weights
@@ -260,7 +260,7 @@ def load_published(
 def name_classes(number: int) -> tuple[str, ...]:
     """ImageNet's names for 1000 classes; numbers for those of which nothing tells."""
     if number == 1000:
-        return imagenet_class_names()
+        return imagenet.class_names()
     return tuple(f"class {i}" for i in range(number))
 
 

@@ -20,10 +20,10 @@ from PIL import Image
 from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.imagenet import synsets as synsets_of_imagenet
 from alexnet_tf.pictures.decoding import load_rgb
 from alexnet_tf.pictures.fitting import fit_crop, fit_pad
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
-from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.pipeline.statistics import pixel_statistics
 from data.held_out import content_digest, find_thresholds, split_of
 from data.prepare import prepare
@@ -148,7 +148,7 @@ def test_miniature_imagenet(miniature_imagenet, tmp_path, capsys):
         **{f"n01440764_{n}.JPEG": 0 for n in good},
         **{f"n01443537_{i}.JPEG": 1 for i in range(5)},
     }
-    synsets = imagenet_synsets()
+    synsets = synsets_of_imagenet()
     assert {n: synsets[label] for n, (_, label) in content["validation"].items()} == {
         "ILSVRC2012_val_00000001.JPEG": "n01751748",
         "ILSVRC2012_val_00000002.JPEG": "n09193705",

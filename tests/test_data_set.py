@@ -10,6 +10,7 @@ import tensorflow as tf
 from test_batches import make_batches
 from test_data_check import masked_crc32c
 
+from alexnet_tf import imagenet
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import older_shards, reading, tfrecords
 from alexnet_tf.pipeline.batches import BadRecords, evaluation_batches
@@ -40,7 +41,7 @@ def write_shard(path, examples, compression=""):
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-SYNSETS = older_shards.imagenet_synsets()
+SYNSETS = imagenet.synsets()
 
 
 def imagenet_example(image, label, offset=1):
@@ -146,7 +147,7 @@ def test_user_cache_where_the_directory_cannot_be_written(
     assert open_data_set(str(data_dir)) == first
 
 
-IMAGENET = older_shards.imagenet_class_names()
+IMAGENET = imagenet.class_names()
 FLOWERS = ("daisy", "dandelion", "rose", "sunflower", "tulip")
 
 

@@ -25,13 +25,12 @@ from weight_writers import (
     write_safetensors,
 )
 
-from alexnet_tf import RECIPES, alexnet
+from alexnet_tf import RECIPES, alexnet, imagenet
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import _has_classes, evaluate_run, fit_as_trained
 from alexnet_tf.export import export_run
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.run import Run, build_model, load_published
 from alexnet_tf.training.training import _first_weights, train
 from alexnet_tf.weights import weight_files
@@ -606,7 +605,7 @@ def variables_of(model, name):
 def test_imagenets_classes_may_be_called_by_their_synsets(imagenet_npy, data_dir):
     _, config, _ = load_published(imagenet_npy)
     data_set = open_data_set(data_dir)
-    names = tuple(imagenet_synsets())
+    names = imagenet.synsets()
     assert (names[0], config.class_names[0]) == ("n01440764", "tench")
     for class_names in (names, config.class_names):
         other = dataclasses.replace(data_set, class_names=class_names)

@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from alexnet_tf import imagenet
 from alexnet_tf.config import Config, flat
 from alexnet_tf.devices import check_batch_size, choose_precision
 from alexnet_tf.errors import UserError
@@ -19,7 +20,6 @@ from alexnet_tf.evaluation import results
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.pipeline.older_shards import imagenet_synsets
 from alexnet_tf.run import Run, find_run, load_published, name_classes
 
 
@@ -200,7 +200,7 @@ def _has_classes(config: Config, data_set: DataSet) -> bool:
         return True
     own = config.class_names == name_classes(data_set.num_classes)
     is_unknown = data_set.num_classes != 1000
-    return own and (is_unknown or data_set.class_names == tuple(imagenet_synsets()))
+    return own and (is_unknown or data_set.class_names == imagenet.synsets())
 
 
 def fit_as_trained(config: Config, data_set: DataSet) -> DataSet:

@@ -6,7 +6,6 @@ synset; what they tell is measured once, and `find_classes` draws the conclusion
 
 import collections
 import dataclasses
-import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from alexnet_tf import imagenet
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import list_names
 from alexnet_tf.pipeline.measurements import describe_files, measured_once
@@ -209,7 +209,7 @@ def find_classes(
     offsets = (0, 1) if label_offset is None else (label_offset,)
     if class_names is not None:
         return _given_classes(class_names, low, high, offsets)
-    names = imagenet_class_names()
+    names = imagenet.class_names()
     for offset in offsets:
         if _agree_with_imagenet(classes, offset):
             return Classes(names, offset, True)
@@ -242,7 +242,7 @@ def _given_classes(names, low: int, high: int, offsets: Sequence[int]) -> Classe
 
 def _agree_with_imagenet(classes, offset: int) -> bool:
     """Whether texts and synsets say so, and at least one does."""
-    synonyms, synsets = _imagenet_synonyms(), imagenet_synsets()
+    synonyms, synsets = imagenet.synonyms(), imagenet.synsets()
     votes = {True: 0, False: 0}
     for (label, text, synset), count in classes.items():
         i = label - offset
@@ -262,27 +262,3 @@ def _own_names(classes, low: int, high: int) -> tuple[str, ...] | None:
     ordered = tuple(names.get(label, "") for label in range(low, high + 1))
     is_clear = len(names) == len(classes) and len(set(ordered)) == len(ordered)
     return ordered if all(ordered) and is_clear else None
-
-
-def _imagenet_synonyms() -> list[str]:
-    from tensorflow_datasets.datasets.siscore import labels
-
-    return labels.IMAGENET_LABELS_LIST
-
-
-def imagenet_class_names() -> tuple[str, ...]:
-    """Returns a readable, unique name for each of ImageNet's 1000 classes."""
-    names = []
-    for synonyms in _imagenet_synonyms():
-        name = synonyms.split(",")[0]
-        names.append(synonyms if name in names else name)
-    return tuple(names)
-
-
-@functools.cache
-def imagenet_synsets() -> list[str]:
-    """Returns the synset id of each of ImageNet's 1000 classes."""
-    import tensorflow_datasets as tfds
-
-    directory = tfds.core.tfds_path("datasets/imagenet2012")
-    return directory.joinpath("labels.txt").read_text().split()

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.imagenet import NUM_CLASSES, class_names, synsets, validation_labels
 from alexnet_tf.paths import list_names
 from alexnet_tf.pictures.listing import LeftOut
-from alexnet_tf.pipeline.older_shards import imagenet_class_names, imagenet_synsets
 from data.source import Item, Source, find_splits, hold_out, our_splits
 from data.sources.folder import count_pictures, list_items
 
@@ -41,20 +41,20 @@ def open_source(input: str, **_) -> Source:
         for name in sorted(set(list_names(root)) - set(archives)):
             left_out.add("what stands beside the archives", name)
         parts, items = _archive_parts(archives), _archive_items
-        num_items = NUM_PICTURES if len(parts) == len(imagenet_synsets()) + 1 else None
+        num_items = NUM_PICTURES if len(parts) == NUM_CLASSES + 1 else None
     else:
         counts = count_pictures(root, left_out)
         parts, items = _tree_parts(root, counts, left_out), _tree_items
         num_items = sum(counts[folder] for _, folder, _, _ in parts)
     return Source(
         "imagenet2012",
-        imagenet_class_names(),
+        class_names(),
         parts,
         items,
         splits=our_splits({part: part[-1] for part in parts}),
         holds_out=any(part[-1] == "" for part in parts),
         num_items=num_items,
-        metadata={"synsets": imagenet_synsets()},
+        metadata={"synsets": list(synsets())},
         notes=left_out.lines(),
     )
 
@@ -81,19 +81,9 @@ def _archive_parts(archives: dict[str, str]) -> list[_Archive]:
 
 
 @functools.cache
-def validation_labels() -> list[int]:
-    """Returns the labels of validation pictures 1 to 50,000."""
-    import tensorflow_datasets as tfds
-
-    directory = tfds.core.tfds_path("datasets/imagenet2012")
-    synsets = directory.joinpath("validation_labels.txt").read_text().split()
-    return [_label(synset) for synset in synsets]
-
-
-@functools.cache
 def _label(synset: str) -> int:
     try:
-        return imagenet_synsets().index(synset)
+        return synsets().index(synset)
     except ValueError:
         raise UserError(f"{synset!r} is none of ImageNet's 1000 synsets") from None
 
@@ -127,7 +117,7 @@ def _members(archive: _Archive) -> Iterator[tarfile.TarInfo]:
                 raise tarfile.ReadError("there is no file in it")
         except tarfile.TarError as error:
             label = archive.label
-            inner = "" if label is None else f", in it {imagenet_synsets()[label]}.tar,"
+            inner = "" if label is None else f", in it {synsets()[label]}.tar,"
             raise UserError(
                 f"{archive.path}{inner} is damaged or cut short ({error}); download it "
                 "again"
