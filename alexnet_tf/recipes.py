@@ -46,102 +46,115 @@ class Recipe:
 
     # The network.
     image_size: int = _network(
-        224, "Height and width of the input, pixels (section 4.1).", lower_bound=1
+        224, "The height and width of the input, pixels (section 4.1).", lower_bound=1
     )
     groups: int = setting(
         2,
-        "Towers: 2 as in section 3.2, 1 for a single column.",
+        "The number of towers: 2 as in section 3.2, or 1.",
         fixed=True,
         choices=(1, 2),
     )
     filters: tuple[int, ...] = _network(
         (96, 256, 384, 384, 256),
-        "Filters of conv1 to conv5 (section 3.5).",
+        "The numbers of filters of conv1 to conv5 (section 3.5).",
         length=5,
         lower_bound=1,
     )
     conv1_padding: tuple[int, ...] = _network(
         (0, 3),
-        "Zeros before and after each row and column of the input, pixels.",
+        "Zeros that are added before and after the input, pixels.",
         length=2,
         lower_bound=0,
     )
     activation: str = _network(
-        "relu", "After every hidden layer (section 3.1).", choices=("relu", "tanh")
+        "relu",
+        "The activation of every hidden layer (section 3.1).",
+        choices=("relu", "tanh"),
     )
-    lrn: bool = _network(True, "Response normalisation (section 3.3).")
+    lrn: bool = _network(
+        True, "Normalise the responses of conv1 and conv2 (section 3.3)."
+    )
     lrn_depth_radius: int = _network(
-        2, "Channels on each side of the one normalised; n = 5 is 2.", lower_bound=0
+        2,
+        "The channels on each side that normalise one; n = 5 of the paper is 2.",
+        lower_bound=0,
     )
-    lrn_bias: float = _network(2.0, "k of section 3.3.", lower_bound=1e-6)
+    lrn_bias: float = _network(2.0, "The k of section 3.3.", lower_bound=1e-6)
     lrn_alpha: float = _network(
-        1e-4, "α of section 3.3; multiplies the sum of squares, not their mean."
+        1e-4, "The α of section 3.3. It multiplies the sum of squares, not their mean."
     )
-    lrn_beta: float = _network(0.75, "β of section 3.3.")
+    lrn_beta: float = _network(0.75, "The β of section 3.3.")
     lrn_within_towers: bool = _network(
-        False, "A tower's channels are normalised without the other's."
+        False, "Normalise a tower's channels without the other tower's."
     )
     lrn1_before_relu: bool = _network(
-        False, "conv1 is normalised and pooled before its ReLU."
+        False, "Normalise and pool conv1 before its ReLU."
     )
-    lrn_after_pool: bool = _network(False, "Normalisation comes after the pooling.")
+    lrn_after_pool: bool = _network(
+        False, "Normalise after the pooling, not before it."
+    )
     spatial_normalization: bool = _network(
-        False, "A 5×5 spatial response normalisation follows the second LRN."
+        False, "Normalise over 5×5 pixels, too, after the second LRN."
     )
     pool_size: int = _network(
-        3, "Window of the pooling, whose stride is 2 (section 3.4).", choices=(2, 3)
+        3, "The window of the pooling, whose stride is 2 (section 3.4).", choices=(2, 3)
     )
-    dropout: str = _network(
+    dropout: str = setting(
         "mask",
-        "mask: units are dropped in training, multiplied by 1 - rate at test time "
-        "(section 4.2); inverted: those kept are divided by 1 - rate in training.",
+        "mask drops units in training and multiplies all of them by 1 - rate at test "
+        "time (section 4.2). inverted, Keras' form, divides those that are kept by "
+        "1 - rate in training.",
+        fixed=True,
         choices=("mask", "inverted"),
     )
     dropout_rate: float = setting(
         0.5,
-        "Share of units dropped at fc6 and fc7 (section 4.2).",
+        "The share of units that are dropped at fc6 and fc7 (section 4.2).",
         fixed=True,
         lower_bound=0.0,
         upper_bound=0.99,
     )
-    dropout_before: bool = _network(False, "Dropout comes before fc6 and fc7.")
+    dropout_before: bool = _network(
+        False, "Drop units before fc6 and fc7, not after them."
+    )
 
     # What the network does to RGB pixels 0..255 first.
     mean: str = _network(
         "image",
-        "image: the mean of each pixel is subtracted (section 2); color: one colour.",
+        "image subtracts the mean of each pixel (section 2), color one mean colour.",
         choices=("image", "color"),
     )
     mean_color: tuple[float, ...] | None = _network(
         None,
-        "RGB, 0..255, subtracted instead of what the training images have.",
+        "A colour, RGB in 0..255, to subtract instead of the training images' mean.",
         length=3,
     )
     input_stddev: tuple[float, ...] = _network(
         (1.0, 1.0, 1.0),
-        "Divides what is left, by channel RGB.",
+        "Numbers that divide each channel, RGB, after the mean is subtracted.",
         length=3,
         lower_bound=1e-6,
     )
-    bgr: bool = _network(False, "Turns the channels to blue, green, red.")
+    bgr: bool = _network(False, "Turn the channels to blue, green, red.")
 
     # Initial weights (section 5).
     init: str = expert_setting(
         "normal",
-        "normal: N(0, stddev), constant biases; fan_in: all from U(±1/√fan_in).",
+        "normal draws weights from N(0, stddev) and has constant biases. fan_in draws "
+        "both from U(±1/√fan_in).",
         choices=("normal", "fan_in"),
     )
     init_stddev: float = expert_setting(
-        0.01, "Standard deviation of the initial weights.", lower_bound=0.0
+        0.01, "The standard deviation of the initial weights.", lower_bound=0.0
     )
     init_stddev_conv345: float | None = expert_setting(
-        None, "Of conv3, conv4 and conv5 alone.", lower_bound=0.0
+        None, "The same for conv3, conv4 and conv5 alone.", lower_bound=0.0
     )
     init_stddev_fc67: float | None = expert_setting(
-        None, "Of fc6 and fc7 alone.", lower_bound=0.0
+        None, "The same for fc6 and fc7 alone.", lower_bound=0.0
     )
     bias_init: float = expert_setting(
-        1.0, "Initial biases of conv2, conv4, conv5, fc6 and fc7; the others are 0."
+        1.0, "The initial biases of conv2, conv4, conv5, fc6 and fc7. The others are 0."
     )
 
     # The training images (section 4.1).
@@ -161,76 +174,87 @@ class Recipe:
     )
     color: str = setting(
         "jitter",
-        "Colour changes: jitter (brightness, contrast, saturation), pca (section 4.1).",
+        "The colour changes. jitter changes brightness, contrast and saturation, "
+        "pca is that of section 4.1.",
         choices=("jitter", "pca", "none"),
     )
     pca_source_2012: bool = expert_setting(
         False,
-        "pca multiplies by the roots of the eigenvalues, and divides the image by 1.1.",
+        "Change colours as the source of 2012 does: by the roots of the eigenvalues, "
+        "with the image divided by 1.1.",
     )
     color_until_epoch: float | None = expert_setting(
-        None, "Where the colour changes end, epochs."
+        None, "The epoch at which the colour changes end."
     )
 
     # The update (section 5).
     global_batch_size: int = setting(
-        128, "Images in a step, over all replicas.", lower_bound=1
+        128, "The number of images in a step, on all replicas together.", lower_bound=1
     )
-    num_epochs: float = setting(90.0, "Epochs to train.", lower_bound=1e-9)
-    learning_rate: float = setting(0.01, "Initial rate.", lower_bound=0.0)
+    num_epochs: float = setting(
+        90.0, "The number of epochs to train.", lower_bound=1e-9
+    )
+    learning_rate: float = setting(0.01, "The initial learning rate.", lower_bound=0.0)
     scale_lr: bool = setting(
         False, "Multiply the rate by global_batch_size / 128 (Goyal et al. 2017)."
     )
     lr_schedule: str = setting(
         "plateau",
-        "plateau: ÷10 when the validation error stops improving; steps: ÷10 at "
-        "--lr_drop_epochs; cosine, poly: down to 0 at the end; constant.",
+        "plateau divides the rate by 10 when the validation error stops improving, "
+        "steps does at --lr_drop_epochs. cosine and poly end at 0. constant stays.",
         choices=("plateau", "steps", "cosine", "poly", "constant"),
     )
     lr_drop_epochs: tuple[float, ...] = expert_setting(
-        (25.0, 51.0, 79.0), "Where steps divides the rate by 10, epochs."
+        (25.0, 51.0, 79.0),
+        "The epochs at which the schedule steps divides the rate by 10.",
     )
     warmup_epochs: float = setting(
-        0.0, "Epochs in which the rate grows to its initial value.", lower_bound=0.0
+        0.0,
+        "The number of epochs in which the rate grows to its initial value.",
+        lower_bound=0.0,
     )
     optimizer: str = setting(
         "momentum",
-        "momentum: the paper's update; lars: for large batches.",
+        "momentum is the paper's update. lars is for large batches.",
         choices=("momentum", "lars"),
     )
-    momentum: float = setting(0.9, "Of the update.", lower_bound=0.0, upper_bound=1.0)
+    momentum: float = setting(
+        0.9, "The momentum of the update.", lower_bound=0.0, upper_bound=1.0
+    )
     weight_decay: float = setting(
         5e-4,
-        "Multiplies the rate and goes through the momentum, as section 5 has it.",
+        "The decay of the weights. It is multiplied by the rate and goes through the "
+        "momentum, as section 5 has it.",
         lower_bound=0.0,
     )
-    decay_biases: bool = expert_setting(True, "Weight decay holds for biases, too.")
+    decay_biases: bool = expert_setting(True, "Decay the biases, too.")
     rate_in_momentum: bool = expert_setting(
         True,
-        "The rate multiplies what enters the velocity (the paper and Caffe); else it "
-        "multiplies the velocity (PyTorch).",
+        "Multiply by the rate what enters the velocity, as the paper and Caffe do, "
+        "else the velocity, as PyTorch does.",
     )
     bias_learning_rate_factor: float = expert_setting(
-        1.0, "Multiplies the initial rate of biases.", lower_bound=0.0
+        1.0, "A number that multiplies the initial rate of biases.", lower_bound=0.0
     )
     biases_follow_schedule: bool = expert_setting(
-        True, "The rate of biases changes as that of the weights."
+        True, "Change the rate of biases as that of the weights."
     )
     head_learning_rate_factor: float = expert_setting(
         1.0,
-        "Multiplies the rate of fc8; 10 where --init_weights leaves it new.",
+        "A number that multiplies the rate of fc8; 10 if --init_weights leaves it new.",
         lower_bound=0.0,
     )
     freeze: tuple[str, ...] | None = setting(
         None,
-        "Layers that stay as they are, such as conv1,conv2,conv3.",
+        "The layers that stay as they are, such as conv1,conv2,conv3.",
         choices=LAYERS,
     )
     conv1_drop_epoch: float | None = expert_setting(
-        None, "Where the rate of conv1's weights is divided by 10 once more, epochs."
+        None,
+        "The epoch at which the rate of conv1's weights is divided by 10 once more.",
     )
     conv1_stop_epoch: float | None = expert_setting(
-        None, "From where on conv1 stays as it is, epochs."
+        None, "The epoch from which on conv1 stays as it is."
     )
 
     def __post_init__(self):
