@@ -7,10 +7,12 @@ The rooms, in the order of reading; each imports only from those above it:
 - `paths.py`, `files.py`, `pickles.py`, `signals.py`, `programs.py`, `command_line.py`:
   what a path is, how files are written, how others' pickles are read, how a program is
   stopped, the console commands, what the scripts share.
-- `network/`: the network as a Keras model, its layers, weights that others published.
+- `network/`: the network as a Keras model, and its layers.
 - `pipeline/`: from records on disk to batches.
 - `config.py`, `devices.py`, `run.py`: a run's settings, where it computes, what is in
   its directory.
+- `weights/`, `applications.py`: what others published, and ours, read and written; the
+  network as Keras users ask for it.
 - `evaluation/`: exact errors, and pages and pictures of them.
 - `monitoring/`: what a run says about itself.
 - `export.py`, `features.py`, `classifier.py`: the SavedModel and its sisters;
@@ -23,7 +25,7 @@ import importlib.machinery
 import sys
 
 _PUBLIC = {
-    "alexnet": "network.alexnet",
+    "alexnet": "applications",
     "LocalResponseNormalization": "network.layers",
     "RECIPES": "recipes",
     "load": "classifier",

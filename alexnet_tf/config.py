@@ -50,9 +50,6 @@ class Config:
         fixed=True,
         path=True,
     )
-    width: float = setting(
-        1.0, "Multiplies the channels of every layer.", fixed=True, lower_bound=1e-3
-    )
     precision: str = setting(
         "auto",
         "auto is mixed_bfloat16 where the hardware is fast at it, else float32.",
@@ -177,8 +174,6 @@ def resolve(
         for name in _names(Config)
         if previous and name not in ("num_gpus", "simulate_gpus")
     }
-    if weights:
-        settings["width"] = weights.width
     if "num_epochs" in given:
         settings["train_steps"] = None  # of the previous run
     settings |= {name: given[name] for name in _names(Config) if name in given}

@@ -10,6 +10,8 @@ alone.
 """
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 
 from alexnet_tf.settings import check, expert_setting, setting, settings_of
 
@@ -59,6 +61,9 @@ class Recipe:
         "The numbers of filters of conv1 to conv5 (section 3.5).",
         length=5,
         lower_bound=1,
+    )
+    width: float = setting(
+        1.0, "Multiplies the channels of every layer.", fixed=True, lower_bound=1e-3
     )
     conv1_padding: tuple[int, ...] = _network(
         (0, 3),
@@ -442,6 +447,19 @@ def _fit_batch(num_train_examples: int) -> int:
 def _fit_epochs(own: float, images: int, num_train_examples: int) -> float:
     """A recipe's own epochs, or so many that training sees enough images."""
     return max(own, min(float(-(-images // num_train_examples)), SMALL_MAX_EPOCHS))
+
+
+def check_fields(fields: Iterable[str]) -> None:
+    """Checks names of fields of `Recipe`.
+
+    Raises:
+        TypeError: If there is no such field.
+    """
+    known = {field.name for field in settings_of(Recipe)}
+    if unknown := [name for name in fields if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise TypeError(f"a recipe has no field {unknown[0]!r}{hint}")
 
 
 def network_fields(recipe: Recipe) -> dict[str, object]:

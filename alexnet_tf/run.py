@@ -16,7 +16,7 @@ from alexnet_tf import imagenet
 from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import is_unfinished, remove_written, writing
-from alexnet_tf.network.alexnet import IMAGENET_MEAN, alexnet
+from alexnet_tf.network.alexnet import IMAGENET_MEAN, build_alexnet
 from alexnet_tf.paths import (
     checkpoint_files,
     find_above,
@@ -248,7 +248,6 @@ def load_published(
         num_train_examples=0,
         stored_size=RESIZED,
         init_weights=path,
-        width=weights.width,
     )
     model = build_model(config, dtype)
     logging.info("%s", weights.source)
@@ -314,11 +313,10 @@ def build_model(config: Config, dtype: str, image_mean=IMAGENET_MEAN) -> keras.M
         UserError: If there is no such network, such as one of too small images.
     """
     try:
-        return alexnet(
+        return build_alexnet(
             len(config.class_names),
             config.recipe,
             image_mean=image_mean,
-            width=config.width,
             dtype=dtype,
             seed=config.seed,
         )

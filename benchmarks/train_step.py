@@ -23,8 +23,8 @@ import keras
 import tensorflow as tf
 from absl import app, flags
 
-import alexnet_tf.network.alexnet
 from alexnet_tf import alexnet
+from alexnet_tf.network import alexnet as ours
 from alexnet_tf.training.optimizers import MomentumSGD
 
 _BATCH = flags.DEFINE_integer("global_batch_size", 128, "Images in a step.")
@@ -50,7 +50,6 @@ def _keras_dropout(rate, scale_in_training, **kwargs):
 
 def keras_as_it_comes(**kwargs) -> keras.Model:
     """The network of `alexnet`, out of Keras' own layers."""
-    ours = alexnet_tf.network.alexnet
     replaced = ours.GroupedConv2D, ours.LocalResponseNormalization, ours.Dropout
     ours.GroupedConv2D = keras.layers.Conv2D
     ours.LocalResponseNormalization = _KerasLRN

@@ -171,7 +171,8 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
     os.remove(file)
     assert train(data_dir, run_dir, given=given, export=False)
     config = Run(run_dir).read_config()
-    assert network_fields(config.recipe) == network_fields(RECIPES["bvlc"])
+    bvlc = network_fields(RECIPES["bvlc"]) | {"width": SMALL["width"]}
+    assert network_fields(config.recipe) == bvlc
     found = read_weights(run_dir).layers
     np.testing.assert_array_equal(found["conv1"]["kernel"], start["conv1"]["kernel"])
     assert 0 < np.abs(found["fc7"]["kernel"] - start["fc7"]["kernel"]).max() < 0.1
@@ -215,7 +216,7 @@ def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(
         "precision": "float32",
     }
     assert train(data_dir, second, given=given, export=False)
-    assert Run(second).read_config().width == 0.05
+    assert Run(second).read_config().recipe.width == 0.05
     before, after = (read_weights(d).layers for d in (first.model_dir, second))
     np.testing.assert_array_equal(
         after["input_normalization"]["mean"], np.float32(mean)

@@ -1,9 +1,6 @@
-"""The network: AlexNet as a Keras model, the layers that Keras lacks, and weights.
+"""The network: AlexNet as a Keras model, and the layers that Keras lacks.
 
-Read `alexnet.py` first, which reads like the paper's table; then `layers.py`. What
-others trained comes in through `published.py`; `weight_files.py` tells the kinds of
-files apart, `numpy_files.py` and `protobuf_files.py` read two of them, and
-`weight_layout.py` says how kernels lie in them and here.
+Read `alexnet.py` first, which reads like the paper's table; then `layers.py`.
 """
 
 import os

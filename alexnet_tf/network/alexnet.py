@@ -1,13 +1,10 @@
 """The network, as a Keras functional model."""
 
-import dataclasses
 import math
-import os
 import random
 
 import keras
 import numpy as np
-from absl import logging
 
 from alexnet_tf.network.layers import (
     Dropout,
@@ -16,50 +13,38 @@ from alexnet_tf.network.layers import (
     LocalResponseNormalization,
     SpatialResponseNormalization,
 )
-from alexnet_tf.paths import expand
-from alexnet_tf.recipes import RECIPES, Recipe
-from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
+from alexnet_tf.recipes import Recipe
 
 # RGB mean of ImageNet's training images, 0..255.
 IMAGENET_MEAN = (124.0, 117.0, 104.0)
 _DATA_FORMAT = "channels_last"  # whatever ~/.keras/keras.json says
 
 
-def alexnet(
-    num_classes: int | None = None,
-    recipe: str | Recipe | None = None,
+def build_alexnet(
+    num_classes: int,
+    recipe: Recipe,
     *,
-    weights: str | os.PathLike | None = None,
     include_top: bool = True,
     image_mean=IMAGENET_MEAN,
-    width: float = 1.0,
-    groups: int | None = None,
-    dropout_rate: float | None = None,
     dtype: str = "float32",
     seed: int | None = None,
 ) -> keras.Model:
-    """Builds AlexNet.
+    """Builds the network of a recipe, with new weights.
 
     Five convolutions and three fully connected layers (section 3.5 of the paper); with
     1000 classes the paper's has 60,965,224 trainable parameters in two towers,
     62,378,344 in one.
 
     Args:
-        num_classes: Number of classes; None for those of the weights, or else 1000.
-        recipe: A name in `RECIPES`, or a `Recipe`; None for that of the weights, or
-            else "paper".
-        weights: A file or a run to take the weights from, of the kinds that
-            `read_weights` names. Where the number of classes is another, fc8 is new.
+        num_classes: Number of classes.
+        recipe: The recipe; its settings of training do not matter.
         include_top: False for the network up to fc7, without classes.
         image_mean: RGB mean of the training images, 0..255, which the network
             subtracts: a colour `(3,)`, or of each pixel `(height, width, 3)`, of which
             the central window is taken. A recipe with a `mean_color` has its own.
-        width: Multiplies the channels of every layer, for experiments and tests.
-        groups: Towers, 1 or 2; the recipe's where None.
-        dropout_rate: At fc6 and fc7, 0..1; the recipe's where None.
         dtype: Keras dtype policy: "float32" or "mixed_bfloat16". Variables, response
             normalisation and logits are float32 in both.
-        seed: Of the initial weights and the dropout masks; drawn where None, after
+        seed: Seed of the initial weights and the dropout masks; drawn where None, after
             `keras.utils.set_random_seed` the same one each time.
 
     Returns:
@@ -68,13 +53,9 @@ def alexnet(
         top to fc7's activations `(batch, 4096)`.
 
     Raises:
-        ValueError: If an argument is out of its range, or the weights cannot be read
-            (`UserError`) or are for another network.
+        ValueError: If there is no such network, as of too small images.
     """
-    published = read_weights(expand(os.fspath(weights))) if weights else None
-    recipe = _choose_recipe(recipe, published, groups, dropout_rate)
-    num_classes = _choose_classes(num_classes, published)
-    net = _Layers(recipe, width, dtype, seed)
+    net = _Layers(recipe, dtype, seed)
     conv, lrn, pool = net.conv, net.lrn, net.pool
     groups, one, filters = recipe.groups, recipe.bias_init, recipe.filters
 
@@ -100,46 +81,14 @@ def alexnet(
         x = keras.Model(images, x, name=name).get_layer("fc7").output
     else:
         x = net.logits(x, "fc8", num_classes)
-    model = keras.Model(images, x, name=name)
-    if published:
-        _put_in(model, published)
-    return model
-
-
-def _put_in(model: keras.Model, published: PublishedWeights) -> None:
-    for report in assign(model, published):
-        is_new = report.state == "new"
-        logging.log(logging.WARNING if is_new else logging.INFO, "%s", report)
-
-
-def _choose_recipe(recipe, published, groups, dropout_rate) -> Recipe:
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise ValueError(f"recipe must be one of {[*RECIPES]}, received {recipe!r}")
-        recipe = RECIPES[recipe]
-    given = {"groups": groups, "dropout_rate": dropout_rate}
-    given = {name: value for name, value in given.items() if value is not None}
-    recipe = recipe and dataclasses.replace(recipe, **given)
-    if published:
-        recipe = published.recipe_for(recipe)
-    return dataclasses.replace(recipe or RECIPES["paper"], **given)
-
-
-def _choose_classes(given: int | None, published: PublishedWeights | None) -> int:
-    if given is None:
-        return published.num_classes if published else 1000
-    if given < 1:
-        raise ValueError(f"num_classes must be >= 1, received {given}")
-    return given
+    return keras.Model(images, x, name=name)
 
 
 class _Layers:
     """Adds a recipe's layers to a tensor: what they share, and seeds that differ."""
 
-    def __init__(self, recipe: Recipe, width: float, dtype: str, seed: int | None):
-        if not 0 < width < math.inf:
-            raise ValueError(f"width must be > 0 and finite, received {width}")
-        self.recipe, self.width, self.dtype = recipe, width, dtype
+    def __init__(self, recipe: Recipe, dtype: str, seed: int | None):
+        self.recipe, self.dtype = recipe, dtype
         # As Keras draws the seeds that nobody gives: `set_random_seed` decides them.
         seed = random.randrange(2**31) if seed is None else seed
         self._rng = np.random.default_rng(seed)
@@ -171,8 +120,7 @@ class _Layers:
         self, x, name, filters, size, *, strides=1, bias=0.0, groups=1, activation=None
     ):
         return GroupedConv2D(
-            max(1, round(filters * self.width / self.recipe.groups))
-            * self.recipe.groups,
+            self._scale(filters),
             size,
             strides=strides,
             padding="valid" if name == "conv1" else "same",
@@ -189,7 +137,6 @@ class _Layers:
 
     def hidden(self, x, name, units, dropout_name):
         recipe = self.recipe
-        units = max(1, round(units * self.width / recipe.groups)) * recipe.groups
         dropout = Dropout(
             recipe.dropout_rate,
             scale_in_training=recipe.dropout == "inverted",
@@ -199,7 +146,9 @@ class _Layers:
         )
         x = dropout(x) if recipe.dropout_before else x
         x = self.dense(
-            x, name, units, bias=recipe.bias_init, activation=recipe.activation
+            *(x, name, self._scale(units)),
+            bias=recipe.bias_init,
+            activation=recipe.activation,
         )
         return x if recipe.dropout_before else dropout(x)
 
@@ -244,6 +193,11 @@ class _Layers:
 
     def flatten(self, x):
         return keras.layers.Flatten(_DATA_FORMAT, dtype=self.dtype, name="flatten")(x)
+
+    def _scale(self, channels: int) -> int:
+        """Channels at the recipe's width, as many in each tower."""
+        groups = self.recipe.groups
+        return max(1, round(channels * self.recipe.width / groups)) * groups
 
     def _initial(self, name: str, fan_in: int, bias: float) -> dict:
         if self.recipe.init == "fan_in":

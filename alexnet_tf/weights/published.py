@@ -26,15 +26,12 @@ class PublishedWeights:
         recipes: The networks that they may be for, the likeliest first; () if the file
             does not tell.
         class_names: What the outputs stand for; None if the file does not tell.
-        width: See `alexnet`; of the paper's 4096 units in fc7, if the file does not
-            tell.
     """
 
     layers: Mapping[str, Mapping[str, np.ndarray]]
     source: str
     recipes: tuple[Recipe, ...] = ()
     class_names: tuple[str, ...] | None = None
-    width: float = 1.0
 
     @property
     def num_classes(self) -> int:
@@ -52,7 +49,8 @@ class PublishedWeights:
         """The recipe whose network they are for.
 
         Args:
-            asked: The one that the user wants; None for the likeliest.
+            asked: The one that the user wants; None for the likeliest. Its width does
+                not matter: it becomes that of the weights.
 
         Returns:
             `asked`, or what the file tells; None if neither is known.
@@ -62,6 +60,7 @@ class PublishedWeights:
         """
         if not asked or not self.recipes:
             return asked or next(iter(self.recipes), None)
+        asked = dataclasses.replace(asked, width=self.recipes[0].width)
         wanted = network_fields(asked)
         if wanted not in map(network_fields, self.recipes):
             found = network_fields(self.recipes[0])
@@ -136,9 +135,16 @@ def read_weights(path: str) -> PublishedWeights:
     return PublishedWeights(
         layers,
         f"{path} ({found.kind})",
-        found.recipes,
+        _with_width(found.recipes, len(layers["fc7"]["bias"]) / 4096),
         found.class_names,
-        found.width or len(layers["fc7"]["bias"]) / 4096,
+    )
+
+
+def _with_width(recipes: Sequence[Recipe], width: float) -> tuple[Recipe, ...]:
+    """Recipes by name at the width of a file's layers; what has one keeps it."""
+    return tuple(
+        dataclasses.replace(recipe, width=width) if recipe.width == 1 else recipe
+        for recipe in recipes
     )
 
 

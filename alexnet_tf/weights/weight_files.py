@@ -243,13 +243,13 @@ def _read_checkpoint(path: str) -> Found:
 
 
 def _read_config_above(checkpoint: str) -> tuple:
-    """What the run that a checkpoint lies in says: recipes, class names, width."""
+    """What the run that a checkpoint lies in says: recipes, class names."""
     if not (directory := find_above(checkpoint, CONFIG_FILE)):
-        return (), None, None
+        return (), None
     with tf.io.gfile.GFile(os.path.join(directory, CONFIG_FILE)) as file:
         values = json.load(file)
     recipe, class_names = values["recipe"], tuple(values["class_names"])
-    return (from_json(Recipe, recipe),), class_names, values["width"]
+    return (from_json(Recipe, recipe),), class_names
 
 
 def _read_zip(content: bytes) -> Found:

@@ -22,7 +22,6 @@ class Found(NamedTuple):
         names: What the file calls what it holds.
         recipes: See `PublishedWeights`.
         class_names: See `PublishedWeights`.
-        width: See `PublishedWeights`.
     """
 
     kind: str
@@ -30,7 +29,6 @@ class Found(NamedTuple):
     names: Iterable[str]
     recipes: tuple[Recipe, ...] = ()
     class_names: tuple[str, ...] | None = None
-    width: float | None = None
 
 
 def from_outputs_first(
