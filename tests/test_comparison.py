@@ -89,9 +89,9 @@ def test_runs_that_are_called_alike_are_told_apart(runs, tmp_path, capsys, monke
     (tmp_path / "other").mkdir()
     moved = shutil.copytree(runs[1], tmp_path / "other" / "first")
     drawn = []
-    run_curves = figures.run_curves
+    run_curves = figures.draw_run_curves
     monkeypatch.setattr(
-        figures, "run_curves", lambda r: drawn.append(r) or run_curves(r)
+        figures, "draw_run_curves", lambda r: drawn.append(r) or run_curves(r)
     )
     compare_runs([*runs[:2], f"{moved}/"], str(tmp_path / "curves.png"))
     names = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()[1:4]]

@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from alexnet_tf import alexnet
-from alexnet_tf.evaluation import figures
+from alexnet_tf.evaluation import figures, mosaics
 
 RNG = np.random.default_rng(0)
 
@@ -19,7 +19,7 @@ def test_grid_lays_out_by_rows_on_white():
     expected[4, 1:7:3] = 4, 5
     # The place after the last image is black padding's opposite: white too.
     np.testing.assert_array_equal(
-        figures.grid(images, columns=3, space=1)[..., 0], expected
+        mosaics.lay_out(images, columns=3, space=1)[..., 0], expected
     )
 
 
@@ -27,7 +27,7 @@ def test_kernels_keep_the_towers_apart_and_fill_the_range():
     kernel = np.zeros((11, 11, 3, 32))
     kernel[0, 0, 0, 0], kernel[0, 1, 0, 0] = 0.5, -0.5
     kernel[..., 16] = 2.0  # the first of the second tower
-    picture = figures.kernels(kernel, towers=2, scale=1)
+    picture = mosaics.draw_kernels(kernel, towers=2, scale=1)
     assert picture.shape == (15 + 8 + 15, 16 * 15, 3)
     assert picture[2, 2].tolist() == [255, 128, 128]
     assert picture[2, 3].tolist() == [0, 128, 128]
@@ -38,12 +38,12 @@ def test_kernels_keep_the_towers_apart_and_fill_the_range():
 
 def test_kernels_of_a_network_are_for_rgb():
     two = alexnet(3, "bvlc", width=0.05, seed=0)
-    shown, towers = figures.kernels_of(two)
+    shown, towers = mosaics.find_kernels(two)
     kernel = two.get_layer("conv1").kernel.numpy()
     assert towers == 2
     np.testing.assert_array_equal(shown[:, :, 0], kernel[:, :, 2])  # takes BGR
     one = alexnet(3, "torchvision", width=0.05, seed=0)
-    shown, towers = figures.kernels_of(one)
+    shown, towers = mosaics.find_kernels(one)
     assert towers == 1
     np.testing.assert_array_equal(shown, one.get_layer("conv1").kernel.numpy())
 
@@ -51,13 +51,13 @@ def test_kernels_of_a_network_are_for_rgb():
 def test_beside_puts_each_image_before_its_own():
     images = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
     others = np.arange(10, 16, dtype=np.uint8).reshape(2, 3, 1, 1, 1)
-    cells = figures.beside(images, others)[2::5, 2::5, 0]
+    cells = mosaics.lay_beside(images, others)[2::5, 2::5, 0]
     assert cells.tolist() == [[0, 10, 11, 12], [1, 13, 14, 15]]
 
 
 def test_captions_stand_below_their_images():
     images = np.full((2, 40, 60, 3), 90, np.uint8)
-    picture = figures.captioned(images, ["first\nline", ""], columns=2)
+    picture = mosaics.lay_out_captioned(images, ["first\nline", ""], columns=2)
     assert picture.shape == (40 + 36 + 8, 2 * 68, 3)
     assert (picture[4:44, 4:64] == 90).all()
     assert picture[44:80, 4:64].min() < 50
@@ -67,7 +67,9 @@ def test_captions_stand_below_their_images():
 def test_frames_of_right_and_wrong_differ_in_form_and_in_blue():
     """Red and green would look alike to every twelfth man; blue does not."""
     images = np.full((3, 120, 120, 3), 90, np.uint8)
-    picture = figures.captioned(images, [""] * 3, 3, is_right=[True, False, None])
+    picture = mosaics.lay_out_captioned(
+        images, [""] * 3, 3, is_right=[True, False, None]
+    )
     right, wrong, none = (tile[4:124, 4:124] for tile in np.split(picture, 3, axis=1))
     assert (none == 90).all()
     assert len(np.unique(right[0], axis=0)) == 1  # whole
@@ -90,22 +92,22 @@ def test_calibration_against_a_plain_loop():
         mean_confidence = sum(c for c, _ in here) / len(here)
         accuracy = sum(r for _, r in here) / len(here)
         error += len(here) / 500 * abs(mean_confidence - accuracy)
-    bins = figures.calibration_bins(confidences, is_right)
-    assert abs(figures.calibration_error(bins) - error) < 1e-9
+    bins = figures.bin_by_confidence(confidences, is_right)
+    assert abs(figures.measure_calibration(bins) - error) < 1e-9
     assert abs(bins[:, 2].sum() - 1) < 1e-9
 
 
 def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
     ones = np.ones(4)
     for is_right, expected in ((True, 0.0), (False, 1.0)):
-        bins = figures.calibration_bins(ones, np.full(4, is_right))
-        assert figures.calibration_error(bins) == expected
+        bins = figures.bin_by_confidence(ones, np.full(4, is_right))
+        assert figures.measure_calibration(bins) == expected
 
 
 @pytest.mark.parametrize("num_classes", [3, 30, 120])
 def test_confusion_matrix_is_dark_on_its_diagonal(num_classes):
     names = [f"class {i}" for i in range(num_classes)]
-    figure = figures.confusion_matrix(9 * np.eye(num_classes, dtype=int), names)
+    figure = figures.draw_confusion(9 * np.eye(num_classes, dtype=int), names)
     axes, legend = figure.axes
     shares = axes.images[0].get_array()
     np.testing.assert_array_equal(shares, np.eye(num_classes))
@@ -119,11 +121,11 @@ def test_predictions_mark_the_right_class():
     images = [np.full((20, 20, 3), 100, np.uint8)] * 3
     top_ids = np.array([[0, 1], [1, 0], [2, 1]])
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2]])
-    figure = figures.predictions(images, [0, 0, 1], top_ids, probabilities, "abc")
+    figure = figures.draw_predictions(images, [0, 0, 1], top_ids, probabilities, "abc")
     bars = [axes for axes in figure.axes if axes.patches]
     widths = [[bar.get_width() for bar in axes.patches] for axes in bars]
     np.testing.assert_array_equal(widths, probabilities)
-    right = hex_color(figures._RIGHT)
+    right = hex_color(mosaics.RIGHT)
     is_blue = [[b.get_facecolor()[:3] == right for b in axes.patches] for axes in bars]
     assert is_blue == [[True, False], [False, True], [False, True]]
     is_bold = [[text.get_weight() == "bold" for text in axes.texts] for axes in bars]
@@ -137,52 +139,52 @@ def hex_color(text):
 
 
 def test_class_errors_are_percent_from_top_to_bottom():
-    figure = figures.class_errors(np.array([0.5, 0.25, 1.0]), "abc", [2, 0])
+    figure = figures.draw_class_errors(np.array([0.5, 0.25, 1.0]), "abc", [2, 0])
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [100, 50]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a"]
 
 
 def test_figures_become_png_and_pixels():
-    figure = figures.reliability(figures.calibration_bins(np.ones(3), np.ones(3)))
-    png = PIL.Image.open(io.BytesIO(figures.to_png(figure)))
+    figure = figures.draw_reliability(figures.bin_by_confidence(np.ones(3), np.ones(3)))
+    png = PIL.Image.open(io.BytesIO(mosaics.encode_png(figure)))
     assert png.format == "PNG"
     assert png.width == 792  # two pixels for each of a phone's
-    assert figures.to_array(figure).shape == (png.height // 2, png.width // 2, 3)
+    assert figures.draw_small(figure).shape == (png.height // 2, png.width // 2, 3)
 
 
 def test_long_names_go_on_in_a_second_line():
     name = "functional monocrystalline solar cell"
-    assert figures.wrapped(name, 16) == "functional\nmonocrystalline…"
-    assert figures.wrapped("tench", 16) == "tench"
-    assert figures.wrapped("", 16) == ""
+    assert mosaics.wrap(name, 16) == "functional\nmonocrystalline…"
+    assert mosaics.wrap("tench", 16) == "tench"
+    assert mosaics.wrap("", 16) == ""
 
 
 def test_halved_pictures_are_means_of_four_pixels():
     images = RNG.integers(0, 256, (2, 5, 4, 3), np.uint8)
-    halves = figures.halved(images)
+    halves = mosaics.halve(images)
     assert halves.shape == (2, 2, 2, 3)
     assert halves[1, 1, 0, 2] == np.round(images[1, 2:4, 0:2, 2].mean())
 
 
 def test_long_names_are_cut_to_their_first():
-    assert figures.shorten("tench, Tinca tinca") == "tench"
-    assert figures.shorten("x" * 40) == "x" * 31 + "…"
+    assert mosaics.shorten("tench, Tinca tinca") == "tench"
+    assert mosaics.shorten("x" * 40) == "x" * 31 + "…"
 
 
 def test_no_name_is_taken_for_a_formula_or_for_control():
     names = ["$x$", r"a$\frac$", "two\nlines\033[1m", "$"]
     for figure in (
-        figures.confusion_matrix(np.eye(4, dtype=int), names),
-        figures.class_errors(np.zeros(4), names, range(4)),
-        figures.class_counts({"train": np.arange(4)}, names, ""),
-        figures.run_curves({name: [] for name in names}),
+        figures.draw_confusion(np.eye(4, dtype=int), names),
+        figures.draw_class_errors(np.zeros(4), names, range(4)),
+        figures.draw_class_counts({"train": np.arange(4)}, names, ""),
+        figures.draw_run_curves({name: [] for name in names}),
     ):
-        figures.to_png(figure)
-    axes, _ = figures.confusion_matrix(np.eye(4, dtype=int), names).axes
+        mosaics.encode_png(figure)
+    axes, _ = figures.draw_confusion(np.eye(4, dtype=int), names).axes
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert shown[0] == r"\$x\$"  # which matplotlib shows as $x$
-    assert figures.shorten(names[2]) == r"two\nlines\x1b[1m"
+    assert mosaics.shorten(names[2]) == r"two\nlines\x1b[1m"
 
 
 RECORDS = [
@@ -200,7 +202,7 @@ RECORDS = [
 
 
 def test_learning_curves_show_every_record_and_the_largest_class():
-    figure = figures.learning_curves(RECORDS, largest_class=0.4)
+    figure = figures.draw_learning_curves(RECORDS, largest_class=0.4)
     loss, accuracy, rate, speed = (
         [line.get_ydata() for line in axes.lines] for axes in figure.axes
     )
@@ -214,7 +216,7 @@ def test_learning_curves_show_every_record_and_the_largest_class():
 
 def test_curves_of_runs_have_a_line_a_run_and_a_thin_one_of_its_training():
     runs = {"paper, mask, seed 0 of the demo": RECORDS, "b": RECORDS[:2]}
-    loss, accuracy = figures.run_curves(runs).axes
+    loss, accuracy = figures.draw_run_curves(runs).axes
     losses = [list(line.get_ydata()) for line in loss.lines]
     assert losses == [[2, 1], [2.25, 1.25], [2], [2.25]]
     assert loss.get_yscale() == "log"
@@ -226,9 +228,9 @@ def test_curves_of_runs_have_a_line_a_run_and_a_thin_one_of_its_training():
 
 def test_class_counts_are_bars_of_both_splits():
     counts = {"train": np.array([5, 2]), "validation": np.array([1, 3])}
-    (axes,) = figures.class_counts(counts, ["a", "b"], "").axes
+    (axes,) = figures.draw_class_counts(counts, ["a", "b"], "").axes
     assert [bar.get_width() for bar in axes.patches] == [5, 2, 1, 3]
     assert [bar.get_x() for bar in axes.patches] == [0, 0, 5, 2]
     many = {"train": np.arange(100)}
-    (axes,) = figures.class_counts(many, ["x"] * 100, "").axes
+    (axes,) = figures.draw_class_counts(many, ["x"] * 100, "").axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), np.arange(100)[::-1])

@@ -310,12 +310,12 @@ def test_the_run_holds_pictures_of_its_data_and_curves(monitored, data_dir):
     data_set = open_data_set(data_dir)
     calls = []
     figures = drawings.figures
-    original = figures.class_counts
+    original = figures.draw_class_counts
     try:
-        figures.class_counts = lambda *args: calls.append(args) or original(*args)
+        figures.draw_class_counts = lambda *args: calls.append(args) or original(*args)
         drawings.class_counts(data_set)
     finally:
-        figures.class_counts = original
+        figures.draw_class_counts = original
     ((counts, names, _),) = calls
     assert {k: v.tolist() for k, v in counts.items()} == {
         "train": [60, 50, 40],

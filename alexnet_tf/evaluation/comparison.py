@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from alexnet_tf.config import flat
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import figures
+from alexnet_tf.evaluation import figures, mosaics
 from alexnet_tf.evaluation.results import printable, read_records
 from alexnet_tf.files import writing
 from alexnet_tf.paths import expand
@@ -63,9 +63,9 @@ def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
     ]
     print(format_comparison(rows))
     if output:
-        curves = figures.run_curves({row.name: row.records for row in rows})
+        curves = figures.draw_run_curves({row.name: row.records for row in rows})
         with writing(output, "wb") as file:
-            file.write(figures.to_png(curves))
+            file.write(mosaics.encode_png(curves))
         print(f"The curves are in {printable(output)}")
 
 

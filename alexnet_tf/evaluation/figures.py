@@ -1,41 +1,23 @@
-"""Pictures: what the network sees, what it learnt, what it takes for what.
+"""Charts: how a network learnt, what it takes for what.
 
 Figures are as wide as a phone; their PNGs have two pixels for each of the page's.
 """
 
-import io
-import os
-import textwrap
 from collections.abc import Mapping, Sequence
 
-import keras
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
 
-from alexnet_tf.evaluation.results import printable
+from alexnet_tf.evaluation.mosaics import RIGHT, WRONG, cut, shorten, wrap
 
 MAX_CLASSES = 50  # of a confusion matrix that can be read
 _WIDTH = 3.6  # inches
-_DPI, _SMALL_DPI = 220, 110
-# Blue and orange, which people with any kind of colour vision tell apart.
-_RIGHT, _WRONG, _OTHER = "#0072b2", "#d55e00", "#bbbbbb"
-_FONT = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+_SMALL_DPI = 110
+_OTHER = "#bbbbbb"
 
 
-def to_png(figure: Figure | np.ndarray) -> bytes:
-    """Encodes a figure, or uint8 pixels."""
-    file = io.BytesIO()
-    if isinstance(figure, np.ndarray):
-        Image.fromarray(figure).save(file, "PNG")
-    else:
-        figure.savefig(file, format="png", dpi=_DPI)
-    return file.getvalue()
-
-
-def to_array(figure: Figure) -> np.ndarray:
+def draw_small(figure: Figure) -> np.ndarray:
     """Draws a figure at half its size: uint8 `(height, width, 3)`."""
     figure.set_dpi(_SMALL_DPI)
     canvas = FigureCanvasAgg(figure)
@@ -43,133 +25,7 @@ def to_array(figure: Figure) -> np.ndarray:
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
-def grid(images: np.ndarray, columns: int, space: int = 2) -> np.ndarray:
-    """Lays images out in rows on white.
-
-    Args:
-        images: uint8 `(n, height, width, channels)`.
-        columns: Images in a row.
-        space: Pixels around each.
-
-    Returns:
-        uint8 `(height, width, channels)`.
-    """
-    missing = -len(images) % columns
-    edges = [(0, missing), (space, space), (space, space), (0, 0)]
-    images = np.pad(images, edges, constant_values=255)
-    images = images.reshape(-1, columns, *images.shape[1:]).swapaxes(1, 2)
-    return images.reshape(images.shape[0] * images.shape[1], -1, images.shape[-1])
-
-
-def halved(images: np.ndarray) -> np.ndarray:
-    """Pictures of half the height and width, uint8 `(n, height, width, 3)`."""
-    n, height, width, _ = images.shape
-    even = images[:, : height // 2 * 2, : width // 2 * 2]
-    blocks = even.reshape(n, height // 2, 2, width // 2, 2, 3)
-    return np.uint8(np.round(blocks.mean(axis=(2, 4))))
-
-
-def kernels_of(model: keras.Model) -> tuple[np.ndarray, int]:
-    """The kernels of the first layer and the number of towers.
-
-    Returns:
-        float32 `(height, width, 3, filters)`, for pixels in RGB also where the network
-        turns them to BGR; 1 or 2.
-    """
-    kernel = model.get_layer("conv1").kernel.numpy()
-    if model.get_layer("input_normalization").reverse_channels:
-        kernel = kernel[:, :, ::-1]
-    return kernel, model.get_layer("conv2").groups
-
-
-def kernels(kernel: np.ndarray, towers: int, scale: int = 3) -> np.ndarray:
-    """The kernels of the first layer, the towers apart: Figure 3 of the paper.
-
-    Args:
-        kernel: float `(height, width, 3, filters)`.
-        towers: In how many blocks of rows.
-        scale: Pixels for each of a kernel's.
-
-    Returns:
-        uint8 `(height, width, 3)`; each kernel has its own range, 0 is grey.
-    """
-    kernel = np.moveaxis(np.asarray(kernel, np.float32), -1, 0)
-    largest = np.abs(kernel).max(axis=(1, 2, 3), keepdims=True)
-    pixels = np.uint8(np.round(127.5 + 127.5 * kernel / np.maximum(largest, 1e-12)))
-    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
-    blocks = [grid(tower, columns=16) for tower in np.array_split(pixels, towers)]
-    gap = np.full((8, blocks[0].shape[1], 3), 255, np.uint8)
-    rows = [part for block in blocks for part in (block, gap)]
-    return np.concatenate(rows[:-1])
-
-
-def beside(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """A row for each image: the image, and to its right those that belong to it.
-
-    Args:
-        images: uint8 `(n, size, size, 3)`.
-        others: uint8 `(n, k, size, size, 3)`.
-
-    Returns:
-        uint8 `(height, width, 3)`.
-    """
-    rows = np.concatenate([images[:, np.newaxis], others], axis=1)
-    return grid(rows.reshape(-1, *rows.shape[2:]), columns=rows.shape[1])
-
-
-def captioned(
-    images: np.ndarray,
-    captions: Sequence[str],
-    columns: int = 4,
-    is_right: Sequence[bool | None] = (),
-) -> np.ndarray:
-    """Lays images out in rows with text below each; far faster than matplotlib.
-
-    Args:
-        images: uint8 `(n, height, width, 3)`.
-        captions: One for each, of at most two lines.
-        columns: Images in a row.
-        is_right: For each whether it gets a whole blue frame, or (False) a broken
-            orange one; None for no frame.
-
-    Returns:
-        uint8 `(height, width, 3)`.
-    """
-    height, width = images.shape[1:3]
-    font = ImageFont.truetype(_FONT, size=max(12, width // 10))
-    lines = 1 + max((caption.count("\n") for caption in captions), default=0)
-    below = 4 + lines * (font.size + 4)
-    tiles = []
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        edges = [(0, below), (0, 0), (0, 0)]
-        tile = Image.fromarray(np.pad(image, edges, constant_values=255))
-        draw = ImageDraw.Draw(tile)
-        draw.text((3, height + 1), caption, "black", font, spacing=2)
-        if i < len(is_right) and is_right[i] is not None:
-            _frame(draw, (width, height), is_right[i])
-        tiles.append(np.asarray(tile))
-    return grid(np.stack(tiles), columns, space=4)
-
-
-def _frame(draw: ImageDraw.ImageDraw, size: tuple[int, int], is_right: bool) -> None:
-    """A whole frame or a broken one, so that no colour is needed to tell them apart."""
-    width, height = size
-    thick = max(3, width // 40)
-    draw.rectangle(
-        (0, 0, width - 1, height - 1),
-        outline=_RIGHT if is_right else _WRONG,
-        width=thick,
-    )
-    if not is_right:
-        for start in range(6 * thick, max(size), 8 * thick):
-            gap = start, start + 2 * thick
-            for y in (0, height - thick):
-                draw.rectangle((gap[0], y, gap[1], y + thick - 1), fill="white")
-            for x in (0, width - thick):
-                draw.rectangle((x, gap[0], x + thick - 1, gap[1]), fill="white")
-
-
-def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
+def draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The share of each class, a row, that was taken for each class, a column."""
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     num_classes = len(class_names)
@@ -197,7 +53,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     return figure
 
 
-def calibration_bins(
+def bin_by_confidence(
     confidences: np.ndarray, is_right: np.ndarray, bins: int = 15
 ) -> np.ndarray:
     """Mean confidence, accuracy and share of the answers, by confidence.
@@ -217,18 +73,18 @@ def calibration_bins(
     ).reshape(-1, 3)
 
 
-def calibration_error(bins: np.ndarray) -> float:
+def measure_calibration(bins: np.ndarray) -> float:
     """The expected calibration error: mean of |confidence − accuracy|, a fraction."""
     return float(np.sum(bins[:, 2] * np.abs(bins[:, 0] - bins[:, 1])))
 
 
-def reliability(bins: np.ndarray) -> Figure:
+def draw_reliability(bins: np.ndarray) -> Figure:
     """Accuracy over confidence; `bins` from `calibration_bins`."""
     figure = Figure(figsize=(_WIDTH, 4), layout="constrained")
     axes, shares = figure.subplots(2, height_ratios=[3, 1], sharex=True)
     axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
     axes.plot(bins[:, 0], bins[:, 1], "o-", color="tab:blue")
-    title = f"expected calibration error {calibration_error(bins):.1%}"
+    title = f"expected calibration error {measure_calibration(bins):.1%}"
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     axes.set_title(title, fontsize=10)
     shares.bar(bins[:, 0], bins[:, 2], width=0.04, color="tab:blue")
@@ -236,7 +92,7 @@ def reliability(bins: np.ndarray) -> Figure:
     return figure
 
 
-def class_errors(
+def draw_class_errors(
     errors: np.ndarray, class_names: Sequence[str], classes: Sequence[int]
 ) -> Figure:
     """Bars of the top-1 error of some classes.
@@ -250,7 +106,7 @@ def class_errors(
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots()
     names = [_label(class_names[i], 18) for i in classes]
-    bars = axes.barh(range(len(classes)), 100 * errors[list(classes)], color=_RIGHT)
+    bars = axes.barh(range(len(classes)), 100 * errors[list(classes)], color=RIGHT)
     axes.bar_label(bars, fmt="%.0f%%", padding=2, fontsize=8)
     axes.set_yticks(range(len(classes)), names, fontsize=8)
     axes.set(xlim=(0, 118), xlabel="top-1 error, %")
@@ -258,7 +114,7 @@ def class_errors(
     return figure
 
 
-def predictions(
+def draw_predictions(
     images: Sequence[np.ndarray],
     labels: Sequence[int],
     top_ids: np.ndarray,
@@ -291,7 +147,7 @@ def predictions(
         picture, bars = cells[2 * row, column], cells[2 * row + 1, column]
         _show_framed(picture, image, is_right=top_ids[i, 0] == label)
         picture.set_title(_label(class_names[label], 22), fontsize=8)
-        colors = [_RIGHT if j == label else _OTHER for j in top_ids[i]]
+        colors = [RIGHT if j == label else _OTHER for j in top_ids[i]]
         bars.barh(range(k), top_probabilities[i], color=colors, alpha=0.5)
         bars.set(xlim=(0, 1), ylim=(k - 0.5, -0.5))
         for j, class_id in enumerate(top_ids[i]):
@@ -307,13 +163,13 @@ def _show_framed(axes, image: np.ndarray, is_right: bool) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(
-            color=_RIGHT if is_right else _WRONG,
+            color=RIGHT if is_right else WRONG,
             linewidth=2.5,
             linestyle="-" if is_right else (0, (4, 1.5)),
         )
 
 
-def learning_curves(
+def draw_learning_curves(
     records: Sequence[Mapping[str, object]],
     largest_class: float | None = None,
     columns: int = 2,
@@ -340,8 +196,8 @@ def learning_curves(
     for axes, (title, value) in zip(cells.flat, panels.items(), strict=True):
         axes.set_title(title, fontsize=10)
         for split, color, style in (
-            ("train", _RIGHT, "-"),
-            ("validation", _WRONG, "--"),
+            ("train", RIGHT, "-"),
+            ("validation", WRONG, "--"),
         ):
             rows = [r for r in records if r["split"] == split]
             line = {"color": color, "linestyle": style, "marker": ".", "markersize": 4}
@@ -358,7 +214,7 @@ def learning_curves(
     return figure
 
 
-def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
+def draw_run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
     """Loss and accuracy by epoch, for each run on validation and, thin, in training.
 
     Args:
@@ -370,7 +226,7 @@ def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
     for i, (name, records) in enumerate(runs.items()):
         line = {"color": f"C{i % 10}", "linestyle": styles[i // 10 % 4]}
         thin = line | {"linewidth": 0.6}
-        label = _escape(_cut(name, 40))
+        label = _escape(cut(name, 40))
         thick = line | {"label": label, "marker": ".", "markersize": 4}
         for split, style in (("train", thin), ("validation", thick)):
             rows = [r for r in records if r["split"] == split]
@@ -388,7 +244,7 @@ def run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
     return figure
 
 
-def class_counts(
+def draw_class_counts(
     counts: Mapping[str, np.ndarray], class_names: Sequence[str], title: str
 ) -> Figure:
     """How many pictures each class has.
@@ -406,7 +262,7 @@ def class_counts(
     axes = figure.subplots()
     axes.set_title(title, fontsize=9)
     left = np.zeros(num_classes)
-    for (split, values), color in zip(counts.items(), (_RIGHT, _WRONG), strict=False):
+    for (split, values), color in zip(counts.items(), (RIGHT, WRONG), strict=False):
         if has_names:
             bars = axes.barh(range(num_classes), values, left=left, color=color)
             bars.set_label(split)
@@ -425,25 +281,8 @@ def class_counts(
     return figure
 
 
-def shorten(name: str, length: int = 32) -> str:
-    """The first of a class's names, cut to `length` letters."""
-    return _cut(name.split(",")[0], length)
-
-
-def _cut(name: str, length: int) -> str:
-    name = printable(name)
-    return name if len(name) <= length else name[: length - 1] + "…"
-
-
-def wrapped(name: str, width: int) -> str:
-    """The first of a class's names in at most two lines of so many letters."""
-    lines = textwrap.wrap(shorten(name, 2 * width), width) or [""]
-    rest = " ".join(lines[1:])
-    return "\n".join([lines[0], shorten(rest, width)] if rest else lines)
-
-
 def _label(name: str, width: int) -> str:
-    return _escape(wrapped(name, width))
+    return _escape(wrap(name, width))
 
 
 def _escape(name: str) -> str:

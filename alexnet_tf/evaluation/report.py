@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from alexnet_tf.evaluation import figures
+from alexnet_tf.evaluation import figures, mosaics
 from alexnet_tf.evaluation.metrics import precision_recall_f1
 from alexnet_tf.evaluation.occlusion import find_where, light
 from alexnet_tf.evaluation.results import (
@@ -116,7 +116,7 @@ class _Page:
 
     def figure(self, name: str, figure, caption: str = "") -> None:
         """Adds a matplotlib figure, or uint8 pixels; `name` is the PNG's."""
-        png = figures.to_png(figure)
+        png = mosaics.encode_png(figure)
         with writing(os.path.join(self._directory, name + ".png"), "wb") as file:
             file.write(png)
         width = int.from_bytes(png[16:20])
@@ -196,7 +196,9 @@ def _facts_table(facts: dict, num_classes: int) -> list[tuple[str, str]]:
 def _add_curves(page: _Page, run: Run, evaluation: Evaluation) -> None:
     if records := read_records(run.metrics_file):
         page.heading("How it learnt")
-        drawn = figures.learning_curves(records, evaluation.largest_class, columns=1)
+        drawn = figures.draw_learning_curves(
+            records, evaluation.largest_class, columns=1
+        )
         page.figure("learning_curves", drawn)
 
 
@@ -217,12 +219,14 @@ def _add_classes(page: _Page, predictions: Predictions, data_set: DataSet) -> No
     page.heading("Worst and best classes")
     for name, classes in _extreme_classes(confusion).items():
         errors = 1 - np.diag(confusion) / np.maximum(1, confusion.sum(axis=1))
-        page.figure(f"{name}_classes", figures.class_errors(errors, names, classes))
-    page.figure("confusion_matrix", figures.confusion_matrix(confusion, names))
+        page.figure(
+            f"{name}_classes", figures.draw_class_errors(errors, names, classes)
+        )
+    page.figure("confusion_matrix", figures.draw_confusion(confusion, names))
     page.heading("Are the probabilities right?")
     confidences = predictions.top_probabilities[:, 0]
-    bins = figures.calibration_bins(confidences, predictions.ranks == 0)
-    page.figure("reliability", figures.reliability(bins))
+    bins = figures.bin_by_confidence(confidences, predictions.ranks == 0)
+    page.figure("reliability", figures.draw_reliability(bins))
 
 
 def _percent(share: float) -> str:
@@ -264,7 +268,7 @@ def _add_pictures(
     for (label, answer, times), shown in zip(mistakes, of_mistakes, strict=True):
         page.figure(
             f"confused_{label}_{answer}",
-            figures.grid(figures.halved(shown), columns=min(4, len(shown))),
+            mosaics.lay_out(mosaics.halve(shown), columns=min(4, len(shown))),
             f"{printable(names[label])}, taken for {printable(names[answer])} "
             f"{times} times of {(labels == label).sum()}",
         )
@@ -278,7 +282,7 @@ def _add_pictures(
                 predictions.top_ids[rows],
                 predictions.top_probabilities[rows],
             )
-            drawn = figures.predictions(shown, *chosen, names)
+            drawn = figures.draw_predictions(shown, *chosen, names)
             page.figure(f"answers_{name}", drawn, f"{name} answers, drawn at random")
     shown, rows = np.concatenate([right, wrong]), np.concatenate(groups[-2:])
     return shown, labels[rows], answers[rows]
@@ -300,7 +304,7 @@ def _add_places(
     answers: np.ndarray,
 ) -> None:
     """For each picture where it shows the class that was answered."""
-    names = [figures.wrapped(name, 15) for name in data_set.class_names]
+    names = [mosaics.wrap(name, 15) for name in data_set.class_names]
     page.heading("Where it looks")
     page.text(
         "Light: what the answer depends on. Squares of 64 pixels hid each picture at "
@@ -316,8 +320,8 @@ def _add_places(
             captions += [names[labels[i]], f"{names[answers[i]]}\n{points}"]
             frames += [is_right, None]
         if tiles:
-            pairs = figures.halved(np.stack(tiles))
-            drawn = figures.captioned(pairs, captions, 2, is_right=frames)
+            pairs = mosaics.halve(np.stack(tiles))
+            drawn = mosaics.lay_out_captioned(pairs, captions, 2, is_right=frames)
             page.figure(f"places_{name}", drawn, f"{name} answers")
 
 
@@ -330,19 +334,19 @@ def _probability_of(model: keras.Model, class_id: int) -> Callable:
 
 
 def _add_kernels(page: _Page, model: keras.Model, run: Run | None) -> None:
-    kernel, towers = figures.kernels_of(model)
+    kernel, towers = mosaics.find_kernels(model)
     page.heading("First-layer kernels (Figure 3)")
     caption = "the two towers apart" if towers == 2 else "of one tower"
     config = run and run.read_config()
     if not config or config.init_weights:  # what they were at first is not here
-        page.figure("kernels", figures.kernels(kernel, towers), caption)
+        page.figure("kernels", mosaics.draw_kernels(kernel, towers), caption)
         return
-    new, _ = figures.kernels_of(build_model(config, "float32"))  # as the seed has it
+    new, _ = mosaics.find_kernels(build_model(config, "float32"))  # as the seed has it
     change = kernel - new
     share = np.linalg.norm(change) / np.linalg.norm(new)
     page.text(_EXPECTED_KERNELS.format(share))
-    page.figure("kernels", figures.kernels(kernel, towers), f"now; {caption}")
-    page.figure("kernel_changes", figures.kernels(change, towers), "what changed")
+    page.figure("kernels", mosaics.draw_kernels(kernel, towers), f"now; {caption}")
+    page.figure("kernel_changes", mosaics.draw_kernels(change, towers), "what changed")
 
 
 def _add_neighbours(
@@ -355,7 +359,7 @@ def _add_neighbours(
     """For each picture the training pictures that are nearest to it in fc7."""
     if not _num_training(data_set):
         return
-    names = [figures.wrapped(name, 15) for name in data_set.class_names]
+    names = [mosaics.wrap(name, 15) for name in data_set.class_names]
     pool, found, found_labels = nearest_pictures(
         model, data_set, queries, on_batch=lambda: page.on_part(1)
     )
@@ -367,9 +371,11 @@ def _add_neighbours(
     )
     for i, label in enumerate(labels):
         is_same = (found_labels[i] == label).tolist()
-        images = figures.halved(np.concatenate([queries[i : i + 1], found[i]]))
+        images = mosaics.halve(np.concatenate([queries[i : i + 1], found[i]]))
         captions = [names[label], *(names[j] for j in found_labels[i])]
-        drawn = figures.captioned(images, captions, 3, is_right=[None, *is_same])
+        drawn = mosaics.lay_out_captioned(
+            images, captions, 3, is_right=[None, *is_same]
+        )
         name = printable(data_set.class_names[label])
         caption = f"{sum(is_same)} of the {len(is_same)} nearest are {name} too"
         page.figure(f"neighbours_{i + 1}", drawn, caption)

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from alexnet_tf.config import Config
-from alexnet_tf.evaluation import figures
+from alexnet_tf.evaluation import figures, mosaics
 from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
 from alexnet_tf.pipeline.reading import read_all, shuffled_records
@@ -35,7 +35,7 @@ def augmented_versions(data_set: DataSet, config: Config) -> np.ndarray:
         versions[int(record_id)].append(image)
     originals = read_pictures(few, "train", np.arange(number), images.shape[1])
     ids = [int(record_id) for record_id, _ in read_all(split, ids_only=True)]
-    return figures.beside(originals, np.stack([versions[i] for i in ids]))
+    return mosaics.lay_beside(originals, np.stack([versions[i] for i in ids]))
 
 
 def training_batch(data_set: DataSet, config: Config) -> bytes:
@@ -44,8 +44,8 @@ def training_batch(data_set: DataSet, config: Config) -> bytes:
     images, labels = next(iter(_augmented(data_set, config, _MOSAIC, statistics)))
     images, labels = images.numpy()[:, ::2, ::2], labels.numpy()
     good = labels >= 0
-    names = [figures.wrapped(data_set.class_names[i], 16) for i in labels[good]]
-    return figures.to_png(figures.captioned(images[good], names, columns=8))
+    names = [mosaics.wrap(data_set.class_names[i], 16) for i in labels[good]]
+    return mosaics.encode_png(mosaics.lay_out_captioned(images[good], names, columns=8))
 
 
 def class_counts(data_set: DataSet) -> bytes:
@@ -62,8 +62,8 @@ def class_counts(data_set: DataSet) -> bytes:
     title = "pictures a class"
     if is_part:
         title += f", of the first {_COUNTED:,} of a split"
-    figure = figures.class_counts(counts, data_set.class_names, title)
-    return figures.to_png(figure)
+    figure = figures.draw_class_counts(counts, data_set.class_names, title)
+    return mosaics.encode_png(figure)
 
 
 def _statistics(data_set: DataSet, config: Config) -> PixelStatistics | None:

@@ -94,24 +94,29 @@ class Monitor:
             step: Steps done.
             evaluation: Of the validation split.
         """
-        from alexnet_tf.evaluation import figures  # matplotlib takes a second to import
+        from alexnet_tf.evaluation import (  # matplotlib takes a second to import
+            figures,
+            mosaics,
+        )
 
         states = layer_states(self._model, self._images[:_NUM_IMAGES])
         dead = [scalar_pb(f"dead_units/{state.name}", state.off) for state in states]
-        kernels = figures.kernels(*figures.kernels_of(self._model))
+        kernels = mosaics.draw_kernels(*mosaics.find_kernels(self._model))
         kernels_pb = _image_pb("kernels", kernels)
         self._log.write_summaries("train", step, kernels_pb, *dead)
         summaries, names = [], self._data_set.class_names
         if len(names) <= figures.MAX_CLASSES:
             confusion = evaluation.predictions.confusion(len(names))
-            drawn = figures.to_array(figures.confusion_matrix(confusion, names))
+            drawn = figures.draw_small(figures.draw_confusion(confusion, names))
             summaries.append(_image_pb("confusion_matrix", drawn))
         mistakes = self._confident_mistakes(evaluation)
         if mistakes is not None:
             summaries.append(_image_pb("confident_mistakes", mistakes))
         self._log.write_summaries("validation", step, *summaries)
-        curves = figures.learning_curves(self._log.records, evaluation.largest_class)
-        self._log.write_file("learning_curves.png", figures.to_png(curves))
+        curves = figures.draw_learning_curves(
+            self._log.records, evaluation.largest_class
+        )
+        self._log.write_file("learning_curves.png", mosaics.encode_png(curves))
 
     @functools.cached_property
     def _images(self) -> np.ndarray:
@@ -121,7 +126,7 @@ class Monitor:
         return read_pictures(self._data_set, "validation", np.arange(number), size)
 
     def _confident_mistakes(self, evaluation: Evaluation) -> np.ndarray | None:
-        from alexnet_tf.evaluation import figures
+        from alexnet_tf.evaluation import mosaics
 
         predictions, names = evaluation.predictions, self._data_set.class_names
         is_there = predictions.positions < _POOL
@@ -131,20 +136,22 @@ class Monitor:
         if not len(wrong):
             return None
         captions = [
-            f"{figures.shorten(names[predictions.labels[i]])}\n"
+            f"{mosaics.shorten(names[predictions.labels[i]])}\n"
             f"{predictions.top_probabilities[i, 0]:.0%} "
-            f"{figures.shorten(names[predictions.answers[i]])}"
+            f"{mosaics.shorten(names[predictions.answers[i]])}"
             for i in wrong
         ]
-        return figures.captioned(self._images[predictions.positions[wrong]], captions)
+        return mosaics.lay_out_captioned(
+            self._images[predictions.positions[wrong]], captions
+        )
 
 
 def _image_pb(name: str, image: np.ndarray) -> summary_pb2.Summary:
     """A picture, uint8 `(height, width, 3)`, as `tf.summary.image` writes it."""
-    from alexnet_tf.evaluation import figures
+    from alexnet_tf.evaluation import mosaics
 
     height, width = (str(side).encode() for side in image.shape[:2])
-    parts = tf.make_tensor_proto([width, height, figures.to_png(image)], tf.string)
+    parts = tf.make_tensor_proto([width, height, mosaics.encode_png(image)], tf.string)
     summary = summary_pb2.Summary()
     value = summary.value.add(tag=name, metadata=create_summary_metadata(name, None))
     value.tensor.ParseFromString(parts.SerializeToString())
