@@ -23,9 +23,8 @@ def check(values: flags.FlagValues, model_dirs: list[str]) -> list[str]:
     if not model_dirs:
         raise flags.Error("give the directories of runs, as in runs/*")
     if values.output:
-        files.check_output(
-            values.output, what="--output", kind="file", mark=b"Software\0Matplotlib"
-        )
+        mark = b"Software\0alexnet_tf compare"
+        files.check_output(values.output, what="--output", kind="file", mark=mark)
     return model_dirs
 
 

@@ -15,6 +15,7 @@ import os
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
+from alexnet_tf.file_names import REPORT_FILES
 
 
 def define_flags() -> None:
@@ -75,11 +76,12 @@ def check_outputs(values: flags.FlagValues, arguments: list[str]) -> None:
                 values[name].value, inputs, what=f"--{name}", replaced=False
             )
     if values.report_dir:
+        files.check_ours(values.report_dir, REPORT_FILES)
         files.check_output(
             os.path.join(values.report_dir, "index.html"),
             what="the page of --report_dir",
             kind="file",
-            mark=b"<title>AlexNet on ",
+            mark=b'content="alexnet_tf report"',
         )
 
 

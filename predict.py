@@ -34,6 +34,7 @@ _BAR_CELLS = 20
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Predictions</title>
+<meta name="generator" content="alexnet_tf predict">
 <meta name="viewport" content="width=device-width">
 <style>
 body { font: 14px sans-serif; display: flex; flex-wrap: wrap; gap: 16px }
@@ -93,7 +94,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> Task:
             names,
             what="--output_html",
             kind="file",
-            mark=b"<title>Predictions</title>",
+            mark=b'content="alexnet_tf predict"',
         )
     return Task(saved_model, names)
 

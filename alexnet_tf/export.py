@@ -16,8 +16,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 from alexnet_tf import files
 from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
+from alexnet_tf.file_names import EXPORT_FILES, RUN_FILES
 from alexnet_tf.network.layers import LocalResponseNormalization
-from alexnet_tf.paths import for_tensorflow, list_names, local_only
+from alexnet_tf.paths import for_tensorflow, local_only
 from alexnet_tf.pictures.in_graph import (
     Fitting,
     decode_pictures,
@@ -25,7 +26,6 @@ from alexnet_tf.pictures.in_graph import (
     map_each,
 )
 from alexnet_tf.run import (
-    EXPORT_FILES,
     Run,
     checkpoint_sha256,
     library_versions,
@@ -73,8 +73,9 @@ def export_run(
     output = (output or os.path.join(model_dir, format)).rstrip("/") or "/"
     source = run.checkpoint_dir if run else init_weights
     files.check_output(output, [source], what="--output")
-    if is_given and list_names(output) and not _is_export(output):
-        raise UserError(f"--output={output} exists and is no export: give a new one")
+    files.check_ours(output, EXPORT_FILES[format])
+    if not is_given:
+        files.check_no_links(model_dir, RUN_FILES)
     if format != "saved_model":
         local_only(output, f"the output of --format={format}")
     if format == "onnx":  # before the work begins
@@ -86,7 +87,7 @@ def export_run(
         model, config, path = load_published(init_weights, recipe)
     fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
     card = _model_card(run, config, path, fitting)
-    with files.replacing(output, EXPORT_FILES) as unfinished:
+    with files.replacing(output, EXPORT_FILES[format]) as unfinished:
         if format == "saved_model":
             export_model(model, config.class_names, unfinished, fitting, top_k)
             check_export(model, unfinished, fitting)
@@ -96,11 +97,6 @@ def export_run(
         with tf.io.gfile.GFile(os.path.join(unfinished, CARD_FILE), "w") as file:
             json.dump(card, file, indent=1)
     return output
-
-
-def _is_export(directory: str) -> bool:
-    kept = {"saved_model.pb", LITERT_FILE, ONNX_FILE}
-    return bool(kept & set(list_names(directory)))
 
 
 def export_model(

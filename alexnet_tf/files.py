@@ -2,11 +2,12 @@
 
 The rules, for every program:
 
-- What a program did not write it does not remove (`replacing`, `remove_written`), and
-  no input lies in what it replaces (`check_output`).
-- What is new is complete before the old goes, by a move (`replacing`).
-- One process writes a directory (`lock`); fresh names are made exclusively
-  (`make_fresh_directory`).
+- A program removes only files that it wrote, by their exact names. A directory that
+  holds anything else is refused (`check_ours`).
+- What is new is complete before the old goes (`writing`, `replacing`).
+- A program's own files are never reached through a link. Only the directory that a
+  person names may be a link.
+- One process writes a directory (`lock`).
 - What the file system refuses is one line that says what to do (`explain`).
 
 What a path is stands in `paths.py`.
@@ -14,9 +15,9 @@ What a path is stands in `paths.py`.
 
 import contextlib
 import errno
-import fcntl
-import fnmatch
+import itertools
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -32,37 +33,54 @@ from absl import logging
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import LOCK_FILE, is_remote, list_names, remote_files
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # No compressed picture of `data.transcode.MAX_PIXELS` is larger, nor one of bytes.
 MAX_PICTURE_BYTES = 2**29
-_UNFINISHED = ".incomplete"
-_MARKED = 256  # first bytes of a file, by which its program is known
+_UNFINISHED = ".unfinished"
+_MARKED = 1024  # first bytes of a file, by which its program is known
 _ROOM = 2**20  # bytes that an output must be able to take
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ADVICE = {
     **dict.fromkeys(_FULL, "free some space and run the same command again"),
-    **dict.fromkeys(_DENIED, "give another place, or mend its permissions"),
+    **dict.fromkeys(_DENIED, "give another path, or change its permissions"),
     errno.ENOENT: "give a path that exists",
     errno.ENOTDIR: "give a path without a file in its middle",
     errno.EISDIR: "give the path of a file",
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.EBUSY: "end what uses it, or give another place",
+    errno.ELOOP: "remove the link",
+    errno.EBUSY: "end the program that uses it, or give another path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.EIO: "see to the disk",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or end other programs",
+    errno.EIO: "check the disk",
 }
 
 
-def is_unfinished(name: str) -> bool:
-    """Whether it is the name of what `replacing` leaves when its process is killed."""
-    return name.startswith(".") and name.endswith((_UNFINISHED, ".new"))
+def shown(text: str) -> str:
+    """A name as a terminal or a page can show it, on one line.
+
+    Names of classes and files may hold anything. Characters that would steer a terminal
+    are written as escapes.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+# Reading what others made.
 
 
 def read_whole(path: str, max_bytes: int) -> bytes:
-    """Reads a file that others made: one that ends, and is not larger than expected.
+    """Reads a file that others made.
 
     Args:
         path: Local or remote.
-        max_bytes: That it may have.
+        max_bytes: The largest size that is read.
 
     Raises:
         UserError: In a few words, why it cannot be read.
@@ -80,14 +98,14 @@ def read_whole(path: str, max_bytes: int) -> bytes:
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe's other end may never come
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may never end
 
 
 def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:
     """Reads an open file to its end.
 
     Raises:
-        UserError: If it has more than so many bytes.
+        UserError: If it has more than `max_bytes`.
     """
     content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
@@ -95,27 +113,7 @@ def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:
     return content
 
 
-def make_fresh_directory(path: str) -> str:
-    """Makes a directory that nobody has, exclusively.
-
-    Args:
-        path: Where; taken names get a number: `path-2`, `path-3` …
-
-    Returns:
-        The path made. Of two processes each gets its own.
-    """
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    number, fresh = 1, path
-    while True:
-        try:
-            os.mkdir(fresh)
-            return fresh
-        except FileExistsError:
-            number += 1
-            fresh = f"{path}-{number}"
-
-
-# Outputs.
+# Checks before the work begins.
 
 
 def check_output(
@@ -135,72 +133,37 @@ def check_output(
         what: How messages call it, such as "--output".
         kind: "file" or "directory".
         replaced: Whether a directory is replaced as a whole (by `replacing`), so that
-            no input may be equal to it, inside or above; else files are written into
-            it, and it may only not be equal to an input.
-        mark: What is in the first bytes of every file that the program writes there. A
-            file without it is a person's own, and is not replaced.
+            no input may be equal to it, inside or above. Otherwise files are written
+            into it, and it may only not be equal to an input.
+        mark: A text in the first bytes of every file that this program writes. A file
+            without it is a person's own, and is refused.
 
     Raises:
         UserError: If it is of the wrong kind, an input, a person's own file, or cannot
             be written.
     """
-    if is_remote(path):
-        _check_remote_output(path, what)
-    target = os.path.realpath(path) if not is_remote(path) else path.rstrip("/")
+    name, is_far, is_file = f"{what}={path}", is_remote(path), kind == "file"
+    target = path.rstrip("/") if is_far else os.path.realpath(path)
     for given in inputs:
-        source = os.path.realpath(given) if not is_remote(given) else given.rstrip("/")
-        whole = replaced and kind == "directory"
-        if _is_same(target, source) or (
-            whole and (_is_inside(target, source) or _is_inside(source, target))
-        ):
-            raise UserError(
-                f"{what}={path} would overwrite the input {given}: give another"
-            )
-    if is_remote(path):
-        return
-    _check_place(target, f"{what}={path}", kind, replaced)
-    if mark and os.path.isfile(target):
-        _check_mark(target, f"{what}={path}", mark)
-    is_moved = replaced or kind == "file"
-    with disk_errors(f"{what}={path}"):
-        _try_to_write(os.path.dirname(target) if is_moved else target)
-
-
-def _check_place(target: str, shown: str, kind: str, replaced: bool) -> None:
-    """Refuses what is there, if it is of another kind or cannot be replaced."""
-    if kind == "file" and os.path.isdir(target):
-        raise UserError(f"{shown} is a directory: give the name of a file")
-    if kind == "file" and os.path.exists(target) and not os.path.isfile(target):
-        raise UserError(f"{shown} is a device or a pipe: give the name of a file")
-    if kind == "directory" and os.path.exists(target) and not os.path.isdir(target):
-        raise UserError(f"{shown} is a file: give the name of a directory")
-    if replaced and os.path.ismount(target):
-        raise UserError(
-            f"{shown} is a mount point, which cannot be replaced: give a directory in "
-            "it"
+        source = given.rstrip("/") if is_remote(given) else os.path.realpath(given)
+        nested = f"{target}/".startswith(f"{source}/") or source.startswith(
+            f"{target}/"
         )
-
-
-def _check_mark(target: str, shown: str, mark: bytes) -> None:
-    with disk_errors(shown), open(target, "rb") as file:
-        beginning = file.read(_MARKED)
-    if beginning and mark not in beginning:
-        raise UserError(f"{shown} is a file of another program: give a new name")
-
-
-def _try_to_write(directory: str) -> None:
-    """Writes into a directory, or where it will be made."""
-    while not os.path.exists(directory):
-        directory = os.path.dirname(directory)
-    with tempfile.TemporaryFile(dir=directory) as file:
-        file.write(bytes(_ROOM))
-
-
-def _check_remote_output(path: str, what: str) -> None:
-    # An unknown kind of file system is said only when something is made.
-    with disk_errors(f"{what}={path}"):
-        parent = os.path.dirname(path.rstrip("/"))
-        remote_files().makedirs(parent if is_remote(parent) else path)
+        if _is_same(target, source) or (nested and replaced and not is_file):
+            raise UserError(
+                f"{name} would overwrite the input {given}: give another path"
+            )
+    with disk_errors(name):
+        if is_far:  # an unknown kind of file system is reported when something is made
+            parent = os.path.dirname(target)
+            remote_files().makedirs(parent if is_remote(parent) else target)
+            return
+        _check_what_is_there(path, name, is_file, replaced, mark)
+        directory = os.path.dirname(target) if replaced or is_file else target
+        while not os.path.exists(directory):
+            directory = os.path.dirname(directory)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(_ROOM))
 
 
 def _is_same(path: str, other: str) -> bool:
@@ -208,228 +171,271 @@ def _is_same(path: str, other: str) -> bool:
     return path == other or (local and os.path.samefile(path, other))
 
 
-def _is_inside(path: str, directory: str) -> bool:
-    return path.startswith(directory.rstrip("/") + "/")
+def _check_what_is_there(
+    path: str, name: str, is_file: bool, replaced: bool, mark: bytes
+) -> None:
+    if not os.path.lexists(path):
+        return
+    if not is_file:
+        if not os.path.isdir(path):
+            raise UserError(f"{name} is a file: give the name of a directory")
+        if replaced and os.path.ismount(path):
+            raise UserError(
+                f"{name} is a mount point and cannot be replaced: give a directory in "
+                "it"
+            )
+        return
+    if os.path.islink(path) or not os.path.isfile(path):
+        raise UserError(f"{name} is a directory, a link or a device: give a file")
+    with open(path, "rb") as file:
+        beginning = file.read(_MARKED)
+    if beginning and mark not in beginning:
+        raise UserError(f"{name} is a file of another program: give a new name")
 
 
-@contextlib.contextmanager
-def replacing(path: str, names: Sequence[str] = ()) -> Iterator[str]:
-    """Has a new file or directory take the place of an old one when it is complete.
-
-    Until then the old one stays as it is; after an exception nothing is left behind;
-    what a killed process left is removed by the next. A link is followed. Two processes
-    may do it at once: the last one stays, whole (`lock` keeps the other out).
-
-        with replacing("data/photos", ["*.tfrecord*"]) as temporary:
-            write_data_set(temporary)
-
-    `writing` does it for a file.
+def check_ours(directory: str, names: Sequence[str]) -> None:
+    """Refuses a directory that holds anything but the files of one program.
 
     Args:
-        path: Of the file or directory.
-        names: What the program writes in such a directory, as `remove_written` takes
-            it. Everything else in an old directory is carried over into the new one.
-
-    Yields:
-        The path to write to; its last part is that of `path`.
+        directory: Local or remote. It may be missing.
+        names: All files that the program writes there, relative to the directory, such
+            as "config.json" and "checkpoints/ckpt-#.index". `#` stands for a number,
+            and `*` for any text without a `/`, such as the name of a computer. The
+            first is the file by which a reader knows what the directory is: where it is
+            missing, nothing else may be there.
 
     Raises:
-        UserError: If a file would take the place of a directory, or the reverse.
+        UserError: Names a file that the program did not write.
     """
-    if is_remote(path):
-        with _replacing_remote(path.rstrip("/"), names) as temporary:
-            yield temporary
-        return
-    target = os.path.realpath(path)
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    _remove_killed(target)
-    with _holder(target) as holder:
-        new = os.path.join(holder, os.path.basename(target))
-        try:
-            yield new
-            with _one_at_a_time(os.path.dirname(target)):
-                _check_same_kind(new, target)
-                if os.path.isdir(target):
-                    _carry_over(target, new, names)
-                    os.rename(target, new + ".old")
-                os.replace(new, target)
-        finally:
-            _put_back(holder, target)
+    if os.path.exists(directory) and not os.path.isdir(directory):
+        raise UserError(f"{directory} is a file: give the name of a directory")
+    if names[0] in list_names(directory):
+        found = (f for f in _find_files(directory) if not _is_named(f, names))
+    else:
+        found = (name for name in list_names(directory) if not is_unfinished(name))
+    if others := sorted(found):
+        raise UserError(
+            f"{directory} holds {shown(others[0])}, which this program did not write "
+            "there: move it away, or give another directory"
+        )
+
+
+def _find_files(directory: str) -> list[str]:
+    """The files and links at any depth, relative; none of locks and of killed writes.
+
+    A file that a killed `writing` left is nobody's: it is neither counted nor removed.
+    """
+    found, root = [], directory.rstrip("/")
+    walk = remote_files().walk if is_remote(directory) else os.walk
+    for folder, folders, names in walk(directory):
+        paths = [os.path.join(folder, name) for name in names]
+        if is_remote(directory):  # ram:// shows assets.extra/x as assets/.extra, too
+            paths = list(filter(remote_files().exists, paths))
+        else:
+            paths += filter(os.path.islink, (os.path.join(folder, f) for f in folders))
+        found += [path.removeprefix(root).lstrip("/") for path in paths]
+    return [
+        file
+        for file in found
+        if not any(part == LOCK_FILE or is_unfinished(part) for part in file.split("/"))
+    ]
+
+
+def _is_named(file: str, names: Sequence[str]) -> bool:
+    """Whether `names`, as `check_ours` takes them, have a file."""
+    wild = {r"\#": r"\d+", r"\*": "[^/]*"}
+    return any(
+        re.fullmatch(re.sub(r"\\[#*]", lambda m: wild[m[0]], re.escape(name)), file)
+        for name in names
+    )
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether it is the name of what `writing` or `replacing` left when killed."""
+    return name.startswith(".") and name.endswith(_UNFINISHED)
+
+
+def remove_written(directory: str, names: Sequence[str]) -> None:
+    """Removes what a program wrote in a directory. Everything else stays.
+
+    Args:
+        directory: It may be missing, and stays itself. Links in it are not followed.
+        names: As `check_ours` takes them. The first is removed last. Directories that
+            are empty afterwards go, too.
+    """
+    gfile = remote_files() if is_remote(directory) else None
+    written = [file for file in _find_files(directory) if _is_named(file, names)]
+    for file in sorted(written, key=lambda file: file == names[0]):
+        (gfile or os).remove(os.path.join(directory, file))
+    folders = {os.path.dirname(file) for file in written} - {""}
+    folders |= {os.path.dirname(folder) for folder in folders} - {""}
+    for folder in sorted(folders, key=len, reverse=True):
+        path = os.path.join(directory, folder)
+        if not list_names(path):
+            gfile.rmtree(path) if gfile else os.rmdir(path)
+
+
+# Outputs are put in place when they are complete.
 
 
 @contextlib.contextmanager
 def writing(path: str, mode: str = "w") -> Iterator[IO]:
     """Opens a new file that takes the place of the old one when it is complete.
 
+    After an exception the old one is as it was. A link is replaced, not followed. The
+    permissions of the old file stay.
+
     Args:
         path: Local or remote; its directory is made.
         mode: "w" for text in UTF-8, "wb" for bytes.
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "errors": "replace"}
-    with replacing(path) as temporary:
-        if is_remote(path):
-            file = remote_files().GFile(temporary, mode)
-        else:
-            file = open(temporary, mode, **text)  # noqa: SIM115
-        with file:
+    directory, name = os.path.split(path)
+    if is_remote(path):
+        remote_files().makedirs(directory)
+        directory = tempfile.gettempdir()
+    elif directory:
+        os.makedirs(directory, exist_ok=True)
+    name = f".{name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}"
+    temporary = os.path.join(directory, name)
+    try:
+        with open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
+        if is_remote(path):
+            _upload(temporary, path)
+        else:
+            _keep_mode(path, temporary)
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
 
 
-def _check_same_kind(new: str, target: str) -> None:
-    os.stat(new)  # it was written
-    if os.path.exists(target) and os.path.isdir(new) != os.path.isdir(target):
-        raise UserError(
-            f"{target} is a {'directory' if os.path.isdir(target) else 'file'}, what "
-            "would replace it is not: give another name"
-        )
+def _keep_mode(old: str, new: str) -> None:
+    if os.path.exists(old) and not os.path.islink(old):
+        shutil.copymode(old, new)
 
 
 @contextlib.contextmanager
-def _holder(target: str) -> Iterator[str]:
-    """A directory beside `target`, locked so that others see whether we live."""
-    parent, name = os.path.split(target)
-    made = tempfile.mkdtemp(prefix=f".{name}.", suffix=".new", dir=parent)
-    holder = made.removesuffix(".new") + _UNFINISHED
-    descriptor = _try_lock(os.path.join(made, LOCK_FILE))
-    try:
-        os.rename(made, holder)  # only now others look at it
-        yield holder
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
-        shutil.rmtree(made, ignore_errors=True)
-        if descriptor is not None:
-            os.close(descriptor)
+def replacing(path: str, names: Sequence[str]) -> Iterator[str]:
+    """Has a new directory take the place of an old one when it is complete.
+
+    Until then the old one stays as it is. After an exception nothing is left behind;
+    what a killed process left is removed by the next.
+
+        with replacing("data/photos", names) as temporary:
+            write_data_set(temporary)
+
+    A remote directory is written on this machine first, and then copied.
+
+    Args:
+        path: The directory, or a link to it. The new one, too, has its name.
+        names: What the program writes in such a directory, as `check_ours` takes it.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        UserError: If the old directory holds anything else.
+    """
+    check_ours(path, names)
+    path = path.rstrip("/") if is_remote(path) else os.path.realpath(path)
+    parent, name = os.path.split(path)
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as holder:
+            yield os.path.join(holder, name)
+            _copy_to_remote(os.path.join(holder, name), path, names)
+        return
+    holder = os.path.join(parent, f".{name}{_UNFINISHED}")
+    new, old = os.path.join(holder, name), os.path.join(holder, f"{name}.old")
+    for own in (holder, new, old):
+        if os.path.islink(own):
+            raise UserError(f"{own} is a link: remove it")
+    with lock(holder, f"what replaces {name}"):
+        _put_back(old, path)
+        shutil.rmtree(new, ignore_errors=True)
+        _remove_old(old, names)
+        try:
+            yield new
+            check_ours(path, names)
+            _keep_modes(path, new)
+            if os.path.exists(path):
+                os.rename(path, old)
+            os.rename(new, path)
+            _remove_old(old, names)
+        finally:
+            _put_back(old, path)
+            shutil.rmtree(new, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _one_at_a_time(directory: str) -> Iterator[None]:
-    """Waits for other processes that put something in place in a directory."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _keep_modes(old: str, new: str) -> None:
+    if os.path.isdir(old):
+        for file in ("", *_find_files(old)):
+            if os.path.exists(os.path.join(new, file)):
+                _keep_mode(os.path.join(old, file), os.path.join(new, file))
 
 
-def _put_back(holder: str, target: str) -> None:
+def _put_back(old: str, target: str) -> None:
     """Where a replacement was stopped between its two moves: undoes the first one."""
-    old = os.path.join(holder, os.path.basename(target)) + ".old"
-    if os.path.lexists(old) and not os.path.lexists(target):
+    if os.path.exists(old) and not os.path.exists(target):
         os.rename(old, target)
 
 
-def _remove_killed(target: str) -> None:
-    """Removes what processes that were killed left beside `target`."""
-    parent, name = os.path.split(target)
-    for entry in os.listdir(parent):
-        if entry.startswith(f".{name}.") and entry.endswith(_UNFINISHED):
-            holder = os.path.join(parent, entry)
-            with contextlib.suppress(FileNotFoundError):  # its process has ended
-                descriptor = _try_lock(os.path.join(holder, LOCK_FILE))
-                if descriptor is not None:
-                    _put_back(holder, target)
-                    shutil.rmtree(holder, ignore_errors=True)
-                    os.close(descriptor)
+def _remove_old(old: str, names: Sequence[str]) -> None:
+    if os.path.isdir(old):
+        check_ours(old, names)
+        shutil.rmtree(old)
 
 
-def _carry_over(old: str, new: str, names: Sequence[str]) -> None:
-    """Gives `new` what `old` has beside what the program wrote, as hard links."""
-    for directory, folders, files in os.walk(old):
-        inside = os.path.relpath(directory, old)
-        links = [f for f in folders if os.path.islink(os.path.join(directory, f))]
-        for file in files + links:
-            relative = os.path.normpath(os.path.join(inside, file))
-            copy = os.path.join(new, relative)
-            if file == LOCK_FILE or _is_written(relative, names):
-                continue
-            if not os.path.lexists(copy):
-                os.makedirs(os.path.dirname(copy), exist_ok=True)
-                _link(os.path.join(old, relative), copy)
-        if not folders and not files:
-            os.makedirs(os.path.join(new, inside), exist_ok=True)
-
-
-def _link(path: str, copy: str) -> None:
-    try:
-        os.link(path, copy, follow_symlinks=False)
-    except OSError:  # a file system without hard links
-        shutil.copy2(path, copy, follow_symlinks=False)
-
-
-def _is_written(relative: str, names: Sequence[str]) -> bool:
-    parts = relative.split("/")
-    return any(
-        len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
-        for patterns in (name.split("/") for name in names)
-    )
-
-
-@contextlib.contextmanager
-def _replacing_remote(path: str, names: Sequence[str]) -> Iterator[str]:
-    """An object store has no directories: a move there is one of each file."""
+def _copy_to_remote(directory: str, remote: str, names: Sequence[str]) -> None:
+    """Replaces a remote directory; the file by which a reader knows it comes last."""
     gfile = remote_files()
-    folder, name = os.path.split(path)
-    new = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}"
-    gfile.makedirs(folder)
-    try:
-        yield new
-        if not gfile.isdir(new):
-            gfile.rename(new, path, overwrite=True)
-            return
-        remove_written(path, names)
-        for directory, _, files in _walk_remote(new):
-            moved = path + directory.removeprefix(new)
-            gfile.makedirs(moved)
-            for file in files:
-                gfile.rename(f"{directory}/{file}", f"{moved}/{file}", overwrite=True)
-    finally:
-        if gfile.isdir(new):
-            for directory, _, files in _walk_remote(new)[::-1]:
-                for file in files:
-                    gfile.remove(f"{directory}/{file}")
-                gfile.rmtree(directory)
-        elif gfile.exists(new):
-            gfile.remove(new)
+    remove_written(remote, names)
+    for file in sorted(_find_files(directory), key=lambda file: file == names[0]):
+        target = os.path.join(remote, file)
+        gfile.makedirs(os.path.dirname(target))
+        _upload(os.path.join(directory, file), target)
 
 
-def _walk_remote(directory: str) -> list[tuple[str, list[str], list[str]]]:
-    """As `os.walk`; ram:// shows assets.extra/x as assets/.extra, too: not a file."""
-    gfile = remote_files()
-    return [
-        (
-            folder.rstrip("/"),
-            folders,
-            [f for f in files if gfile.exists(f"{folder}/{f}")],
-        )
-        for folder, folders, files in gfile.walk(directory)
-    ]
+def _upload(path: str, remote: str) -> None:
+    directory, name = os.path.split(remote)
+    unfinished = f"{directory}/.{name}{_UNFINISHED}"
+    remote_files().copy(path, unfinished, overwrite=True)
+    remote_files().rename(unfinished, remote, overwrite=True)
 
 
-def remove_written(directory: str, names: Sequence[str]) -> None:
-    """Removes what a program wrote in a directory; everything else stays.
+def make_fresh_directory(path: str) -> str:
+    """Makes a directory that nobody has, exclusively.
 
     Args:
-        directory: May be missing; stays. Links in it are not followed.
-        names: Of its files, relative to it; `*` and `?` stand for parts of a name,
-            never for a `/`: "config.json", "checkpoints/ckpt-*", "train/events.*".
-            Directories that are empty afterwards go, too.
+        path: The wanted path. A name that is taken gets a number: `path-2`, `path-3` …
+
+    Returns:
+        The path made. Of two processes each gets its own.
     """
-    walk, remove, remove_directory = os.walk, os.remove, os.rmdir
-    if is_remote(directory):
-        gfile = remote_files()
-        walk, remove, remove_directory = _walk_remote, gfile.remove, gfile.rmtree
-    root = directory.rstrip("/")
-    parts = [name.split("/") for name in names]
-    folders = {"/".join(path[:end]) for path in parts for end in range(1, len(path))}
-    for folder, _, files in list(walk(root))[::-1]:
-        inside = folder.rstrip("/").removeprefix(root).strip("/")
-        written = [f for f in files if _is_written(f"{inside}/{f}".lstrip("/"), names)]
-        for file in written:
-            remove(f"{folder.rstrip('/')}/{file}")
-        if _is_written(inside, folders) and not list_names(folder):
-            remove_directory(folder)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    for number in itertools.count(1):
+        fresh = path if number == 1 else f"{path}-{number}"
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(fresh)
+            return fresh
+
+
+def check_no_links(directory: str, names: Sequence[str]) -> None:
+    """Refuses links where a program has its own directories inside a directory.
+
+    Args:
+        directory: It may be a link itself.
+        names: As `check_ours` takes them.
+
+    Raises:
+        UserError: Names the link.
+    """
+    folders = {name[: i.start()] for name in names for i in re.finditer("/", name)}
+    for folder in sorted(folders):
+        path = os.path.join(directory, folder)
+        if os.path.islink(path):
+            raise UserError(f"{path} is a link: remove it, or give another directory")
 
 
 # Two at once.
@@ -440,76 +446,63 @@ def lock(directory: str, what: str) -> Iterator[None]:
     """Keeps other processes from writing a directory until the end, or the kill.
 
     The operating system lets the lock go when its process ends, in whatever way. Its
-    file, `LOCK_FILE`, says who has it. Where there can be no lock (a remote directory),
-    a line says so.
+    file, `LOCK_FILE`, names the process that has it, and stays. Where there can be no
+    lock (a remote directory), a line says so.
 
     Args:
-        directory: Made if there is none; one that was made here and is still empty at
-            the end is removed.
+        directory: It is made if there is none, and removed again if it is still empty
+            at the end.
         what: What is in it, for messages: "the run", "the data set".
 
     Raises:
         UserError: If another process has the lock; names it.
     """
-    if is_remote(directory):
+    if is_remote(directory) or fcntl is None:
         logging.warning("no lock on %s: let no other program write there", directory)
         yield
         return
-    made = os.path.realpath(directory)  # of a link to nothing, what it names
-    was_missing = not os.path.isdir(made)
+    made = os.path.realpath(directory)  # a link to nothing becomes one to a directory
+    is_ours = not os.path.isdir(made) or is_unfinished(os.path.basename(made))
+    os.makedirs(made, exist_ok=True)
     path = os.path.join(made, LOCK_FILE)
-    while True:
-        os.makedirs(made, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # its last owner just removed it
-            descriptor = _try_lock(path)
-            break
-    if descriptor is None:
-        with contextlib.suppress(OSError), open(path, errors="replace") as file:
-            owner = " ".join(file.read().split())
-            raise UserError(
-                f"{what} in {directory} is being written by {owner or 'another'}: wait "
-                "for its end, or give another directory"
-            )
-        raise UserError(f"{what} in {directory} is being written: start again")
+    what = f"{what} in {directory}"
     try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            if _is_file_of(descriptor, path):
-                os.remove(path)
-        os.close(descriptor)
-        if was_missing:
-            with contextlib.suppress(OSError):  # not empty
-                os.rmdir(made)
-
-
-def _try_lock(path: str) -> int | None:
-    """Locks a file and writes its owner; None if another process has it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except FileNotFoundError:  # another process has just removed the directory
+        raise UserError(f"{what} was being written: run the command again") from None
+    try:
+        _take_lock(descriptor, path, what)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:  # a file system without locks
-            logging.warning("no lock on %s (%s): let no other write", path, error)
-        if _is_file_of(descriptor, path):  # else its last owner has just removed it
-            break
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it was moved away, or is used again
+                if is_ours and os.listdir(made) == [LOCK_FILE]:
+                    os.remove(path)
+                    os.rmdir(made)
+    finally:
         os.close(descriptor)
+
+
+def _take_lock(descriptor: int, path: str, what: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = " ".join(os.read(descriptor, 1000).decode(errors="replace").split())
+        raise UserError(
+            f"{what} is being written by {shown(owner) or 'another process'}: wait for "
+            "its end, or give another directory"
+        ) from None
+    except OSError as error:  # a file system without locks
+        logging.warning("no lock on %s (%s): let no other write there", path, error)
+    if not os.path.exists(path) or not os.path.samestat(
+        os.fstat(descriptor), os.stat(path)
+    ):
+        raise UserError(f"{what} was being written: run the command again")
     command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])[:200]
     owner = f"process {os.getpid()} on {socket.gethostname()} ({command})\n"
     os.truncate(descriptor, 0)
     with contextlib.suppress(OSError):  # on a full disk it stays without a name
         os.write(descriptor, owner.encode(errors="replace"))
-    return descriptor
-
-
-def _is_file_of(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 # What a file system refuses.
@@ -535,36 +528,40 @@ def disk_errors(what: str = "") -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str | None:
-    """What the file system refused and what to do, in one line.
+    """What the system refused and what to do, in one line.
 
     Args:
         error: Any exception.
 
     Returns:
-        None if it is no error of the file system.
+        None if the system refused nothing.
     """
-    if type(error).__name__ == "OperationalError" and "full" in str(error):
+    text = str(error)
+    if type(error).__name__ == "OperationalError" and "full" in text:
         return _describe(errno.ENOSPC, "a temporary file")  # SQLite
+    if isinstance(error, RuntimeError) and "start new thread" in text:
+        return _describe(errno.EAGAIN, reason=text)
     if isinstance(error, OSError) and error.errno:
-        if error.filename:
-            return _describe(error.errno, os.fsdecode(error.filename))
-        return _describe(error.errno, reason=error.strerror)
+        if "temporary directory" in text:  # of `tempfile`
+            return f"{error.strerror}; give one that can be written: TMPDIR=DIRECTORY"
+        name = os.fsdecode(error.filename or "")
+        return _describe(error.errno, name, "" if name else error.strerror)
     tf = sys.modules.get("tensorflow")
     if not isinstance(error, getattr(tf and tf.errors, "OpError", ())):
         return None
     if isinstance(error, tf.errors.UnimplementedError) and "scheme" in error.message:
         return error.message.splitlines()[0] + ": give a local path"
     # TensorFlow writes "path; message of the operating system".
-    text = error.message.rsplit("}} ", 1)[-1]
+    message = error.message.rsplit("}} ", 1)[-1]
     for code in _ADVICE:
-        name, found, _ = text.partition(f"; {os.strerror(code)}")
+        name, found, _ = message.partition(f"; {os.strerror(code)}")
         if found:
             return _describe(code, name.splitlines()[-1].split(" ")[-1])
     return None
 
 
-def _describe(code: int, name: str = "", reason: str | None = None) -> str:
-    advice = _ADVICE.get(code, "see to it and run the same command again")
+def _describe(code: int, name: str = "", reason: str = "") -> str:
+    advice = _ADVICE.get(code, "repair it and run the same command again")
     if code in (*_FULL, *_DENIED) and name:
         name = f"cannot write {name}" if code in _FULL else f"cannot use {name}"
     reason = f"{reason or os.strerror(code)}; {advice}"

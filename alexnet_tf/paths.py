@@ -14,7 +14,7 @@ import tempfile
 
 from alexnet_tf.errors import UserError
 
-LOCK_FILE = ".lock"  # in a directory that a process writes: nobody's data
+LOCK_FILE = ".alexnet_tf.lock"  # in a directory that a process writes
 _PATTERN = re.compile(r"[]\\[*?]")
 
 

@@ -15,7 +15,8 @@ from absl import logging
 from alexnet_tf import imagenet
 from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import is_unfinished, remove_written, writing
+from alexnet_tf.file_names import RUN_FILES
+from alexnet_tf.files import check_no_links, check_ours, remove_written, writing
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, build_alexnet
 from alexnet_tf.paths import (
     checkpoint_files,
@@ -23,7 +24,6 @@ from alexnet_tf.paths import (
     for_tensorflow,
     is_remote,
     list_checkpoints,
-    list_names,
 )
 from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.recipes import RECIPES
@@ -31,41 +31,6 @@ from alexnet_tf.settings import CONFIG_FILE, from_json
 from alexnet_tf.weights.published import assign, read_weights
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
-# What is in the directory of an export, and in that of a run, as `remove_written` takes
-# it: nothing else is ever removed.
-EXPORT_FILES = (
-    "saved_model.pb",
-    "fingerprint.pb",
-    "variables/variables.*",
-    "assets/*",
-    "assets.extra/*",
-    "alexnet.tflite",
-    "alexnet.onnx",
-    "labels.txt",
-    "model_card.json",
-)
-FILES = (
-    CONFIG_FILE,
-    "metrics.jsonl",
-    "eval.json",
-    "per_class.csv",
-    "predictions.csv",
-    "learning_curves.png",
-    "batch.png",
-    "classes.png",
-    "events.*",
-    "train/events.*",
-    "validation/events.*",
-    "checkpoints/checkpoint",
-    "checkpoints/ckpt-*",
-    "checkpoints/best/checkpoint",
-    "checkpoints/best/ckpt-*",
-    *(
-        f"{export}/{name}"
-        for export in ("saved_model", "litert", "onnx")
-        for name in EXPORT_FILES
-    ),
-)
 
 
 class Run:
@@ -144,14 +109,12 @@ class Run:
         if self.exists():
             if not overwrite:
                 self._check_unchanged(self.read_config(), config)
+                check_no_links(self.model_dir, RUN_FILES)
             elif write:
-                remove_written(self.model_dir, FILES)
-        # Of several workers the one that writes may be at it just now.
-        elif write and not all(map(is_unfinished, list_names(self.model_dir))):
-            raise UserError(
-                f"--model_dir={self.model_dir} holds files but no run: give an empty "
-                "or a new directory"
-            )
+                check_ours(self.model_dir, RUN_FILES)
+                remove_written(self.model_dir, RUN_FILES)
+        elif write:
+            check_ours(self.model_dir, RUN_FILES)
         if write:
             self.write_config(config)
 

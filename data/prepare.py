@@ -30,12 +30,12 @@ from data.transcode import Options, transcode
 from data.workers import in_workers
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
-_WRITTEN = (  # in the output; other files there stay when it is replaced
-    "*.tfrecord-*-of-*",
+_WRITTEN = (  # in the output, as `files.check_ours` takes it
     "dataset_info.json",
+    "*.tfrecord-#-of-#",
     "features.json",
     "metadata.json",
-    "*.labels.txt",
+    "label.labels.txt",
     "rejected.tsv",
     "duplicates.tsv",
     ".alexnet_tf-*.npz",  # what was measured of it
@@ -175,14 +175,8 @@ def _num_cores() -> int:
 
 def _check_free(output: str, overwrite: bool) -> None:
     """Refuses what another program wrote, and a data set unless told otherwise."""
-    from tensorflow.io import gfile
-
-    from alexnet_tf.pipeline.data_set import INFO_FILE
-
     if not list_names(output):
         return
-    if not gfile.exists(os.path.join(output, INFO_FILE)):
-        raise UserError(f"{output} is in use, and not by a data set; give another")
     if not overwrite:
         raise UserError(f"{output} has a data set; to replace it give --overwrite")
 

@@ -153,7 +153,7 @@ def test_csv_from_the_standard_input(saved_model):
 
 def test_html_shows_pictures_and_escapes_names(saved_model, pictures, tmp_path):
     page = tmp_path / "page.html"
-    page.write_text("<html><title>Predictions</title>an earlier page")
+    page.write_text('<meta name="generator" content="alexnet_tf predict">earlier')
     done = predict(f"--saved_model={saved_model}", f"--output_html={page}", pictures)
     assert done.returncode == 0, done.stderr
     images, tags = [], []

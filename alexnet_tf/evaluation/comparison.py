@@ -65,7 +65,7 @@ def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
     if output:
         curves = figures.draw_run_curves({row.name: row.records for row in rows})
         with writing(output, "wb") as file:
-            file.write(mosaics.encode_png(curves))
+            file.write(mosaics.encode_png(curves, "alexnet_tf compare"))
         print(f"The curves are in {printable(output)}")
 
 

@@ -23,13 +23,19 @@ RIGHT, WRONG = "#0072b2", "#d55e00"
 _FONT = os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
-def encode_png(figure: Figure | np.ndarray) -> bytes:
-    """Encodes a figure, or uint8 pixels."""
+def encode_png(figure: Figure | np.ndarray, software: str = "alexnet_tf") -> bytes:
+    """Encodes a figure, or uint8 pixels.
+
+    Args:
+        figure: What to draw.
+        software: Name of the program that writes a figure; the file holds it.
+    """
     file = io.BytesIO()
     if isinstance(figure, np.ndarray):
         Image.fromarray(figure).save(file, "PNG")
     else:
-        figure.savefig(file, format="png", dpi=_DPI)
+        metadata = {"Software": software}
+        figure.savefig(file, format="png", dpi=_DPI, metadata=metadata)
     return file.getvalue()
 
 

@@ -161,10 +161,7 @@ def _read_names(path: str) -> list[str]:
 def _is_unfinished(data_dir: str) -> bool:
     """Whether there is beside it what a killed preparation left."""
     parent, name = os.path.split(data_dir.rstrip("/"))
-    return any(
-        entry.startswith(f".{name}.") and entry.endswith(INCOMPLETE_SUFFIX)
-        for entry in list_names(parent)
-    )
+    return f".{name}.unfinished" in list_names(parent)
 
 
 def _find_version_dir(data_dir: str) -> str:

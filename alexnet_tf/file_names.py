@@ -1,0 +1,51 @@
+"""The names of all files that programs write in directories of their own.
+
+`alexnet_tf.files.check_ours` says what `#` and `*` stand for. The first name of each
+list is the file by which a reader knows what the directory is. A program removes files
+of these names and no others.
+"""
+
+from alexnet_tf.settings import CONFIG_FILE
+
+EXPORT_FILES = {
+    "saved_model": (
+        "saved_model.pb",
+        "fingerprint.pb",
+        "variables/variables.index",
+        "variables/variables.data-#-of-#",
+        "assets/labels.txt",
+        "assets.extra/tf_serving_warmup_requests",
+        "model_card.json",
+    ),
+    "litert": ("alexnet.tflite", "labels.txt", "model_card.json"),
+    "onnx": ("alexnet.onnx", "labels.txt", "model_card.json"),
+}
+
+REPORT_FILES = ("index.html", "eval.json", "per_class.csv", "predictions.csv", "*.png")
+
+_CHECKPOINT_FILES = (
+    "checkpoint",
+    "checkpoint.tmp*",
+    "ckpt-#.index",
+    "ckpt-#.index.tempstate*",
+    "ckpt-#.data-#-of-#",
+    "ckpt-#_temp/*",
+)
+RUN_FILES = (
+    CONFIG_FILE,
+    "metrics.jsonl",
+    "eval.json",
+    "per_class.csv",
+    "predictions.csv",
+    "learning_curves.png",
+    "batch.png",
+    "classes.png",
+    "events.out.tfevents.start",
+    "train/events.out.tfevents.#.#.#",
+    "validation/events.out.tfevents.#.#.#",
+    "plugins/profile/*/*",  # of the profiler
+    *(f"checkpoints/{name}" for name in _CHECKPOINT_FILES),
+    *(f"checkpoints/best/{name}" for name in _CHECKPOINT_FILES),
+    *(f"report/{name}" for name in REPORT_FILES),
+    *(f"{format}/{name}" for format in EXPORT_FILES for name in EXPORT_FILES[format]),
+)
