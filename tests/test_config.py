@@ -219,8 +219,6 @@ def test_a_worker_is_not_stopped_by_what_another_has_just_written(
     run.start(config)
     monkeypatch.setattr(same, "exists", lambda: False)  # the moment before
     same.start(config, write=False)
-    with pytest.raises(UserError, match="holds files but no run"):
-        same.start(config)
 
 
 def test_what_may_change_is_taken_and_logged(data_dir, tmp_path, caplog):
@@ -303,3 +301,39 @@ def test_another_networks_checkpoint_is_refused(data_dir, tmp_path):
     with pytest.raises(UserError, match="no checkpoint 'nowhere'"):
         run.load_model("nowhere")
     assert path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "events.csv",
+        "train/events.md",
+        "saved_model/labels.txt",
+        "saved_model/assets/photo.jpg",
+        ".lock",
+        "checkpoints/ckpt-notes.txt",
+    ],
+)
+def test_a_run_with_a_file_of_a_person_is_not_removed(data_dir, tmp_path, name):
+    run = Run(str(tmp_path / "run"))
+    run.start(make_config(data_dir))
+    ours = tmp_path / "run" / "train" / "events.out.tfevents.1700000000.123456.7"
+    for path in (tmp_path / "run" / name, ours):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    with pytest.raises(UserError, match=f"run holds {name}, which this program"):
+        run.start(make_config(data_dir), overwrite=True)
+    assert (tmp_path / "run" / name).read_text() == "mine"
+    assert ours.exists()
+    (tmp_path / "run" / name).unlink()
+    run.start(make_config(data_dir), overwrite=True)
+    assert not ours.exists()
+
+
+def test_a_run_does_not_go_on_through_links(data_dir, tmp_path):
+    """As a downloaded one may have them."""
+    run = Run(str(tmp_path / "run"))
+    run.start(make_config(data_dir))
+    (tmp_path / "run" / "train").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="run/train is a link: remove it"):
+        run.start(make_config(data_dir))

@@ -435,7 +435,7 @@ def test_a_run_is_exported_with_a_model_card(run, serve):
 
 def test_an_export_replaces_nothing_but_an_export(run, tmp_path):
     (tmp_path / "precious").write_text("mine")
-    with pytest.raises(UserError, match="no export"):
+    with pytest.raises(UserError, match="holds precious, which this program"):
         export.export_run(run[0].model_dir, str(tmp_path))
     assert (tmp_path / "precious").exists()
 
@@ -448,14 +448,20 @@ def test_the_root_is_not_the_current_directory(run, tmp_path, monkeypatch):
     assert os.listdir() == []
 
 
-def test_an_export_in_the_run_leaves_what_it_did_not_write(run):
+def test_an_export_in_the_run_replaces_only_what_an_export_wrote(run, tmp_path):
     directory = pathlib.Path(run[0].saved_model_dir)
-    directory.mkdir(exist_ok=True)
-    (directory / "notes.txt").write_text("mine")
-    for _ in range(2):
+    export.export_run(run[0].model_dir)
+    for name in ("labels.txt", "assets/photo.jpg"):
+        (directory / name).write_text("mine")
+        with pytest.raises(UserError, match=f"saved_model holds {name}, which"):
+            export.export_run(run[0].model_dir)
+        assert (directory / name).read_text() == "mine"
+        (directory / name).unlink()
+    directory.rename(tmp_path / "mine")
+    directory.symlink_to(tmp_path / "mine")
+    with pytest.raises(UserError, match="saved_model is a link: remove it"):
         export.export_run(run[0].model_dir)
-        assert (directory / "saved_model.pb").exists()
-        assert (directory / "notes.txt").read_text() == "mine"
+    directory.unlink()
 
 
 def test_an_export_may_be_remote(run):

@@ -295,7 +295,7 @@ def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
         train(str(tmp_path / "empty"), run, given=SMALL)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="holds files but no run"):
+    with pytest.raises(UserError, match=r"full holds thesis\.tex, which this program"):
         train(data_dir, str(tmp_path / "full"), given=SMALL, overwrite=True)
     assert (tmp_path / "full" / "thesis.tex").exists()
 
@@ -304,17 +304,17 @@ def test_a_run_starts_where_one_was_killed_at_its_first_file(data_dir, tmp_path)
     """What is then there is the unfinished configuration, and nothing else."""
     code = """
 import os, signal, sys
-from alexnet_tf.files import replacing
-with replacing(sys.argv[1] + "/config.json") as path:
-    open(path, "w").write("{")
+from alexnet_tf.files import writing
+with writing(sys.argv[1] + "/config.json") as file:
+    file.write("{")
     os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
     run = Run(str(tmp_path / "run"))
     (left,) = os.listdir(run.model_dir)
-    assert left.endswith(".incomplete")
+    assert left.endswith(".unfinished")
     run.start(make_config(data_dir))
-    assert os.listdir(run.model_dir) == ["config.json"]
+    assert sorted(os.listdir(run.model_dir)) == [left, "config.json"]
 
 
 def test_the_demo_prepares_its_data_again_after_a_kill(tmp_path, monkeypatch):
