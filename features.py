@@ -71,10 +71,11 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     from alexnet_tf.evaluation.evaluation import fit_as_trained
     from alexnet_tf.pictures.in_graph import Fitting
     from alexnet_tf.pipeline.data_set import open_data_set
-    from alexnet_tf.run import Run, checkpoint_sha256, load_published
+    from alexnet_tf.run import Run, checkpoint_sha256
+    from alexnet_tf.weights.loading import load_network
 
     if values.init_weights:
-        loaded = load_published(values.init_weights, values.recipe)
+        loaded = load_network(values.init_weights, recipe=values.recipe)
     else:
         loaded = Run(values.model_dir).load_model(values.checkpoint)
     model, config, path = loaded

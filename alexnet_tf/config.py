@@ -202,7 +202,9 @@ def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
     chosen = choose_recipe(number) if name == "auto" else RECIPES[name]
     is_free, changes = not {"global_batch_size", "num_epochs"} & set(given), {}
     if weights:
-        chosen = weights.recipe_for(RECIPES.get(name)) or chosen
+        wanted = {name: given[name] for name in _names(Recipe) if name in given}
+        chosen = weights.recipe_for(None if name == "auto" else name, wanted)
+        weights.require_mean(chosen, "give a .keras or .safetensors file instead")
         is_new = not weights.has_classes(data_set.num_classes, data_set.class_names)
         changes = fit_fine_tuning(number, is_new, given.get("global_batch_size"))
     elif chosen.name == "small" and is_free:

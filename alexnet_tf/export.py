@@ -29,8 +29,8 @@ from alexnet_tf.run import (
     Run,
     checkpoint_sha256,
     library_versions,
-    load_published,
 )
+from alexnet_tf.weights.loading import load_network
 
 MAX_BATCH_SIZE = 64  # pictures in a request
 WARM_UP_BATCH_SIZES = (1, 8, 32)
@@ -54,7 +54,7 @@ def export_run(
     Args:
         model_dir: Directory of the run; None with `init_weights`.
         output: Directory to write; None for one called as the format in `model_dir`.
-        init_weights: Published weights to export instead; see `load_published`.
+        init_weights: Published weights to export instead; see `load_network`.
         recipe: Which network they are for.
         checkpoint: "latest", "best" or a path.
         top_k: How many classes a SavedModel answers.
@@ -84,7 +84,7 @@ def export_run(
     if run:
         model, config, path = run.load_model(checkpoint)
     else:
-        model, config, path = load_published(init_weights, recipe)
+        model, config, path = load_network(init_weights, recipe=recipe)
     fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
     card = _model_card(run, config, path, fitting)
     with files.replacing(output, EXPORT_FILES[format]) as unfinished:

@@ -292,9 +292,6 @@ NEW_HEAD_FACTOR = 10.0
 FINE_TUNING_EPOCHS = 10.0
 FINE_TUNING_STEPS = 300  # at least, where pictures are few
 
-# Fixed in a run, but no part of what its weights mean to another.
-_FREE = ("dropout_rate", "fit")
-
 _CAFFE = {
     "image_size": 227,
     "conv1_padding": (0, 0),
@@ -463,9 +460,13 @@ def check_fields(fields: Iterable[str]) -> None:
 
 
 def network_fields(recipe: Recipe) -> dict[str, object]:
-    """The settings of a recipe without which its weights mean something else."""
+    """The settings of a recipe without which its weights mean something else.
+
+    The share that dropout drops is one of them where it matters at test time.
+    """
+    free = {"fit"} if recipe.dropout == "mask" else {"fit", "dropout_rate"}
     return {
         field.name: getattr(recipe, field.name)
         for field in settings_of(Recipe)
-        if field.metadata["fixed"] and field.name not in _FREE
+        if field.metadata["fixed"] and field.name not in free
     }

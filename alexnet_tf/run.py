@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf import imagenet
 from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.file_names import RUN_FILES
@@ -25,10 +24,7 @@ from alexnet_tf.paths import (
     is_remote,
     list_checkpoints,
 )
-from alexnet_tf.pipeline.decoding import RESIZED
-from alexnet_tf.recipes import RECIPES
 from alexnet_tf.settings import CONFIG_FILE, from_json
-from alexnet_tf.weights.published import assign, read_weights
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
 
@@ -177,53 +173,29 @@ def find_run(path: str) -> Run | None:
     return Run(directory) if directory else None
 
 
-def load_published(
-    path: str, recipe: str = "auto", dtype: str = "float32"
-) -> tuple[keras.Model, Config, str]:
-    """Builds the network of a file of weights, as `Run.load_model` that of a run.
+def run_of(path: str) -> tuple[Run, str] | None:
+    """The run and the checkpoint that a path means; None for any other file.
 
     Args:
-        path: See `read_weights`; a run or a checkpoint is loaded as such.
-        recipe: A name in `RECIPES`, where the weights may be for several; "auto" for
-            the likeliest.
-        dtype: Keras dtype policy to compute with.
-
-    Returns:
-        The model; a configuration as that of a run: pictures are made square as the
-        recipe says and stored with 256 pixels, 1000 classes are ImageNet's, others have
-        numbers; the path.
+        path: The directory of a run, for its latest checkpoint; or a checkpoint's path.
 
     Raises:
-        UserError: If the weights cannot be read, or are for another recipe.
+        UserError: If it is a directory that is no run, or a checkpoint without one.
     """
     if tf.io.gfile.isdir(path):
-        return Run(path).load_model(dtype=dtype)
-    if not tf.io.gfile.exists(path) and (run := find_run(path)):
-        return run.load_model(path, dtype)
-    weights = read_weights(path)
-    found = weights.recipe_for(RECIPES.get(recipe))
-    if found is None:
-        raise UserError(f"{weights.source} does not tell its recipe: give --recipe")
-    config = Config(
-        found,
-        data_dir="",
-        class_names=weights.class_names or name_classes(weights.num_classes),
-        num_train_examples=0,
-        stored_size=RESIZED,
-        init_weights=path,
-    )
-    model = build_model(config, dtype)
-    logging.info("%s", weights.source)
-    for report in assign(model, weights):
-        logging.info("  %s", report)
-    return model, config, path
-
-
-def name_classes(number: int) -> tuple[str, ...]:
-    """ImageNet's names for 1000 classes; numbers for those of which nothing tells."""
-    if number == 1000:
-        return imagenet.class_names()
-    return tuple(f"class {i}" for i in range(number))
+        if not Run(path).exists():
+            held = ", ".join(list_names(path)[:8]) or "nothing"
+            raise UserError(f"{path}: it is no run (no {CONFIG_FILE}); it holds {held}")
+        return Run(path), "latest"
+    if tf.io.gfile.exists(path):
+        return None
+    run = find_run(path)
+    if run is None and checkpoint_files(path):
+        raise UserError(
+            f"{path}: a checkpoint does not tell its network without the {CONFIG_FILE} "
+            "of its run above it: give it where its training left it"
+        )
+    return run and (run, path)
 
 
 def _restore(model: keras.Model, checkpoint: str) -> None:

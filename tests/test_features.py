@@ -261,6 +261,7 @@ def test_published_weights_need_no_run(tmp_path):
     arguments = [
         f"--input={tmp_path}/in",
         f"--init_weights={tmp_path}/weights.npy",
+        "--recipe=bvlc",
         "--layer=conv3,fc8",
         f"--output={tmp_path}/out.npz",
     ]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import SMALL, largest_difference, make_config, make_trainer
+from weight_writers import write_caffe
 
 import predict
 from alexnet_tf import RECIPES, alexnet
@@ -98,7 +99,7 @@ def test_layers_that_cannot_be_frozen_are_one_line(data_dir, freeze, message):
 
 def weights_of(recipe, num_classes, class_names=None):
     head = {"bias": np.zeros(num_classes)}
-    return PublishedWeights({"fc8": head}, "w", (recipe,), class_names)
+    return PublishedWeights({"fc8": head}, "w", (recipe,), class_names=class_names)
 
 
 def test_settings_are_those_of_fine_tuning_where_nothing_is_given(data_dir):
@@ -146,10 +147,11 @@ def file(tmp_path):
     """Weights of a small `bvlc` with five classes, in a file like the published one."""
     model = alexnet(5, "bvlc", width=SMALL["width"], seed=7)
     layers = {
-        name: [v.numpy() for v in model.get_layer(name).weights] for name in LAYERS
+        name: {v.name: v.numpy() for v in model.get_layer(name).weights}
+        for name in LAYERS
     }
-    np.save(tmp_path / "weights.npy", layers)
-    return str(tmp_path / "weights.npy")
+    write_caffe(tmp_path / "weights", layers)
+    return str(tmp_path / "weights")
 
 
 def test_a_fine_tuned_run_from_its_weights_to_predictions(

@@ -1,7 +1,6 @@
 """Weights of others and ours: read from every kind of file, put into a network."""
 
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import io
@@ -17,24 +16,26 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from helpers import SMALL, make_config
 from weight_writers import (
-    torchvision_arrays,
+    caffe_net,
+    change,
+    insert,
+    outputs_first,
+    remove,
     write_caffe,
-    write_onnx,
-    write_safetensors,
 )
 
-from alexnet_tf import RECIPES, alexnet, imagenet
+from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import _has_classes, evaluate_run, fit_as_trained
 from alexnet_tf.export import export_run
+from alexnet_tf.imagenet import synsets
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.run import Run, build_model, load_published
-from alexnet_tf.training.training import _first_weights, train
 from alexnet_tf.weights import weight_files
+from alexnet_tf.weights.loading import load_network
 from alexnet_tf.weights.published import LAYERS, assign, read_weights
+from alexnet_tf.weights.weight_layout import from_outputs_first
 
 WIDTH = 0.1
 
@@ -95,7 +96,7 @@ def test_pickled_dicts_of_layers(layers, tmp_path, form, protocol):
         pickle.dump(array, file, protocol)
     weights = read_weights(path)
     assert_same(weights.layers, layers)
-    assert [recipe.name for recipe in weights.recipes] == ["bvlc", "caffenet"]
+    assert weights.recipe_for("bvlc").width == 410 / 4096
     assert weights.num_classes == 5
     assert path in weights.source
 
@@ -112,7 +113,7 @@ def test_a_pickle_of_python_2_is_read(tmp_path, layers):
     )
     path = tmp_path / "weights.pkl"
     path.write_bytes(text)
-    with pytest.raises(UserError, match=r"conv1's bias is missing .* holds conv1;"):
+    with pytest.raises(UserError, match=r"conv1's bias is missing .* holds conv1$"):
         read_weights(str(path))
 
 
@@ -150,46 +151,114 @@ def test_a_pickle_cannot_forge_what_numpy_takes_numbers_for(tmp_path):
         read_weights(str(tmp_path / "w"))
 
 
-@pytest.mark.parametrize("form", ["old", "new", "mixed"])
+@pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("lrn_first", [True, False])
-def test_caffemodels(layers, tmp_path, form, packed, lrn_first):
-    path = tmp_path / "weights"
-    write_caffe(path, layers, form, lrn_first=lrn_first, packed=packed)
+@pytest.mark.parametrize("pools_first", [True, False])
+def test_caffemodels(layers, tmp_path, old, packed, pools_first):
+    path, net = tmp_path / "weights", caffe_net(pools_first=pools_first)
+    write_caffe(path, layers, net, old=old, packed=packed)
     weights = read_weights(str(path))
     assert_same(weights.layers, layers)
-    names = ["bvlc"] if lrn_first else ["caffenet"]
-    if form == "mixed":  # nothing tells the order of its layers
-        names = ["bvlc", "caffenet"]
-    assert [recipe.name for recipe in weights.recipes] == names
+    recipe = weights.recipe_for()
+    assert recipe.name == ("caffenet" if pools_first else "bvlc")
+    assert (weights.is_exact, weights.left, recipe.width) == (True, "", 410 / 4096)
 
 
-@pytest.mark.parametrize("raw", [True, False])
-@pytest.mark.parametrize("lrn_first", [True, False])
-def test_onnx_files(layers, tmp_path, raw, lrn_first):
+LONG_LRN = {"local_size": 7, "alpha": 1e-4, "beta": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("altered", "message"),
+    [
+        # cvjena's AlexNet_cvgj: no LRN, and its arrays hold an average and a variance.
+        (lambda n: insert(n, "conv1", ("BatchNorm", "conv1/bn")), "bn is another"),
+        (lambda n: insert(n, "conv4", ("Scale", "s")), "s is another Scale, where"),
+        (lambda n: remove(n, "LRN"), "pool1 is max_pooling .*, where .* has lrn"),
+        (lambda n: change(n, "pool2", pool={"pool": 1, "kernel_size": 3, "stride": 2}),
+         "pool2 is another Pooling"),
+        (lambda n: change(n, "pool2", pool={"kernel_size": 3, "stride": 1}),
+         "pool2 is max_pooling .size 3, strides 1, padding .0, 0.., where"),
+        (lambda n: change(n, "relu3", relu={"negative_slope": 0.1}), "another ReLU"),
+        (lambda n: change(n, "relu3", type="ELU"), "another ELU, where .* relu"),
+        (lambda n: change(n, "norm2", lrn=LONG_LRN), "norm2 is lrn .size 7"),
+        (lambda n: change(n, "norm2", lrn={"alpha": 1e-4, "k": 2}), "k 2"),
+        (lambda n: change(n, "norm2", lrn={"alpha": 1e-4, "norm_region": 1}), "LRN"),
+        (lambda n: change(n, "conv4", conv={"kernel_size": [3], "pad": [1]}), "s 1"),
+        (lambda n: change(n, "conv3", conv={"kernel_size": [3], "pad": [1],
+                                            "dilation": [2]}), "dilation .2"),
+        (lambda n: change(n, "conv1", conv={"kernel_h": 11, "kernel_w": 5,
+                                            "stride": [4]}), r"size \(5, 11\)"),
+        (lambda n: change(n, "fc7", dense={"transpose": True}), "transpose True"),
+        (lambda n: change(n, "conv3", bottom=["conv2"]),
+         "conv3 is Convolution of conv2, not of pool2"),
+        (lambda n: change(n, "data", transform={"scale": 1 / 256}),
+         "data is preprocessing .scale 0.0039"),
+        (lambda n: change(n, "data", data={"scale": 0.5}), "scale 0.5"),
+        (lambda n: change(n, "data", transform={"mean_value": [128.0] * 3}), "128.0"),
+        (lambda n: insert(n, "fc6", ("InnerProduct", "extra")), "extra is dense"),
+        (lambda n: n[:9], "its end"),
+    ],
+)  # fmt: skip
+def test_a_caffe_network_that_is_not_alexnet_is_refused(
+    layers, tmp_path, altered, message
+):
     path = tmp_path / "weights"
-    write_onnx(path, layers, raw=raw, lrn_first=lrn_first)
-    weights = read_weights(str(path))
+    write_caffe(path, layers, altered(caffe_net()))
+    with pytest.raises(UserError, match=message) as caught:
+        read_weights(str(path))
+    assert "\n" not in str(caught.value)
+    assert "it is another network" in str(caught.value)
+
+
+def test_a_caffe_network_is_told_by_its_layers_not_by_their_names(layers, tmp_path):
+    net = caffe_net()
+    net[-2] |= {"name": "fc8_flickr", "arrays": "fc8"}
+    net = insert(net, "relu5", ("Split", "split"))
+    net += [
+        {"name": "loss", "type": "SoftmaxWithLoss", "bottom": ["fc8"], "top": ["l"]}
+    ]
+    write_caffe(tmp_path / "w", layers, net)
+    weights = read_weights(str(tmp_path / "w"))
     assert_same(weights.layers, layers)
-    assert [r.name for r in weights.recipes] == ["bvlc" if lrn_first else "caffenet"]
+    assert weights.num_classes == 5
 
 
-def test_safetensors(tmp_path):
-    layers = draw_layers("torchvision")
+@pytest.mark.parametrize(
+    ("altered", "left", "number"),
+    [
+        (lambda n: n[:-2], "nothing after fc7", 7),
+        (
+            lambda n: insert(n, "fc8", ("Sigmoid", "s")),
+            "fc8 (dense), s (another Sigmoid)",
+            7,
+        ),
+        (
+            lambda n: insert(n, "drop7", ("InnerProduct", "x")),
+            "x (dense), fc8 (dense)",
+            7,
+        ),
+        (
+            lambda n: insert(n, "relu7", ("BatchNorm", "b")),
+            "b (another BatchNorm), fc8 (dense)",
+            7,
+        ),
+        (lambda n: n[:16], "nothing after conv5", 5),
+    ],
+)
+def test_a_body_with_another_head_is_a_body(layers, tmp_path, altered, left, number):
     path = tmp_path / "weights"
-    write_safetensors(path, torchvision_arrays(layers))
+    write_caffe(path, layers, altered(caffe_net()))
     weights = read_weights(str(path))
-    assert_same(weights.layers, layers)
-    assert [recipe.name for recipe in weights.recipes] == ["torchvision"]
-
-
-def test_bfloat16_is_read(tmp_path):
-    arrays = torchvision_arrays(draw_layers("torchvision"))
-    arrays = {k: v.astype(tf.bfloat16.as_numpy_dtype) for k, v in arrays.items()}
-    write_safetensors(tmp_path / "weights", arrays)
-    bias = read_weights(str(tmp_path / "weights")).layers["fc8"]["bias"]
-    assert bias.dtype == np.float32
-    np.testing.assert_array_equal(bias, arrays["classifier.6.bias"].astype(np.float32))
+    assert_same(weights.layers, {name: layers[name] for name in LAYERS[:number]})
+    assert [*weights.layers] == [*LAYERS[:number]]
+    assert left in weights.left
+    with pytest.raises(UserError, match=r"is no whole network: instead of fc8 it has"):
+        load_network(path)
+    model = alexnet(3, weights=path, width=WIDTH)
+    reports = {report.name: report.state for report in assign(model, weights)}
+    assert reports["fc8"] == "new"
+    assert reports[weights.left] == "left"
+    assert_same({"conv5": variables_of(model, "conv5")}, {"conv5": layers["conv5"]})
 
 
 @pytest.mark.skipif(bool(importlib.util.find_spec("torch")), reason="torch is here")
@@ -203,12 +272,27 @@ def test_pytorch_files_without_pytorch_say_what_to_do(tmp_path):
             read_weights(str(tmp_path / name))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("safetensors", (2).to_bytes(8, "little") + b"{}" + bytes(8)),
+        ("onnx", b"\x08\x07\x12\x04onnx"),
+    ],
+)
+def test_files_whose_library_is_missing_say_what_to_do(tmp_path, name, content):
+    if importlib.util.find_spec(name):
+        pytest.skip(f"{name} is here")
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(UserError, match=f"pip install {name}"):
+        read_weights(str(tmp_path / "w"))
+
+
 def test_known_files_are_said(layers, tmp_path, monkeypatch):
     sha1 = "9116a64c0fbe4459d18f4bb6b56d647b63920377"  # models/bvlc_alexnet/readme.md
     name = weight_files._KNOWN[sha1]
     assert name == "BVLC AlexNet, iteration 360,000"
     path = tmp_path / "renamed"
-    write_caffe(path, layers, "old")
+    write_caffe(path, layers, old=True)
     assert name not in read_weights(str(path)).source
     for sum_ in (hashlib.sha1, hashlib.sha256):
         known = {sum_(path.read_bytes()).hexdigest()[:16]: name}
@@ -216,16 +300,12 @@ def test_known_files_are_said(layers, tmp_path, monkeypatch):
         assert read_weights(str(path)).source.endswith(f"(Caffe's protobuf: {name})")
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
 def write_npy(path, layers):
     with open(path, "wb") as file:
         np.save(file, as_lists(layers))
 
 
-@pytest.mark.parametrize("write", [write_caffe, write_onnx, write_npy])
+@pytest.mark.parametrize("write", [write_caffe, write_npy])
 def test_files_that_are_cut_off_are_one_line(layers, tmp_path, write):
     path = tmp_path / "weights"
     write(path, layers)
@@ -238,34 +318,33 @@ def test_files_that_are_cut_off_are_one_line(layers, tmp_path, write):
         assert "\n" not in str(caught.value)
 
 
-def write_without_head(path, layers):
-    write_onnx(path, {name: layers[name] for name in LAYERS[:-1]})
-
-
-def write_other_tensors(path, layers):
-    write_safetensors(path, {"x": np.ones(3, np.float32)})
-
-
 def write_matrix_of_conv1(path, layers):
     kernel = np.ones((363, 10), np.float32)
     write_caffe(path, layers | {"conv1": {"kernel": kernel, "bias": kernel[0]}})
 
 
-def write_fc6_of_another_map(path, layers):
-    arrays = torchvision_arrays(layers)
-    arrays["classifier.1.weight"] = arrays["classifier.1.weight"][:, 1:].copy()
-    write_safetensors(path, arrays)
+def test_fc6_must_read_the_map_of_conv5(layers):
+    arrays = outputs_first(layers)
+    kernel, bias = arrays["fc6"]
+    with pytest.raises(UserError, match="fc6's kernel is 410×935, which no AlexNet's"):
+        from_outputs_first(arrays | {"fc6": (kernel[:, 1:], bias)})
+
+
+def write_grey(path, layers):
+    kernel = layers["conv1"]["kernel"][:, :, :1]
+    write_npy(path, layers | {"conv1": layers["conv1"] | {"kernel": kernel}})
+
+
+def write_batch_norm(path, layers):
+    write_npy(path, layers | {"conv1_bn": {"kernel": np.ones(3), "bias": np.ones(3)}})
 
 
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (functools.partial(write_onnx, data_type=3), "conv1_w_0 is kept in whole num"),
-        (functools.partial(write_onnx, location=1), "conv1_w_0 is kept in another"),
-        (write_without_head, "fc8's kernel is missing in ONNX that holds conv1_w_0, "),
-        (write_other_tensors, "conv1's kernel is missing in safetensors that holds x;"),
         (write_matrix_of_conv1, "conv1's kernel is 10×363, which no AlexNet's is"),
-        (write_fc6_of_another_map, "fc6's kernel is 410×935, which no AlexNet's is"),
+        (write_grey, r"conv1 reads 1 channel.s., the network three .*np\.repeat"),
+        (write_batch_norm, "it holds conv1_bn, which no AlexNet has"),
     ],
 )
 def test_other_weights_are_one_line(layers, tmp_path, write, message):
@@ -277,6 +356,16 @@ def test_other_weights_are_one_line(layers, tmp_path, write, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_dict_without_fc8_or_with_another_head_is_a_body(layers, tmp_path):
+    body = {name: layers[name] for name in LAYERS[:-1]}
+    for extra in ({}, {"fc8_oxford_102": layers["fc8"]}):
+        write_npy(tmp_path / "w", body | extra)
+        weights = read_weights(str(tmp_path / "w"))
+        assert [*weights.layers] == [*body]
+        assert weights.left == "".join(extra)
+        assert weights.num_classes is None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -285,9 +374,12 @@ def test_other_weights_are_one_line(layers, tmp_path, write, message):
         (b"<!DOCTYPE html><html><body>404", "a web page"),
         (b"\x1f\x8b\x08\0\0\0\0\0", "compressed"),
         (b"conv1 is not here", "nothing that is known"),
-        (b"\x0a\x03abc", "neither a Caffe network nor an ONNX model"),
+        (b"\x0a\x03abc", "no Caffe network and no ONNX model"),
         (b"PK\x05\x06" + bytes(18), "a zip archive of nothing"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "damaged or cut off"),
+        (b"MATLAB 5.0 MAT-file, Platform", "a .mat file of MATLAB"),
+        (b"\x1c\0\0\0TFL3" + bytes(20), "a network of LiteRT"),
+        (b"\x12\x01" + bytes(20), "a .params file of MXNet"),
         (bytes(8), "cut off, damaged or nothing that is known"),
         (b"\x93NUMPY\x01\x00", "damaged or cut off"),
         (b"\x80\x02}q\x00X", "damaged or cut off"),
@@ -300,26 +392,6 @@ def test_what_holds_no_weights_is_one_line(tmp_path, content, message):
         read_weights(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_checkpoint_of_tensorflow_1_is_none_of_ours(tmp_path):
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        variable = tf.compat.v1.get_variable("conv1/weights", initializer=tf.ones(3))
-        session.run(variable.initializer)
-        saver = tf.compat.v1.train.Saver()
-        saver.save(session, str(tmp_path / "model.ckpt"))
-    with pytest.raises(UserError, match="it is a checkpoint of TensorFlow 1"):
-        read_weights(str(tmp_path / "model.ckpt"))
-
-
-def test_other_places_are_one_line(tmp_path):
-    (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(
-        UserError, match=r"it is no run that has a checkpoint; it holds holiday\.jpg"
-    ):
-        read_weights(str(tmp_path))
-    with pytest.raises(UserError, match="it is not there"):
-        read_weights(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(
@@ -394,37 +466,63 @@ def test_another_shape_is_an_error_and_changes_nothing(layers, tmp_path):
 
 def test_a_network_takes_its_weights_from_a_file(layers, tmp_path, caplog):
     caplog.set_level("INFO", "absl")
-    path = save_npy(layers, tmp_path / "w")
-    model = alexnet(weights=pathlib.Path(path), width=WIDTH)
+    path = tmp_path / "w"
+    write_caffe(path, layers)
+    model = alexnet(weights=path)
     assert (model.name, model.output_shape) == ("alexnet_bvlc", (None, 5))
     found = {n: {v.name: v.numpy() for v in model.get_layer(n).weights} for n in LAYERS}
     assert_same(found, layers)
-    assert alexnet(recipe="caffenet", weights=path, width=WIDTH).name.endswith(
-        "caffenet"
-    )
     assert "new" not in caplog.text
-    assert alexnet(7, weights=path, width=WIDTH).output_shape == (None, 7)
-    assert "fc8: new (410×7, 7)" in caplog.text
-    features = alexnet(weights=path, width=WIDTH, include_top=False)
+    features = alexnet(7, weights=path, include_top=False)
+    assert "fc8: left (410×5, 5)" in caplog.text
     assert features.output_shape == (None, 410)
-    with pytest.raises(ValueError, match="is for the recipe bvlc or caffenet"):
-        alexnet(recipe="torchvision", weights=path, width=WIDTH)
-    # The published networks have their own colour, whatever the caller's is.
-    model = alexnet(weights=path, width=WIDTH, image_mean=(1, 2, 3))
-    mean = model.get_layer("input_normalization").mean
-    np.testing.assert_array_equal(mean, np.float32([123, 117, 104]))
 
 
-def test_a_recipe_of_another_network_is_refused(layers, tmp_path):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"recipe": "torchvision"}, "is for the recipe bvlc, not for torchvision"),
+        ({"groups": 1}, "groups is 2 in .*, and 1 was given: leave it out"),
+        ({"width": 0.5}, "conv1's kernel is 11×11×3×10, the network's 11×11×3×48"),
+        ({"dropout": "mask"}, "dropout is inverted in .*, and mask was given"),
+        ({"image_mean": (1, 2, 3)}, "image_mean: .* has a mean of its own"),
+        ({"recipe": RECIPES["caffenet"]}, "for the recipe bvlc, not for caffenet"),
+    ],
+)
+def test_what_the_weights_say_cannot_be_otherwise(layers, tmp_path, given, message):
+    write_caffe(tmp_path / "w", layers)
+    with pytest.raises(ValueError, match=message):
+        alexnet(weights=tmp_path / "w", **given)
+
+
+def test_what_does_not_change_the_function_can_be_otherwise(layers, tmp_path):
+    write_caffe(tmp_path / "w", layers)
+    model = alexnet(weights=tmp_path / "w", dropout_rate=0.25, seed=1)
+    assert model.get_layer("dropout6").rate == 0.25
+
+
+def test_a_file_that_describes_nothing_must_be_named(layers, tmp_path):
     weights = read_weights(save_npy(layers, tmp_path / "w"))
-    width = 410 / 4096
-    bvlc, caffenet = (
-        dataclasses.replace(RECIPES[n], width=width) for n in ("bvlc", "caffenet")
+    message = (
+        "does not tell its recipe, which may be paper or original or small or bvlc"
     )
-    assert weights.recipe_for() == bvlc
-    assert weights.recipe_for(RECIPES["caffenet"]) == caffenet
-    with pytest.raises(UserError, match=r"image_size is 227; in paper it is 224"):
-        weights.recipe_for(RECIPES["paper"])
+    with pytest.raises(UserError, match=message):
+        weights.recipe_for()
+    with pytest.raises(UserError, match=r"is for the recipe .* not for torchvision"):
+        weights.recipe_for("torchvision")
+    # What others write scales in training what dropout keeps, not at test time.
+    assert weights.recipe_for("small").dropout == "inverted"
+    with pytest.raises(UserError, match="does not hold the mean that small subtracts"):
+        load_network(tmp_path / "w.npy", recipe="small")
+    with pytest.raises(UserError, match=r"does not hold the mean .* give image_mean"):
+        alexnet(weights=tmp_path / "w.npy", recipe="small")
+    model = alexnet(weights=tmp_path / "w.npy", recipe="small", image_mean=(1, 2, 3))
+    mean = model.get_layer("input_normalization").mean
+    np.testing.assert_array_equal(mean, np.float32([1, 2, 3]))
+    with pytest.raises(UserError, match="has the filters of no recipe: conv1 has"):
+        weights.recipe_for("bvlc", {"groups": 1})
+    torchvision = save_npy(draw_layers("torchvision"), tmp_path / "t")
+    assert read_weights(torchvision).recipe_for().name == "torchvision"
 
 
 @pytest.fixture(scope="module")
@@ -439,7 +537,9 @@ def imagenet_npy(tmp_path_factory):
 
 
 def test_published_weights_become_a_saved_model(imagenet_npy, tmp_path):
-    output = export_run(None, str(tmp_path / "out"), init_weights=imagenet_npy)
+    output = export_run(
+        None, str(tmp_path / "out"), init_weights=imagenet_npy, recipe="bvlc"
+    )
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     picture = io.BytesIO()
     PIL.Image.fromarray(noise).save(picture, "PNG")
@@ -449,7 +549,7 @@ def test_published_weights_become_a_saved_model(imagenet_npy, tmp_path):
     # Both sides are scaled to 256 pixels, as Caffe's own preparation does.
     warped = PIL.Image.open(picture).resize((256, 256), PIL.Image.BICUBIC)
     crop = np.asarray(warped)[np.newaxis, 14:241, 14:241]
-    model = alexnet(weights=imagenet_npy, width=WIDTH)
+    model = alexnet(weights=imagenet_npy, recipe="bvlc")
     expected = tf.nn.softmax(model(crop)).numpy()[0, answer["class_ids"][0]]
     np.testing.assert_allclose(answer["probabilities"][0], expected, rtol=1e-3)
     card = json.loads(pathlib.Path(output, "model_card.json").read_text())
@@ -459,10 +559,9 @@ def test_published_weights_become_a_saved_model(imagenet_npy, tmp_path):
 
 
 def test_published_weights_are_evaluated(data_dir, tmp_path):
-    path = tmp_path / "w"
-    write_safetensors(path, torchvision_arrays(draw_layers("torchvision", 3)))
-    evaluation = evaluate_run(None, data_dir, init_weights=str(path))
-    model = alexnet(weights=str(path), width=WIDTH)
+    path = save_npy(draw_layers("torchvision", 3), tmp_path / "w")
+    evaluation = evaluate_run(None, data_dir, init_weights=path)
+    model = alexnet(weights=path)
     data_set = open_data_set(data_dir)
     batches = evaluation_batches(data_set, "validation", global_batch_size=25)
     ((images, labels),) = batches
@@ -475,7 +574,8 @@ def test_pictures_made_square_in_another_way_are_said(
     data_dir, caplog, layers, tmp_path
 ):
     caplog.set_level("INFO", "absl")
-    _, config, _ = load_published(save_npy(layers, tmp_path / "w"))
+    write_caffe(tmp_path / "w", layers)
+    config = load_network(tmp_path / "w").config
     assert "fc8: loaded (410×5, 5)" in caplog.text
     data_set = open_data_set(data_dir)
     assert fit_as_trained(config, data_set) == data_set
@@ -490,11 +590,9 @@ def test_pictures_made_square_in_another_way_are_said(
 
 def test_weights_for_other_classes_are_not_evaluated(imagenet_npy, data_dir):
     with pytest.raises(UserError, match="knows 1000 classes, which are not the 3 of"):
-        evaluate_run(None, data_dir, init_weights=imagenet_npy)
+        evaluate_run(None, data_dir, init_weights=imagenet_npy, recipe="bvlc")
     with pytest.raises(UserError, match="give --data_dir"):
-        evaluate_run(None, init_weights=imagenet_npy)
-    with pytest.raises(UserError, match="is for the recipe bvlc or caffenet"):
-        load_published(imagenet_npy, "small")
+        evaluate_run(None, init_weights=imagenet_npy, recipe="bvlc")
 
 
 @pytest.mark.parametrize(
@@ -518,98 +616,14 @@ def test_flags_that_do_not_go_together(words, message):
     assert message in ended.stderr.splitlines()[0]
 
 
-@pytest.fixture(scope="module")
-def run_dir(data_dir, tmp_path_factory):
-    """A run that has a checkpoint, and the mean of each pixel."""
-    run = Run(str(tmp_path_factory.mktemp("runs") / "first"))
-    config = make_config(data_dir, "small", mean="image")
-    run.start(config)
-    mean = np.random.default_rng(1).uniform(0, 255, (224, 224, 3))
-    state = tf.train.Checkpoint(model=build_model(config, "float32", mean))
-    tf.train.CheckpointManager(state, run.checkpoint_dir, 1).save(2)
-    return run.model_dir
-
-
-def test_a_run_its_checkpoint_and_a_keras_file_of_ours(run_dir, tmp_path):
-    model, config, checkpoint = Run(run_dir).load_model()
-    model.save(tmp_path / "m.keras")
-    (tmp_path / "m.keras").rename(tmp_path / "weights")
-    expected = {
-        layer.name: {v.name: v.numpy() for v in layer.weights}
-        for layer in model.layers
-        if layer.weights
-    }
-    assert expected["input_normalization"]["mean"].shape == (224, 224, 3)
-    for path in (run_dir, checkpoint, str(tmp_path / "weights")):
-        weights = read_weights(path)
-        assert weights.layers.keys() == expected.keys()
-        assert_same(weights.layers, expected)
-        assert weights.recipes[0].name == "small"
-    weights = read_weights(run_dir)
-    assert weights.recipes == (config.recipe,)
-    assert weights.class_names == config.class_names
-    other = alexnet(3, config.recipe, width=WIDTH)
-    states = {r.name: r.state for r in assign(other, weights, ("a", "b", "c"))}
-    assert states["fc8"] == "new"  # as many classes, but others
-    states = {r.name: r.state for r in assign(other, weights, config.class_names)}
-    assert set(states.values()) == {"loaded"}
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"dropout_rate": 0.2, "groups": 1},
-        {"dropout": "inverted", "dropout_before": True, "lrn": False, "pool_size": 2},
-        {"lrn_alpha": 0.1, "lrn_beta": 0.5, "lrn_bias": 1.5, "lrn_depth_radius": 3},
-        {"lrn_within_towers": True, "lrn_after_pool": True, "lrn1_before_relu": False},
-        {"spatial_normalization": False, "activation": "tanh", "mean": "color"},
-        {"image_size": 227, "conv1_padding": (0, 0), "bgr": True},
-        {"input_stddev": (2.0, 3.0, 4.0)},
-    ],
-    ids=str,
-)
-def test_a_keras_file_says_what_was_changed_of_its_recipe(tmp_path, changes):
-    recipe, path = dataclasses.replace(RECIPES["original"], **changes), tmp_path / "m"
-    model = alexnet(3, recipe, width=0.03)
-    model.save(f"{path}.keras")
-    again, config, _ = load_published(f"{path}.keras")
-    assert dataclasses.replace(config.recipe, width=1.0) == recipe
-    images = tf.random.stateless_uniform((2, *model.input_shape[1:]), (0, 1), 0, 255)
-    np.testing.assert_allclose(again(images), model(images), rtol=1e-4, atol=1e-7)
-
-
-def test_a_keras_file_of_one_tower_goes_into_one(tmp_path):
-    path = tmp_path / "m.keras"
-    alexnet(3, "small", width=0.03, groups=1).save(path)
-    for given in ({}, {"recipe": "small", "groups": 1}):
-        model = alexnet(**given, weights=path)
-        assert model.get_layer("conv2").groups == 1
-    with pytest.raises(ValueError, match="where groups is 1; in small it is 2"):
-        alexnet(recipe="small", weights=path, width=0.03)
-
-
-def test_a_run_stands_for_published_weights_too(run_dir, layers):
-    run = Run(run_dir)
-    for path in (run_dir, run.checkpoint_path()):
-        model, config, checkpoint = load_published(path)
-        assert config == run.read_config()
-        assert checkpoint == run.checkpoint_path()
-    assert_same(read_weights(run_dir).layers, {"fc8": variables_of(model, "fc8")})
-    # A file of weights is what it is, wherever it lies.
-    model, config, path = load_published(save_npy(layers, pathlib.Path(run_dir, "w")))
-    assert (config.recipe.name, config.init_weights) == ("bvlc", path)
-    assert_same(layers, {"fc8": variables_of(model, "fc8")})
-    os.remove(path)
-
-
 def variables_of(model, name):
     return {v.name: v.numpy() for v in model.get_layer(name).weights}
 
 
 def test_imagenets_classes_may_be_called_by_their_synsets(imagenet_npy, data_dir):
-    _, config, _ = load_published(imagenet_npy)
+    config = load_network(imagenet_npy, recipe="bvlc").config
     data_set = open_data_set(data_dir)
-    names = imagenet.synsets()
+    names = synsets()
     assert (names[0], config.class_names[0]) == ("n01440764", "tench")
     for class_names in (names, config.class_names):
         other = dataclasses.replace(data_set, class_names=class_names)
@@ -618,20 +632,17 @@ def test_imagenets_classes_may_be_called_by_their_synsets(imagenet_npy, data_dir
     assert not _has_classes(config, other)
 
 
-def test_training_starts_from_weights_and_goes_on_from_its_checkpoint(
-    run_dir, data_dir, tmp_path
-):
-    start = read_weights(run_dir)
-    directory = str(tmp_path / "second")
-    given = SMALL | {"train_steps": 1, "init_weights": run_dir, "learning_rate": 0.0}
-    given |= {"warmup_epochs": 0.0}
-    assert train(data_dir, directory, given=given, export=False)
-    config = Run(directory).read_config()
-    assert config.init_weights == run_dir
-    assert config.recipe.mean == "image"  # the network is that of the weights
-    assert_same(read_weights(directory).layers, start.layers)
-    # It never reads them again, even if they are gone.
-    given["init_weights"] = str(tmp_path / "gone")
-    assert _first_weights(Run(directory), config, given) is None
-    with pytest.raises(UserError, match=r"has init_weights .*, now .*gone was given"):
-        train(data_dir, directory, given=given)
+def test_names_of_classes_may_be_given(layers, tmp_path):
+    write_caffe(tmp_path / "w", layers)
+    names = tmp_path / "names"
+    names.write_text("n01440764 tench, Tinca tinca\nn01443537\tgoldfish\ncat\nd\ne\n")
+    config = load_network(tmp_path / "w", class_names=str(names)).config
+    assert config.class_names == ("tench, Tinca tinca", "goldfish", "cat", "d", "e")
+    assert load_network(tmp_path / "w").config.class_names[4] == "class 4"
+    for given in ("abcd", "abcdef"):
+        with pytest.raises(UserError, match=f"{len(given)} class names .* 5 outputs"):
+            load_network(tmp_path / "w", class_names=tuple(given))
+    for content in ("a\n\nb", "a\na"):
+        names.write_text(content)
+        with pytest.raises(UserError, match="must have a name on each line"):
+            load_network(tmp_path / "w", class_names=str(names))

@@ -1,90 +1,77 @@
 """Small files of weights as others write them, with nothing of the package's readers.
 
-The numbers of the fields are those of Caffe's and ONNX's public message definitions.
+The numbers of the fields are those of BVLC/caffe `src/caffe/proto/caffe.proto`.
 """
 
-import json
+import copy
 
 import numpy as np
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message_factory,
-    text_format,
-)
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-CAFFE = """
-name: "net.proto" package: "net"
-message_type { name: "Shape"
-  field { name: "dim" number: 1 type: TYPE_INT64 label: LABEL_REPEATED
-          options { packed: true } } }
-message_type { name: "Blob"
-  field { name: "num" number: 1 type: TYPE_INT32 label: LABEL_OPTIONAL }
-  field { name: "channels" number: 2 type: TYPE_INT32 label: LABEL_OPTIONAL }
-  field { name: "height" number: 3 type: TYPE_INT32 label: LABEL_OPTIONAL }
-  field { name: "width" number: 4 type: TYPE_INT32 label: LABEL_OPTIONAL }
-  field { name: "data" number: 5 type: TYPE_FLOAT label: LABEL_REPEATED
-          options { packed: PACKED } }
-  field { name: "diff" number: 6 type: TYPE_FLOAT label: LABEL_REPEATED }
-  field { name: "shape" number: 7 type: TYPE_MESSAGE type_name: ".net.Shape"
-          label: LABEL_OPTIONAL }
-  field { name: "double_data" number: 8 type: TYPE_DOUBLE label: LABEL_REPEATED
-          options { packed: PACKED } } }
-message_type { name: "V1"
-  field { name: "bottom" number: 2 type: TYPE_STRING label: LABEL_REPEATED }
-  field { name: "name" number: 4 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "type" number: 5 type: TYPE_INT32 label: LABEL_OPTIONAL }
-  field { name: "blobs" number: 6 type: TYPE_MESSAGE type_name: ".net.Blob"
-          label: LABEL_REPEATED } }
-message_type { name: "Layer"
-  field { name: "name" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "type" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "bottom" number: 3 type: TYPE_STRING label: LABEL_REPEATED }
-  field { name: "blobs" number: 7 type: TYPE_MESSAGE type_name: ".net.Blob"
-          label: LABEL_REPEATED } }
-message_type { name: "Net"
-  field { name: "name" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "layers" number: 2 type: TYPE_MESSAGE type_name: ".net.V1"
-          label: LABEL_REPEATED }
-  field { name: "layer" number: 100 type: TYPE_MESSAGE type_name: ".net.Layer"
-          label: LABEL_REPEATED } }
-"""
-ONNX = """
-name: "onnx.proto" package: "net"
-message_type { name: "Tensor"
-  field { name: "dims" number: 1 type: TYPE_INT64 label: LABEL_REPEATED }
-  field { name: "data_type" number: 2 type: TYPE_INT32 label: LABEL_OPTIONAL }
-  field { name: "float_data" number: 4 type: TYPE_FLOAT label: LABEL_REPEATED
-          options { packed: true } }
-  field { name: "name" number: 8 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "raw_data" number: 9 type: TYPE_BYTES label: LABEL_OPTIONAL }
-  field { name: "data_location" number: 14 type: TYPE_INT32 label: LABEL_OPTIONAL } }
-message_type { name: "Node"
-  field { name: "input" number: 1 type: TYPE_STRING label: LABEL_REPEATED }
-  field { name: "op_type" number: 4 type: TYPE_STRING label: LABEL_OPTIONAL } }
-message_type { name: "Graph"
-  field { name: "node" number: 1 type: TYPE_MESSAGE type_name: ".net.Node"
-          label: LABEL_REPEATED }
-  field { name: "name" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "initializer" number: 5 type: TYPE_MESSAGE type_name: ".net.Tensor"
-          label: LABEL_REPEATED } }
-message_type { name: "Model"
-  field { name: "ir_version" number: 1 type: TYPE_INT64 label: LABEL_OPTIONAL }
-  field { name: "producer_name" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL }
-  field { name: "graph" number: 7 type: TYPE_MESSAGE type_name: ".net.Graph"
-          label: LABEL_OPTIONAL } }
-"""
+_SCHEMA = {
+    "Shape": "dim:1:int64*",
+    "Blob": (
+        "num:1:int32 channels:2:int32 height:3:int32 width:4:int32 data:5:float* "
+        "diff:6:float* shape:7:Shape double_data:8:double*"
+    ),
+    "Conv": (
+        "num_output:1:uint32 pad:3:uint32* kernel_size:4:uint32* group:5:uint32 "
+        "stride:6:uint32* kernel_h:11:uint32 kernel_w:12:uint32 dilation:18:uint32*"
+    ),
+    "Lrn": (
+        "local_size:1:uint32 alpha:2:float beta:3:float norm_region:4:int32 k:5:float"
+    ),
+    "Pool": (
+        "pool:1:int32 kernel_size:2:uint32 stride:3:uint32 pad:4:uint32 "
+        "global_pooling:12:bool"
+    ),
+    "Dense": "num_output:1:uint32 axis:5:int32 transpose:6:bool",
+    "Relu": "negative_slope:1:float",
+    "Transform": "scale:1:float crop_size:3:uint32 mean_value:5:float*",
+    "Data": "source:1:string scale:2:float",
+    "V1": (
+        "bottom:2:string* top:3:string* name:4:string type:5:int32 blobs:6:Blob* "
+        "conv:10:Conv data:11:Data dense:17:Dense lrn:18:Lrn pool:19:Pool relu:30:Relu "
+        "transform:36:Transform"
+    ),
+    "Layer": (
+        "name:1:string type:2:string bottom:3:string* top:4:string* blobs:7:Blob* "
+        "transform:100:Transform conv:106:Conv data:107:Data dense:117:Dense "
+        "lrn:118:Lrn pool:121:Pool relu:123:Relu"
+    ),
+    "Net": "name:1:string layers:2:V1* layer:100:Layer*",
+}
+_OLD_TYPES = {
+    "Convolution": 4,
+    "Data": 5,
+    "Dropout": 6,
+    "InnerProduct": 14,
+    "LRN": 15,
+    "Pooling": 17,
+    "ReLU": 18,
+    "Softmax": 20,
+}
 
 
-def message(schema, name, **replaced):
-    """A new message of a schema in protobuf's text format."""
-    for old, new in replaced.items():
-        schema = schema.replace(old, new)
-    file = text_format.Parse(schema, descriptor_pb2.FileDescriptorProto())
+def _new_net(packed: bool):
+    """A new message NetParameter, whose repeated floats are packed or not."""
+    file = descriptor_pb2.FileDescriptorProto(name="n.proto", package="n")
+    for message, fields in _SCHEMA.items():
+        described = file.message_type.add(name=message)
+        for field in fields.split():
+            name, number, kind = field.split(":")
+            added = described.field.add(name=name, number=int(number), label=1)
+            if kind.endswith("*"):
+                added.label = added.LABEL_REPEATED
+                added.options.packed = packed and kind in ("float*", "double*")
+            kind = kind.rstrip("*")
+            if kind in _SCHEMA:
+                added.type, added.type_name = added.TYPE_MESSAGE, f".n.{kind}"
+            else:
+                added.type = getattr(added, f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    kind = pool.FindMessageTypeByName(f"net.{name}")
-    return message_factory.GetMessageClass(kind)()
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("n.Net"))()
 
 
 def outputs_first(layers):
@@ -104,57 +91,116 @@ def outputs_first(layers):
     return found
 
 
-def fill_blob(blob, array, *, legacy, axes=4, double=False):
-    """Puts an array into one of Caffe's blobs, with ones before its axes."""
-    shape = (1,) * (axes - array.ndim) + array.shape
+def caffe_net(*, pools_first=False):
+    """The layers of models/bvlc_alexnet or, where it pools first, of CaffeNet."""
+    net = [{"name": "data", "type": "Data", "top": ["data", "label"]}]
+
+    def add(kind, name, in_place=False, **numbers):
+        before = net[-1]["top"][0]
+        top = [before if in_place else name]
+        net.append({"name": name, "type": kind, "bottom": [before], "top": top})
+        net[-1].update(numbers)
+
+    def conv(number, kernel_size, **numbers):
+        numbers = {name: [v] if name != "group" else v for name, v in numbers.items()}
+        numbers["kernel_size"] = [kernel_size]
+        add("Convolution", f"conv{number}", conv=numbers)
+        add("ReLU", f"relu{number}", in_place=True)
+
+    def shrink(number):
+        lrn = {"local_size": 5, "alpha": 1e-4, "beta": 0.75}
+        steps = [("LRN", f"norm{number}", {"lrn": lrn}), pool(number)]
+        for kind, name, numbers in steps[::-1] if pools_first else steps:
+            add(kind, name, **numbers)
+
+    def pool(number):
+        window = {"kernel_size": 3, "stride": 2}
+        return "Pooling", f"pool{number}", {"pool": window}
+
+    conv(1, 11, stride=4)
+    shrink(1)
+    conv(2, 5, pad=2, group=2)
+    shrink(2)
+    conv(3, 3, pad=1)
+    conv(4, 3, pad=1, group=2)
+    conv(5, 3, pad=1, group=2)
+    kind, name, numbers = pool(5)
+    add(kind, name, **numbers)
+    for number in (6, 7):
+        add("InnerProduct", f"fc{number}")
+        add("ReLU", f"relu{number}", in_place=True)
+        add("Dropout", f"drop{number}", in_place=True)
+    add("InnerProduct", "fc8")
+    add("Softmax", "prob")
+    return net
+
+
+def change(net, name, **changes):
+    """A network with something changed in the layer of a name."""
+    net = copy.deepcopy(net)
+    (layer,) = (layer for layer in net if layer["name"] == name)
+    layer.update(changes)
+    return net
+
+
+def insert(net, after, layer, **numbers):
+    """A network with a layer more, whose output the next one reads."""
+    net = copy.deepcopy(net)
+    place = next(i for i, x in enumerate(net) if x["name"] == after)
+    kind, name = layer
+    top = net[place]["top"][:1]
+    net.insert(place + 1, {"name": name, "type": kind, "bottom": top, "top": top})
+    net[place + 1].update(numbers)
+    return net
+
+
+def remove(net, kind):
+    """A network without layers of a kind: the next ones read what these have read."""
+    before = {x["top"][0]: x["bottom"][0] for x in net if x["type"] == kind}
+    return [
+        x | {"bottom": [before.get(name, name) for name in x.get("bottom", ())]}
+        for x in net
+        if x["type"] != kind
+    ]
+
+
+def write_caffe(path, layers, net=None, *, old=False, packed=True, legacy=None):
+    """Writes a NetParameter, of the older form or the newer.
+
+    `legacy` shapes are four numbers, as files before 2014's end have them.
+    """
+    message = _new_net(packed)
+    message.name = "AlexNet"
+    legacy = old if legacy is None else legacy
+    arrays = outputs_first(layers)
+    for described in net or caffe_net():
+        layer = (message.layers if old else message.layer).add(name=described["name"])
+        kind = described["type"]
+        layer.type = _OLD_TYPES.get(kind, 99) if old else kind
+        layer.bottom.extend(described.get("bottom", ()))
+        layer.top.extend(described["top"])
+        for name in ("conv", "lrn", "pool", "dense", "relu", "transform", "data"):
+            for key, value in described.get(name, {}).items():
+                numbers = getattr(layer, name)
+                if isinstance(value, list):
+                    getattr(numbers, key).extend(value)
+                else:
+                    setattr(numbers, key, value)
+        name = described.get("arrays", described["name"])
+        for array in arrays.get(name, ()):
+            _fill(layer.blobs.add(), array, legacy=legacy, double=name == "fc7")
+    path.write_bytes(message.SerializeToString())
+
+
+def _fill(blob, array, *, legacy, double):
+    """Puts an array into one of Caffe's blobs."""
     if legacy:
+        shape = (1,) * (4 - array.ndim) + array.shape
         blob.num, blob.channels, blob.height, blob.width = shape
     else:
-        blob.shape.dim.extend(shape)
+        blob.shape.dim.extend(array.shape)
     (blob.double_data if double else blob.data).extend(array.ravel().tolist())
     blob.diff.extend([7.0])  # a snapshot of the solver has these, too
-
-
-def write_caffe(path, layers, form="new", *, lrn_first=True, packed=True):
-    """Writes a NetParameter: "old" (layers), "new" (layer) or "mixed" (both)."""
-    net = message(CAFFE, "Net", PACKED=str(packed).lower())
-    net.name = "AlexNet"
-    normalizations = [("norm1", "LRN", 15), ("pool1", "Pooling", 17)]
-    normalizations = normalizations if lrn_first else normalizations[::-1]
-    names = [("data", "Data", 5), ("conv1", "Convolution", 4), *normalizations]
-    names += [(name, "InnerProduct", 14) for name in [*layers][1:]]
-    arrays = outputs_first(layers)
-    for i, (name, kind, number) in enumerate(names):
-        old = form == "old" or (form == "mixed" and i % 2)
-        layer = (net.layers if old else net.layer).add(name=name)
-        layer.type = number if old else kind
-        for array in arrays.get(name, ()):
-            double = form == "mixed" and name == "fc7"
-            axes = {"old": 4, "new": array.ndim, "mixed": 3 if name == "fc6" else 4}
-            legacy = form == "old"
-            fill_blob(
-                layer.blobs.add(), array, legacy=legacy, axes=axes[form], double=double
-            )
-    path.write_bytes(net.SerializeToString())
-
-
-def write_onnx(path, layers, *, raw=True, lrn_first=True, data_type=1, location=0):
-    """Writes a model as those of the ONNX zoo: initializers conv1_w_0 … fc8_b_0."""
-    model = message(ONNX, "Model")
-    model.ir_version, model.producer_name = 3, "onnx-caffe2"
-    kinds = ["LRN", "MaxPool"] if lrn_first else ["MaxPool", "LRN"]
-    for kind in ("Conv", "Relu", *kinds, "Gemm"):
-        model.graph.node.add(op_type=kind)
-    for layer, arrays in outputs_first(layers).items():
-        for suffix, array in zip(("w_0", "b_0"), arrays, strict=True):
-            tensor = model.graph.initializer.add(name=f"{layer}_{suffix}")
-            tensor.dims.extend(array.shape)
-            tensor.data_type, tensor.data_location = data_type, location
-            if raw:
-                tensor.raw_data = array.astype("<f4").tobytes()
-            else:
-                tensor.float_data.extend(array.ravel().tolist())
-    path.write_bytes(model.SerializeToString())
 
 
 TORCHVISION = ("features.0", "features.3", "features.6", "features.8", "features.10")
@@ -170,17 +216,3 @@ def torchvision_arrays(layers):
         )
         for kind, array in zip(("weight", "bias"), arrays, strict=True)
     }
-
-
-def write_safetensors(path, arrays):
-    """Writes safetensors: the header's length, the header, the values."""
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    for name, array in arrays.items():
-        offsets = [len(data), len(data) + array.nbytes]
-        shape = list(array.shape)
-        kind = {"float32": "F32", "bfloat16": "BF16"}[array.dtype.name]
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": offsets}
-        data += array.tobytes()
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)

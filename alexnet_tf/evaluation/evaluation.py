@@ -20,7 +20,8 @@ from alexnet_tf.evaluation import results
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.run import Run, find_run, load_published, name_classes
+from alexnet_tf.run import Run, find_run
+from alexnet_tf.weights.loading import load_network, name_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def evaluate_run(
         label_offset: See `open_data_set`; by default as the run was told.
         split: Name of the split.
         checkpoints: See `load_members`; the probabilities of several are averaged.
-        init_weights: Published weights to evaluate instead; see `load_published`.
+        init_weights: Published weights to evaluate instead; see `load_network`.
         recipe: Which network they are for.
         views: 1, the central crop, or 10 (section 4.1).
         strategy: The devices; None for the default strategy.
@@ -88,7 +89,8 @@ def evaluate_run(
     precision = choose_precision() if precision == "auto" else precision
     with strategy.scope():
         if init_weights:
-            model, config, path = load_published(init_weights, recipe, precision)
+            loaded = load_network(init_weights, recipe=recipe, dtype=precision)
+            model, config, path = loaded
             members = [Member(model, path, config)]
         else:
             members = load_members(checkpoints, model_dir, precision)

@@ -1,5 +1,6 @@
 """The network, as a Keras functional model."""
 
+import dataclasses
 import math
 import random
 
@@ -84,6 +85,11 @@ def build_alexnet(
     return keras.Model(images, x, name=name)
 
 
+def scale_channels(channels: int, recipe: Recipe) -> int:
+    """Channels at the recipe's width: at least one, and as many in each tower."""
+    return max(1, round(channels * recipe.width / recipe.groups)) * recipe.groups
+
+
 class _Layers:
     """Adds a recipe's layers to a tensor: what they share, and seeds that differ."""
 
@@ -107,6 +113,7 @@ class _Layers:
             per_pixel=recipe.mean == "image",
             stddev=recipe.input_stddev,
             reverse_channels=recipe.bgr,
+            recipe=dataclasses.asdict(recipe),
             dtype="float32",
             name="input_normalization",
         )(images)
@@ -120,7 +127,7 @@ class _Layers:
         self, x, name, filters, size, *, strides=1, bias=0.0, groups=1, activation=None
     ):
         return GroupedConv2D(
-            self._scale(filters),
+            scale_channels(filters, self.recipe),
             size,
             strides=strides,
             padding="valid" if name == "conv1" else "same",
@@ -146,7 +153,7 @@ class _Layers:
         )
         x = dropout(x) if recipe.dropout_before else x
         x = self.dense(
-            *(x, name, self._scale(units)),
+            *(x, name, scale_channels(units, recipe)),
             bias=recipe.bias_init,
             activation=recipe.activation,
         )
@@ -193,11 +200,6 @@ class _Layers:
 
     def flatten(self, x):
         return keras.layers.Flatten(_DATA_FORMAT, dtype=self.dtype, name="flatten")(x)
-
-    def _scale(self, channels: int) -> int:
-        """Channels at the recipe's width, as many in each tower."""
-        groups = self.recipe.groups
-        return max(1, round(channels * self.recipe.width / groups)) * groups
 
     def _initial(self, name: str, fan_in: int, bias: float) -> dict:
         if self.recipe.init == "fan_in":

@@ -1,6 +1,8 @@
 """The layers of AlexNet that Keras does not have, or not fast enough."""
 
 import functools
+import json
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -272,6 +274,9 @@ class InputNormalization(keras.layers.Layer):
         per_pixel: Whether each pixel has its own mean, else each channel.
         stddev: Of each channel, RGB.
         reverse_channels: Whether to turn RGB to BGR.
+        recipe: The recipe of the network whose first layer this is, as plain values by
+            the names of its fields. Nothing depends on it: what is made of the network
+            (a copy on disk, a clone, a part) tells by it what it is.
     """
 
     def __init__(
@@ -280,9 +285,12 @@ class InputNormalization(keras.layers.Layer):
         per_pixel: bool = True,
         stddev=(1.0, 1.0, 1.0),
         reverse_channels: bool = False,
+        recipe: Mapping[str, object] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        # Not as an attribute of its own: Keras would track it and wrap its lists.
+        self._recipe = json.dumps(recipe and dict(recipe))
         self.per_pixel, self.reverse_channels = per_pixel, reverse_channels
         self.stddev = tuple(map(float, stddev))
         mean = np.asarray(np.zeros(3) if mean is None else mean, np.float32)
@@ -339,4 +347,5 @@ class InputNormalization(keras.layers.Layer):
             "per_pixel": self.per_pixel,
             "stddev": self.stddev,
             "reverse_channels": self.reverse_channels,
+            "recipe": json.loads(self._recipe),
         }

@@ -207,9 +207,9 @@ def _complete(config: Config) -> Config:
     )
 
 
-def _compare_fits(weights: PublishedWeights, data_set: DataSet) -> None:
-    for recipe in weights.recipes[:1]:
-        if recipe.fit != data_set.fit:
+def _compare_fits(weights: PublishedWeights, name: str, data_set: DataSet) -> None:
+    for recipe in weights.recipes:
+        if recipe.name == name and recipe.fit != data_set.fit:
             logging.info(
                 "  these weights saw pictures made square by %s, here it is %s",
                 recipe.fit,
@@ -224,7 +224,7 @@ def _train(config, data_set, strategy, run, weights) -> bool:
         for report in assign(trainer.model, weights, config.class_names):
             is_frozen = report.name in (config.recipe.freeze or ())
             logging.info("  %s%s", report, ", frozen" if is_frozen else "")
-        _compare_fits(weights, data_set)
+        _compare_fits(weights, config.recipe.name, data_set)
     try:
         return Loop(trainer, run).run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError):

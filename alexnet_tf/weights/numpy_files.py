@@ -10,7 +10,10 @@ import numpy as np
 from alexnet_tf.errors import UserError
 from alexnet_tf.pickles import Array, load_arrays
 from alexnet_tf.recipes import LAYERS
-from alexnet_tf.weights.weight_layout import BVLC, CAFFENET, Found
+from alexnet_tf.weights.description import FOREIGN
+from alexnet_tf.weights.weight_layout import HEAD, Found
+
+_NAMES = (("weights", "kernel", "weight"), ("biases", "bias"))
 
 
 def read_npy(content: bytes) -> Found:
@@ -36,23 +39,44 @@ def read_pickle(content: bytes) -> Found:
     """Reads `{layer: [kernel, bias]}` or `{layer: {"weights": …, "biases": …}}`.
 
     Raises:
-        UserError: If it is no dict, or would call something.
+        UserError: If it is no dict, would call something, or holds other layers.
     """
     value = load_arrays(content)
     if isinstance(value, Array) and value.shape == ():
         (value,) = value.values
     if not isinstance(value, dict):
         raise UserError("it is a pickle of something else than a dict of layers")
-    value = {_to_text(name): variables for name, variables in value.items()}
-    found = {}
-    for layer in LAYERS:
-        variables = value.get(layer, ())
-        if isinstance(variables, dict):
-            variables = {_to_text(name): array for name, array in variables.items()}
-            variables = [variables.get(name) for name in ("weights", "biases")]
-        pairs = zip(("kernel", "bias"), variables, strict=False)
-        found[layer] = {name: array.values for name, array in pairs if array}
-    return Found("NumPy's pickle", found, value, (BVLC, CAFFENET))
+    value = {_to_text(name): _to_pair(pair) for name, pair in value.items()}
+    others = [name for name in value if name not in LAYERS]
+    if others and (HEAD in value or len(others) > 1 or LAYERS[0] not in value):
+        raise UserError(
+            f"it holds {', '.join(others[:8])}, which no AlexNet has: give a dict of "
+            f"{LAYERS[0]} … {HEAD}"
+        )
+    found = {
+        layer: {
+            name: array.values
+            for name, array in zip(("kernel", "bias"), value[layer], strict=False)
+            if array
+        }
+        for layer in LAYERS
+        if layer in value
+    }
+    left = ", ".join(others)
+    return Found("NumPy's pickle", found, FOREIGN, is_exact=False, left=left)
+
+
+def _to_pair(variables: object) -> list:
+    """A layer's kernel and bias."""
+    if not isinstance(variables, dict):
+        return list(variables)
+    variables = {_to_text(name): array for name, array in variables.items()}
+    known = [next((n for n in names if n in variables), None) for names in _NAMES]
+    if set(variables) - set(known):
+        raise UserError(
+            f"a layer holds {', '.join(variables)}, not a kernel and a bias"
+        )
+    return [variables.get(name) for name in known]
 
 
 def _to_text(name: object) -> str:

@@ -1,6 +1,8 @@
 """Weights that others published, and ours: read from any file, put into a network."""
 
 import dataclasses
+import os
+import types
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -9,8 +11,10 @@ import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import LAYERS, Recipe, network_fields
+from alexnet_tf.run import Run, run_of
+from alexnet_tf.weights.description import fits
 from alexnet_tf.weights.weight_files import read_file
-from alexnet_tf.weights.weight_layout import HEAD, format_shape
+from alexnet_tf.weights.weight_layout import HEAD, Found, format_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,22 +25,26 @@ class PublishedWeights:
         layers: By the names of the layers `{"kernel": …, "bias": …}`, float32: kernels
             of convolutions (height, width, in / groups, out), of dense layers (in,
             out), fc6's inputs in the order height, width, channel. Files of ours have
-            the `mean` of `input_normalization`, too.
+            the `mean` of `input_normalization`, too. The last layers may be missing.
         source: What they are and where they are from, in one line.
-        recipes: The networks that they may be for, the likeliest first; () if the file
-            does not tell.
+        recipes: The networks that they may be for.
+        is_exact: Whether the file describes its network, which is then that of any of
+            `recipes`; else arrays are all that it holds.
+        left: What else the file holds, instead of fc8 or of all that is missing.
         class_names: What the outputs stand for; None if the file does not tell.
     """
 
     layers: Mapping[str, Mapping[str, np.ndarray]]
     source: str
-    recipes: tuple[Recipe, ...] = ()
+    recipes: tuple[Recipe, ...]
+    is_exact: bool = True
+    left: str = ""
     class_names: tuple[str, ...] | None = None
 
     @property
-    def num_classes(self) -> int:
-        """Number of outputs."""
-        return len(self.layers[HEAD]["bias"])
+    def num_classes(self) -> int | None:
+        """Number of outputs; None where fc8 is missing."""
+        return len(self.layers[HEAD]["bias"]) if HEAD in self.layers else None
 
     def has_classes(self, number: int, names: Sequence[str] | None = None) -> bool:
         """Whether they are for these classes, as far as names are known."""
@@ -45,33 +53,68 @@ class PublishedWeights:
             known and tuple(names) != tuple(self.class_names)
         )
 
-    def recipe_for(self, asked: Recipe | None = None) -> Recipe | None:
+    def recipe_for(
+        self,
+        name: str | None = None,
+        changes: Mapping[str, object] = types.MappingProxyType({}),
+    ) -> Recipe:
         """The recipe whose network they are for.
 
         Args:
-            asked: The one that the user wants; None for the likeliest. Its width does
-                not matter: it becomes that of the weights.
+            name: The recipe's name, where several may be meant; None for the only one.
+            changes: Fields of the recipe that somebody wants to be otherwise.
 
         Returns:
-            `asked`, or what the file tells; None if neither is known.
+            The recipe, with the changes.
 
         Raises:
-            UserError: If they are for another network than that of `asked`.
+            UserError: If they are for another network, or nothing tells for which.
         """
-        if not asked or not self.recipes:
-            return asked or next(iter(self.recipes), None)
-        asked = dataclasses.replace(asked, width=self.recipes[0].width)
-        wanted = network_fields(asked)
-        if wanted not in map(network_fields, self.recipes):
-            found = network_fields(self.recipes[0])
-            field = next(name for name in wanted if wanted[name] != found[name])
-            names = " or ".join(recipe.name for recipe in self.recipes)
+        fields = dict(changes)
+        recipes = self.recipes
+        if not self.is_exact:  # then what is wanted says what the network is
+            recipes = [dataclasses.replace(recipe, **fields) for recipe in recipes]
+            recipes = [recipe for recipe in recipes if fits(recipe, self.layers)]
+        named = [recipe for recipe in recipes if name in (None, recipe.name)]
+        names = " or ".join(recipe.name for recipe in recipes)
+        if not recipes:
             raise UserError(
-                f"{self.source} is for the recipe {names}, where {field} is "
-                f"{found[field]}; in {asked.name} it is {wanted[field]}: leave the "
+                f"{self.source} has the filters of no recipe: "
+                + ", ".join(
+                    f"{name} has {format_shape(self.layers[name]['kernel'].shape)}"
+                    for name in ("conv1", "conv2")
+                )
+            )
+        if not named:
+            raise UserError(
+                f"{self.source} is for the recipe {names}, not for {name}: leave the "
                 "recipe out"
             )
-        return asked
+        if len(named) > 1:
+            raise UserError(
+                f"{self.source} does not tell its recipe, which may be {names}: give "
+                "--recipe, in Python recipe= (published as bvlc_alexnet: bvlc)"
+            )
+        fixed = network_fields(named[0])
+        for field, value in fields.items():
+            if field != "width" and fixed.get(field, value) != value:  # shapes tell it
+                raise UserError(
+                    f"{field} is {fixed[field]} in {self.source}, and {value} was "
+                    "given: leave it out"
+                )
+        return dataclasses.replace(named[0], **fields)
+
+    def tells_mean(self, recipe: Recipe) -> bool:
+        """Whether the mean that a recipe's network subtracts is known."""
+        return bool(recipe.mean_color) or "input_normalization" in self.layers
+
+    def require_mean(self, recipe: Recipe, advice: str) -> None:
+        """Raises a `UserError` where the mean is not known."""
+        if not self.tells_mean(recipe):
+            raise UserError(
+                f"{self.source} does not hold the mean that {recipe.name} subtracts: "
+                f"{advice}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,33 +134,27 @@ class LayerReport:
 
     def __str__(self) -> str:
         shapes = ", ".join(map(format_shape, self.shapes))
-        return f"{self.name}: {self.state} ({shapes})"
+        return f"{self.name}: {self.state}" + f" ({shapes})" * bool(shapes)
 
 
 def read_weights(path: str) -> PublishedWeights:
     """Reads weights; what kind of file it is, its content tells.
 
     Args:
-        path: Of a pickled dict of `[kernel, bias]` by layer (`bvlc_alexnet.npy`), a
-            `.caffemodel`, the ONNX zoo's `bvlcalexnet` or `caffenet`, torchvision's
-            `.pth` (where PyTorch is installed) or `.safetensors`; or, of ours, a run, a
-            checkpoint without its `.index` or a `.keras` file.
+        path: Path of a pickled dict of `[kernel, bias]` by layer (`bvlc_alexnet.npy`),
+            a `.caffemodel`, an ONNX file, PyTorch's `.pth` or `.safetensors` with
+            torchvision's names; or, of ours, a run, a checkpoint without its `.index`,
+            a `.keras` or a `.weights.h5` file.
 
     Returns:
-        The weights of all eight layers.
+        The weights of the five convolutions at least.
 
     Raises:
-        UserError: If the file is not there, is of no such kind, is damaged, or has not
-            all of them.
+        UserError: If the file is not there, is of no such kind, is damaged, or holds
+            anything that is not understood.
     """
-    found = read_file(path)
-    for layer in LAYERS:
-        for name in ("kernel", "bias"):
-            if name not in found.layers.get(layer, {}):
-                raise UserError(
-                    f"{path}: {layer}'s {name} is missing in {found.kind} that holds "
-                    f"{_shorten([*found.names])}; give one of AlexNet's eight layers"
-                )
+    run = run_of(path)
+    found = _read_run(*run) if run else read_file(path)
     layers = {
         layer: {
             name: _as_float32(values, f"{path}: {layer}'s {name}")
@@ -125,31 +162,59 @@ def read_weights(path: str) -> PublishedWeights:
         }
         for layer, variables in found.layers.items()
     }
-    for layer in LAYERS:
+    _check_layers(path, found.kind, layers)
+    return PublishedWeights(
+        layers,
+        f"{path} ({found.kind})",
+        tuple(_with_width(recipe, layers) for recipe in found.recipes),
+        found.is_exact,
+        found.left,
+        found.class_names,
+    )
+
+
+def _with_width(recipe: Recipe, layers: Mapping) -> Recipe:
+    """A recipe of another one's file at the width that the layers have."""
+    if recipe.width != 1:  # ours, which says it
+        return recipe
+    units = ("fc7", 4096) if "fc7" in layers else ("conv5", recipe.filters[4])
+    width = len(layers[units[0]]["bias"]) / units[1]
+    return dataclasses.replace(recipe, width=width)
+
+
+def _read_run(run: Run, checkpoint: str) -> Found:
+    model, config, path = run.load_model(checkpoint)
+    layers = {
+        layer.name: {v.name: v.numpy() for v in layer.weights}
+        for layer in model.layers
+        if layer.weights
+    }
+    kind = f"checkpoint {os.path.basename(path)} of ours"
+    return Found(kind, layers, (config.recipe,), class_names=config.class_names)
+
+
+def _check_layers(path: str, kind: str, layers: Mapping) -> None:
+    """Checks that layers are those of an AlexNet, from conv1 on without a gap."""
+    number = max((i + 1 for i, x in enumerate(LAYERS) if x in layers), default=0)
+    for layer in LAYERS[: max(number, 5)]:
+        for name in ("kernel", "bias"):
+            if name not in layers.get(layer, {}):
+                raise UserError(
+                    f"{path}: {layer}'s {name} is missing in {kind} that holds "
+                    f"{', '.join(layers) or 'no layer that is known'}"
+                )
         kernel, bias = (layers[layer][name].shape for name in ("kernel", "bias"))
         if bias != kernel[-1:] or len(bias) != 1 or 0 in kernel:
             raise UserError(
                 f"{path}: {layer}'s kernel has the shape {kernel}, its bias {bias}: "
                 "the file is damaged, or of another network; give another"
             )
-    return PublishedWeights(
-        layers,
-        f"{path} ({found.kind})",
-        _with_width(found.recipes, len(layers["fc7"]["bias"]) / 4096),
-        found.class_names,
-    )
-
-
-def _with_width(recipes: Sequence[Recipe], width: float) -> tuple[Recipe, ...]:
-    """Recipes by name at the width of a file's layers; what has one keeps it."""
-    return tuple(
-        dataclasses.replace(recipe, width=width) if recipe.width == 1 else recipe
-        for recipe in recipes
-    )
-
-
-def _shorten(names: Sequence[str]) -> str:
-    return ", ".join(map(str, names[:12])) + ", …" * (len(names) > 12) or "nothing"
+    channels = layers["conv1"]["kernel"].shape[2]
+    if channels != 3:
+        raise UserError(
+            f"{path}: conv1 reads {channels} channel(s), the network three (RGB): "
+            "repeat a kernel for grey as np.repeat(kernel, 3, axis=2) / 3"
+        )
 
 
 def _as_float32(values: np.ndarray | list, what: str) -> np.ndarray:
@@ -191,20 +256,22 @@ def assign(
     reports, assignments = [], []
     for name in dict.fromkeys([*of_model, *weights.layers]):
         values = weights.layers.get(name)
-        if values is None or name not in of_model:
-            shapes = [v.shape for v in (values or {}).values()]
-            shapes = shapes or [v.shape for v in of_model[name].weights]
-            state = "left"
+        if name not in of_model:
+            state, shapes = "left", [v.shape for v in values.values()]
         else:
             variables = {v.name: v for v in of_model[name].weights}
             shapes = [variable.shape for variable in variables.values()]
-            number = shapes[0][-1]
-            is_new = name == HEAD and not weights.has_classes(number, class_names)
-            state = "new" if is_new else "loaded"
-            if not is_new:
+            state = "loaded"
+            if values is None:
+                state = "new" if name in LAYERS else "left"
+            elif name == HEAD and not weights.has_classes(shapes[0][-1], class_names):
+                state = "new"
+            else:
                 _check_shapes(name, variables, values, weights.source)
                 assignments += [(variables[key], values[key]) for key in variables]
         reports.append(LayerReport(name, state, tuple(map(tuple, shapes))))
+    if weights.left:
+        reports.append(LayerReport(weights.left, "left", ()))
     for variable, value in assignments:
         variable.assign(value)
     return reports

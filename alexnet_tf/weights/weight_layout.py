@@ -7,27 +7,28 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
+from alexnet_tf.recipes import LAYERS, Recipe
 
 HEAD = LAYERS[-1]
-BVLC, CAFFENET = RECIPES["bvlc"], RECIPES["caffenet"]
 
 
 class Found(NamedTuple):
     """What a file holds.
 
     Attributes:
-        kind: Of the file, for messages.
+        kind: What the file is, for messages.
         layers: Arrays in our layout, by layer and "kernel", "bias" or "mean".
-        names: What the file calls what it holds.
         recipes: See `PublishedWeights`.
+        is_exact: See `PublishedWeights`.
+        left: See `PublishedWeights`.
         class_names: See `PublishedWeights`.
     """
 
     kind: str
-    layers: Mapping[str, Mapping[str, np.ndarray]]
-    names: Iterable[str]
-    recipes: tuple[Recipe, ...] = ()
+    layers: dict[str, Mapping[str, np.ndarray]]
+    recipes: tuple[Recipe, ...]
+    is_exact: bool = True
+    left: str = ""
     class_names: tuple[str, ...] | None = None
 
 

@@ -1,0 +1,136 @@
+"""One way to load a network, whatever it is in."""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from alexnet_tf import imagenet
+from alexnet_tf.config import Config
+from alexnet_tf.errors import UserError
+from alexnet_tf.paths import expand
+from alexnet_tf.pipeline.decoding import RESIZED
+from alexnet_tf.run import build_model, run_of
+from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
+from alexnet_tf.weights.weight_layout import HEAD
+
+
+class Loaded(NamedTuple):
+    """A network with its weights.
+
+    Attributes:
+        model: The network, as `build_alexnet` makes it.
+        config: What its training was; of published weights what is known of it: the
+            recipe and the names of the classes.
+        path: The checkpoint or the file that the weights are from.
+    """
+
+    model: keras.Model
+    config: Config
+    path: str
+
+
+def load_network(
+    path: str | os.PathLike,
+    *,
+    checkpoint: str = "latest",
+    recipe: str | None = None,
+    class_names: str | Sequence[str] | None = None,
+    dtype: str = "float32",
+) -> Loaded:
+    """Loads a network: eval, export, features, predict and the library all do it here.
+
+    Args:
+        path: The directory of a run, a checkpoint in one without its `.index`, or any
+            file that `read_weights` reads.
+        checkpoint: "latest", "best" or a path, where `path` is a run.
+        recipe: A name in `RECIPES` for weights that may be of several; None or "auto"
+            for what the file tells.
+        class_names: Names of the classes of published weights, or a file with one a
+            line; by default 1000 classes are ImageNet's, others have numbers.
+        dtype: Keras dtype policy to compute with.
+
+    Returns:
+        The network.
+
+    Raises:
+        UserError: If it is not there, or cannot be read, or is another network, or its
+            outputs are not as many as the names.
+    """
+    path = expand(os.fspath(path))
+    if run := run_of(path):
+        run, latest = run
+        checkpoint = checkpoint if latest == "latest" else latest
+        return Loaded(*run.load_model(checkpoint, dtype))
+    weights = read_weights(path)
+    config = _configure(weights, path, recipe, class_names)
+    model = build_model(config, dtype)
+    logging.info("%s", weights.source)
+    for report in assign(model, weights):
+        logging.info("  %s", report)
+    return Loaded(model, config, path)
+
+
+def _configure(weights: PublishedWeights, path: str, recipe, class_names) -> Config:
+    """What is known of the training of published weights."""
+    chosen = weights.recipe_for(None if recipe == "auto" else recipe)
+    if weights.num_classes is None:
+        missing = weights.left or f"nothing after {[*weights.layers][-1]}"
+        raise UserError(
+            f"{weights.source} is no whole network: instead of {HEAD} it has "
+            f"{missing}; train.py --init_weights takes the rest of it"
+        )
+    weights.require_mean(chosen, "give a .keras or .safetensors file instead")
+    return Config(
+        chosen,
+        data_dir="",
+        class_names=_name_outputs(weights, class_names),
+        num_train_examples=0,
+        stored_size=RESIZED,
+        init_weights=path,
+    )
+
+
+def _name_outputs(weights: PublishedWeights, given) -> tuple[str, ...]:
+    """The names of a network's classes: given, its own, ImageNet's, or numbers."""
+    number = weights.num_classes
+    if given is None:
+        return weights.class_names or name_classes(number)
+    names = read_class_names(given) if isinstance(given, str) else tuple(given)
+    if len(names) != number:
+        raise UserError(
+            f"{len(names)} class names were given, {weights.source} has {number} "
+            "outputs: give a name for each"
+        )
+    return names
+
+
+def name_classes(number: int) -> tuple[str, ...]:
+    """ImageNet's names for 1000 classes; numbers for those of which nothing tells."""
+    if number == 1000:
+        return imagenet.class_names()
+    return tuple(f"class {i}" for i in range(number))
+
+
+def read_class_names(path: str) -> tuple[str, ...]:
+    """Reads names of classes, one a line; a synset (n01440764) before one is left out.
+
+    Raises:
+        UserError: If it cannot be read, or a name is empty or there twice.
+    """
+    try:
+        with tf.io.gfile.GFile(expand(path), "rb") as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
+    except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--class_names={path} cannot be read: {reason}") from None
+    names = tuple(re.sub(r"^n\d{8}\s+(?=\S)", "", line.strip()) for line in lines)
+    if not all(names) or len(set(names)) < len(names) or not names:
+        raise UserError(
+            f"--class_names={path} must have a name on each line, each of them once"
+        )
+    return names
