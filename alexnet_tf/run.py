@@ -23,6 +23,7 @@ from alexnet_tf.paths import (
     for_tensorflow,
     is_remote,
     list_checkpoints,
+    list_names,
 )
 from alexnet_tf.settings import CONFIG_FILE, from_json
 

@@ -173,7 +173,7 @@ LONG_LRN = {"local_size": 7, "alpha": 1e-4, "beta": 0.75}
         # cvjena's AlexNet_cvgj: no LRN, and its arrays hold an average and a variance.
         (lambda n: insert(n, "conv1", ("BatchNorm", "conv1/bn")), "bn is another"),
         (lambda n: insert(n, "conv4", ("Scale", "s")), "s is another Scale, where"),
-        (lambda n: remove(n, "LRN"), "pool1 is max_pooling .*, where .* has lrn"),
+        (lambda n: remove(n, "LRN"), "conv2 is convolution .*, where .* has lrn"),
         (lambda n: change(n, "pool2", pool={"pool": 1, "kernel_size": 3, "stride": 2}),
          "pool2 is another Pooling"),
         (lambda n: change(n, "pool2", pool={"kernel_size": 3, "stride": 1}),
