@@ -10,7 +10,6 @@ for each layer that NumPy maps into memory; a .npz, for few pictures, has all of
 
 from alexnet_tf import signals
 from alexnet_tf.paths import local_only
-from alexnet_tf.pictures import asking
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle(signals.EXIT_INTERRUPTED)
@@ -19,6 +18,7 @@ import sys
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
+from alexnet_tf.pictures import asking
 from alexnet_tf.pictures.listing import pictures_below, shown
 
 _NAMED = 20  # pictures that could not be used, by name

@@ -425,7 +425,7 @@ def _quiet_imports(verbose: bool) -> Iterator[None]:
     warnings.simplefilter("ignore")
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as kept, signals.saying_to(terminal):
+    with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
             yield

@@ -18,6 +18,7 @@ import time
 from absl import logging
 from helpers import draw_no_pictures
 
+from alexnet_tf import signals
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.training import loop
 from alexnet_tf.training.step import Trainer
@@ -59,6 +60,7 @@ def run(data_dir, model_dir, where, replicas, dropout_rate, output, environment)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.update(environment)
+    signals.handle(signals.EXIT_INTERRUPTED)
     draw_no_pictures()
     logging.set_verbosity(logging.INFO)
     on_gpus = os.environ.get("GPU_TESTS") == "real"
