@@ -1,0 +1,121 @@
+"""The table and the picture of what `cifar10_2012.py` has trained so far.
+
+    python -m examples.cifar10_2012_report --runs_dir=runs/cifar10_2012
+
+Prints the errors on the test images of each network and, of the networks of figure 1,
+the epochs until 25 % training error, for each seed, and the minutes of all processors
+that a run took. Draws figure 1 as the paper has it: each epoch's
+training error, ReLU solid and tanh dashed, each with the rate that came there first.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+
+import matplotlib.figure
+import numpy as np
+
+STYLES = {"relu": "-", "tanh": "--"}
+LIMIT = 0.25
+
+
+def read_records(runs_dir: pathlib.Path) -> dict[tuple[str, float], list[dict]]:
+    """Reads the records of the runs that have ended, by network and rate, by seed."""
+    groups = {}
+    for file in sorted(runs_dir.glob("*/record.json")):
+        record = json.loads(file.read_text())
+        groups.setdefault((record["network"], record["rate"]), []).append(record)
+    return {
+        key: sorted(runs, key=lambda run: run["seed"]) for key, runs in groups.items()
+    }
+
+
+def epochs_to_limit(record: dict) -> float | None:
+    """Returns the epochs until the last epoch's training error was 25 %, or None."""
+    errors = record["errors"]
+    return len(errors) / 5 if np.mean(errors[-5:]) <= LIMIT else None
+
+
+def best_rates(groups: dict) -> dict[str, list[dict]]:
+    """Returns the runs of figure 1 at the rate with which seed 0 was there first."""
+    best = {}
+    for (network, _), runs in groups.items():
+        epochs = epochs_to_limit(runs[0])
+        if network in STYLES and epochs is not None:
+            first = best.setdefault(network, runs)
+            if epochs < epochs_to_limit(first[0]):
+                best[network] = runs
+    return best
+
+
+def summarize(values: list[float], digits: int) -> str:
+    """Returns each value, their mean and, of two and more, their standard deviation."""
+    each = ", ".join(f"{value:.{digits}f}" for value in values)
+    mean = f"**{statistics.mean(values):.{digits}f}**"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{each}: {mean}{spread}"
+
+
+def describe(network: str, rate: float, runs: list[dict]) -> str:
+    """Returns a row of one of the tables."""
+    if network in STYLES:
+        epochs = [epochs_to_limit(run) for run in runs]
+        cells = ["not reached" if None in epochs else summarize(epochs, 1)]
+    else:
+        cells = []
+        for views in ("central", "nine", "ten"):
+            errors = [100 * run["test_errors"].get(views, np.nan) for run in runs]
+            cells.append("–" if np.isnan(errors).any() else summarize(errors, 2))
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    minutes = statistics.mean(run["cpu_seconds"] for run in runs) / 60
+    return " | ".join(["", network, f"{rate:g}", seeds, *cells, f"{minutes:.0f}", ""])
+
+
+def draw(best: dict[str, list[dict]], picture: pathlib.Path) -> None:
+    """Draws the training error of each epoch, as figure 1 of the paper."""
+    figure = matplotlib.figure.Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for network, runs in best.items():
+        for run in runs:
+            errors = run["errors"][: len(run["errors"]) // 5 * 5]
+            curve = np.reshape(errors, (-1, 5)).mean(axis=1)
+            label = f"{network}, rate {run['rate']:g}" if run is runs[0] else None
+            epochs = np.arange(1, len(curve) + 1)
+            axes.plot(epochs, curve, STYLES[network], color="black", label=label)
+    axes.axhline(LIMIT, color="grey", linewidth=0.5)
+    axes.set(
+        xlabel="Epochs", ylabel="Training error rate", xlim=(0, None), ylim=(0, 0.75)
+    )
+    axes.legend()
+    figure.savefig(picture, dpi=120)
+
+
+def report(runs_dir: pathlib.Path, picture: pathlib.Path) -> None:
+    """Prints two tables, a row for every network and rate, and draws figure 1."""
+    groups = read_records(runs_dir)
+    print(
+        "| network | rate | seeds | test error, % | nine views | ten views | CPU min |"
+    )
+    print("|---" * 7 + "|")
+    for key in (key for key in groups if key[0] not in STYLES):
+        print(describe(*key, groups[key]).strip())
+    print("\n| figure 1 | rate | seeds | epochs until 25 % | CPU min |")
+    print("|---" * 5 + "|")
+    for key in (key for key in groups if key[0] in STYLES):
+        print(describe(*key, groups[key]).strip())
+    draw(best_rates(groups), picture)
+
+
+def main() -> None:
+    """Reports on the runs of a directory."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    runs_dir = pathlib.Path("runs/cifar10_2012")
+    parser.add_argument("--runs_dir", type=pathlib.Path, default=runs_dir)
+    parser.add_argument("--picture", type=pathlib.Path, default="figure_1.png")
+    args = parser.parse_args()
+    report(args.runs_dir, args.picture)
+
+
+if __name__ == "__main__":
+    main()
