@@ -154,9 +154,8 @@ class Network:
 
 def _three(fc10: float, stages, *args, **others) -> Network:
     decay = {"conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc64": 0.03, "fc10": fc10}
-    return Network(
-        functools.partial(three_convolutions, *args, **others), decay, stages
-    )
+    layers = functools.partial(three_convolutions, *args, **others)
+    return Network(layers, decay, stages)
 
 
 def _two(fc10: float, epochs: int, more_epochs: int, *args) -> Network:
@@ -201,6 +200,8 @@ def load_cifar10(data_dir: str) -> dict[str, np.ndarray]:
         return dict(np.load(cache))
     for split in ("train", "test"):
         files = sorted((cache.parent / split).glob("*/*.*"))
+        if not files:
+            raise SystemExit(f"{cache.parent / split} has no folders of pictures")
         classes = sorted({file.parent.name for file in files})
         np.random.default_rng(0).shuffle(files)
         images = [np.asarray(PIL.Image.open(file).convert("RGB")) for file in files]
@@ -226,9 +227,7 @@ class Trainer:
         rate: Of the weights; the biases' is twice as high.
     """
 
-    def __init__(
-        self, network: Network, data: dict, seed: int = 0, rate: float = 0.001
-    ):
+    def __init__(self, network: Network, data: dict, seed=0, rate=0.001):
         self.network, self.data, self.seed, self.rate = network, data, seed, rate
         keras.utils.set_random_seed(seed)
         self.size = network.image_size
@@ -299,9 +298,8 @@ class Trainer:
         """Returns the error on the test images, 0..1, of the mean softmax of views."""
         total = 0.0
         for top, left, way in views:
-            images = self.data["test_images"][:, top:, left:][
-                :, : self.size, : self.size
-            ]
+            rows, columns = slice(top, top + self.size), slice(left, left + self.size)
+            images = self.data["test_images"][:, rows, columns]
             logits = self.model.predict(images[:, :, ::way] - self.mean, 500, verbose=0)
             total += tf.nn.softmax(logits).numpy()
         return float(np.mean(total.argmax(axis=1) != self.data["test_labels"]))
@@ -330,10 +328,8 @@ def run(name: str, seed: int, rate: float, data: dict, run_dir: pathlib.Path) ->
         training, `tests` as (epochs, error of the central view), `test_errors` at the
         end by views, and the seconds of training, by the clock and of all processors.
     """
-    trainer, parts = (
-        Trainer(NETWORKS[name], data, seed, rate),
-        NETWORKS[name].timetable(),
-    )
+    network = NETWORKS[name]
+    trainer = Trainer(network, data, seed, rate)
     record = {"network": name, "seed": seed, "rate": rate, "errors": [], "tests": []}
     record |= {"cross_entropies": [], "seconds": 0.0, "cpu_seconds": 0.0}
     if (run_dir / "state.npz").exists():
@@ -341,7 +337,7 @@ def run(name: str, seed: int, rate: float, data: dict, run_dir: pathlib.Path) ->
     views = {"central": [((32 - trainer.size) // 2,) * 2 + (1,)]}
     run_dir.mkdir(parents=True, exist_ok=True)
     saved = time.monotonic()
-    for part in parts[len(record["errors"]) :]:
+    for part in network.timetable()[len(record["errors"]) :]:
         started, cpu_started = time.monotonic(), time.process_time()
         error, cross_entropy = trainer.train_part(*part)
         record["seconds"] += time.monotonic() - started
@@ -350,8 +346,8 @@ def run(name: str, seed: int, rate: float, data: dict, run_dir: pathlib.Path) ->
         record["cross_entropies"].append(cross_entropy)
         if part[0] % 5 == 4 and part[1] == part[2] - 1:
             record["tests"].append((part[0] + 1, trainer.test_error(views["central"])))
-            print(f"{run_dir.name}: epoch {part[0] + 1}, test", record["tests"][-1][1])
-        if np.mean(record["errors"][-5:]) <= NETWORKS[name].stop_at:
+            print(f"{run_dir.name}: epochs, error: {record['tests'][-1]}", flush=True)
+        if np.mean(record["errors"][-5:]) <= network.stop_at:
             break
         if time.monotonic() - saved > SAVE_SECONDS:
             trainer.save(run_dir / "state.npz", record)
@@ -360,7 +356,8 @@ def run(name: str, seed: int, rate: float, data: dict, run_dir: pathlib.Path) ->
         views |= {"nine": NINE_VIEWS, "ten": TEN_VIEWS}
     record["test_errors"] = {key: trainer.test_error(v) for key, v in views.items()}
     trainer.save(run_dir / "state.npz", record)
-    (run_dir / "record.json").write_text(json.dumps(record))
+    (run_dir / "partial.json").write_text(json.dumps(record))
+    (run_dir / "partial.json").replace(run_dir / "record.json")
     return record
 
 
