@@ -4,8 +4,8 @@
 
 Prints the errors on the test images of each network and, of the networks of figure 1,
 the epochs until 25 % training error, for each seed, and the minutes of all processors
-that a run took. Draws figure 1 as the paper has it: the training error of an epoch, ReLU
-solid and tanh dashed, each with the rate that came to 25 % first.
+that a run took. Draws figure 1 as the paper has it: the training error of an epoch,
+ReLU solid and tanh dashed, each with the rate that came to 25 % first.
 """
 
 import argparse
