@@ -178,19 +178,15 @@ def print_csv(asked: Iterable[Asked]) -> None:
     writer.writerow(["picture", "rank", "class", "class_id", "probability"])
     for picture in asked:
         for rank, (name, *numbers) in enumerate(picture.answer or (), 1):
-            writer.writerow([_cell(picture.name), rank, _cell(name), *numbers])
-
-
-def _cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula, nor a terminal for an order."""
-    return shown("'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text)
+            cells = files.format_cell(picture.name), rank, files.format_cell(name)
+            writer.writerow([*cells, *numbers])
 
 
 # What is shown.
 
 
 def show_where(serve: Callable, image, class_id: int, batch_size: int):
-    """Shows where a picture shows a class (`alexnet_tf.evaluation.occlusion`).
+    """Shows where a picture shows a class (`alexnet_tf.evaluation.explaining`).
 
     Args:
         serve: The signature `images` of an export.
@@ -199,14 +195,13 @@ def show_where(serve: Callable, image, class_id: int, batch_size: int):
         batch_size: Pictures at a time.
 
     Returns:
-        The picture, dark but for where hiding it costs; by how much the probability of
-        the class falls at most.
+        The picture, coloured where hiding it costs; how much it costs, in words.
     """
     import numpy as np
     import tensorflow as tf
     from PIL import Image
 
-    from alexnet_tf.evaluation.occlusion import find_where, light
+    from alexnet_tf.evaluation import explaining
 
     def classify(images):
         answer = serve(images=tf.constant(images))
@@ -216,8 +211,10 @@ def show_where(serve: Callable, image, class_id: int, batch_size: int):
         return np.where(found.any(1), (values * found).sum(1), values[:, -1])
 
     pixels = np.asarray(image)
-    falls = find_where(classify, pixels, batch_size)
-    return Image.fromarray(light(pixels, falls)), max(falls.max(), 0)
+    falls = explaining.measure_falls(classify, pixels, batch_size)
+    shares = explaining.to_shares(falls, pixels.shape[:2])
+    overlay = Image.fromarray(explaining.overlay(pixels, shares))
+    return overlay, explaining.describe_falls(falls)
 
 
 def format_figure(picture: Asked, look: Callable | None = None) -> str:
@@ -240,11 +237,11 @@ def format_figure(picture: Asked, look: Callable | None = None) -> str:
     )
     if look:
         name, class_id, _ = picture.answer[0]
-        lit, fall = look(image, class_id)
-        images += _format_image(lit, "Where the model looks")
+        overlay, cost = look(image, class_id)
+        images += _format_image(overlay, "Where the model looks")
         caption += (
-            f"<p>Light: what {html.escape(name)} depends on. Where hiding costs most, "
-            f"its probability falls by {100 * fall:.1f} points.</p>"
+            f"<p>In colour: what {html.escape(name)} depends on. By how much its "
+            f"probability falls where a part is hidden: {cost} (yellow: 50 points).</p>"
         )
     return f"<figure>{images}<figcaption>{caption}</figcaption></figure>\n"
 

@@ -28,10 +28,19 @@ _PUBLIC = {
     "alexnet": "applications",
     "LocalResponseNormalization": "network.layers",
     "RECIPES": "recipes",
+    "draw_layer": "evaluation.mosaics",
+    "explain": "evaluation.explaining",
     "load": "classifier",
 }
 
-__all__ = ["RECIPES", "LocalResponseNormalization", "alexnet", "load"]
+__all__ = [
+    "RECIPES",
+    "LocalResponseNormalization",
+    "alexnet",
+    "draw_layer",
+    "explain",
+    "load",
+]
 
 
 def __getattr__(name: str):

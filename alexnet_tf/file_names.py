@@ -21,7 +21,13 @@ EXPORT_FILES = {
     "onnx": ("alexnet.onnx", "labels.txt", "model_card.json"),
 }
 
-REPORT_FILES = ("index.html", "eval.json", "per_class.csv", "predictions.csv", "*.png")
+# Of the split "validation", and of others.
+_RESULT_FILES = tuple(
+    name
+    for part in ("", "_train", "_test")
+    for name in (f"eval{part}.json", f"per_class{part}.csv", f"predictions{part}.csv")
+)
+REPORT_FILES = ("index.html", *_RESULT_FILES, "*.png")
 
 _CHECKPOINT_FILES = (
     "checkpoint",
@@ -34,9 +40,7 @@ _CHECKPOINT_FILES = (
 RUN_FILES = (
     CONFIG_FILE,
     "metrics.jsonl",
-    "eval.json",
-    "per_class.csv",
-    "predictions.csv",
+    *_RESULT_FILES,
     "learning_curves.png",
     "batch.png",
     "classes.png",

@@ -72,6 +72,12 @@ def shown(text: str) -> str:
     )
 
 
+def format_cell(text: str) -> str:
+    """A text for a CSV file, which a spreadsheet must not take for a formula."""
+    is_formula = text.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return shown("'" + text if is_formula else text)
+
+
 # Reading what others made.
 
 

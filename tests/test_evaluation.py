@@ -15,7 +15,7 @@ from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import evaluation, results
+from alexnet_tf.evaluation import evaluation, report, results
 from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.evaluator import Evaluator, _part_of_worker
 from alexnet_tf.evaluation.metrics import (
@@ -35,8 +35,9 @@ LABELS = RNG.integers(0, CLASSES, N)
 KERNELS = RNG.normal(0, 0.02, (2, CROP * CROP * 3, CLASSES)).astype(np.float32)
 
 
-def serialize(image_bytes, label):
+def serialize(image_bytes, label, name):
     example = tf.train.Example()
+    example.features.feature["file_name"].bytes_list.value.append(name.encode())
     example.features.feature["image"].bytes_list.value.append(image_bytes)
     example.features.feature["label"].int64_list.value.append(label)
     return example.SerializeToString()
@@ -50,7 +51,7 @@ def write(folder, spoilt=()):
         with tf.io.TFRecordWriter(filenames[-1]) as writer:
             for n in range(first, first + length):
                 data = b"?" if n in spoilt else PIXELS[n].tobytes()
-                writer.write(serialize(data, LABELS[n]))
+                writer.write(serialize(data, LABELS[n], f"é/{n}.jpg"))
         first += length
     return DataSet(
         data_dir=str(folder),
@@ -217,10 +218,12 @@ def test_predictions_and_tables_name_each_record(data_set, tmp_path):
         shard = int(row["shard"][-1])
         n = sum(LENGTHS[:shard]) + int(row["record"])
         seen.add(n)
+        assert row["file_name"] == f"é/{n}.jpg"
         assert row["label"] == f"class {LABELS[n]}"
         assert row["class_1"] == f"class {answers[n]}"
         assert abs(float(row["p_1"]) - probabilities[n].max()) < 1e-5
     assert seen == set(range(N))
+    assert [*rows[0]][-2:] == ["class_5", "p_5"]
     for label, row in enumerate(read_csv(tmp_path / "per_class.csv")):
         is_class = label == LABELS
         assert int(row["examples"]) == is_class.sum()
@@ -273,18 +276,70 @@ def test_mistakes_are_counted_by_pair(data_set):
     assert right.mistakes() == []
 
 
+def test_predictions_of_all_classes_are_their_probabilities(data_set, tmp_path):
+    strategy = tf.distribute.get_strategy()
+    evaluator = Evaluator(linear(KERNELS[0]), strategy, keep_all=True)
+    result = evaluator.evaluate(data_set, "validation", 6)
+    results.write_predictions(result, data_set, str(tmp_path))
+    expected = numpy_probabilities(center(PIXELS), KERNELS[0])
+    for row in read_csv(tmp_path / "predictions.csv"):
+        n = int(row["file_name"].split("/")[1].removesuffix(".jpg"))
+        found = [float(row[f"class {i}"]) for i in range(CLASSES)]
+        np.testing.assert_allclose(found, expected[n], atol=1e-6)
+
+
+def many_predictions(number, num_classes):
+    rng = np.random.default_rng(0)
+    top_ids = rng.integers(0, num_classes, (number, 5), np.int32)
+    labels = rng.integers(0, num_classes, number, np.int32)
+    ones = np.ones(number, np.float32)
+    top = np.full((number, 5), 0.1, np.float32)
+    ranks = (labels != top_ids[:, 0]).astype(np.int32)
+    return results.Predictions(np.arange(number), labels, ranks, ones, top_ids, top)
+
+
 def test_classes_cost_no_memory_for_each_pair_of_them(data_set, tmp_path):
     """The whole ImageNet has 21,841: a count for each pair would take 3.6 GiB."""
-    names = tuple(map(str, range(21_841)))
+    num_classes, number = 21_841, 100_000
+    names = tuple(map(str, range(num_classes)))
     many = DataSet(**vars(data_set) | {"class_names": names})
-    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
-    evaluation = evaluator.evaluate(many, "validation", 6)
+    predictions = many_predictions(number, num_classes)
+    evaluation = results.Evaluation("validation", 1, number, predictions)
+    page = report.Page(str(tmp_path))
+    subject = report.Subject(evaluation, {}, many, None, None)
     tracemalloc.start()
     results.write_per_class(evaluation, many, str(tmp_path))
+    assert evaluation.macro_f1 < evaluation.balanced_accuracy < 0.01
+    report._add_classes(page, subject)
+    report._add_confusion(page, subject)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2**27
-    assert len(read_csv(tmp_path / "per_class.csv")) == 21_841
+    assert peak < number * 1000  # bytes; of pairs of classes it would be 38 times that
+    rows = read_csv(tmp_path / "per_class.csv")
+    assert len(rows) == num_classes
+    assert not (tmp_path / "confusion_matrix.png").exists()
+    label = int(predictions.labels[0])
+    of_class = predictions.ranks[predictions.labels == label]
+    assert int(rows[label]["examples"]) == len(of_class)
+    assert float(rows[label]["top_1_error"]) == (of_class >= 1).mean()
+
+
+def test_balanced_accuracy_and_macro_f1_against_literal_numbers():
+    """A network that always answers the common class of 90, 8 and 2."""
+    labels = np.repeat([0, 1, 2], [90, 8, 2])
+    ones = np.ones(100)
+    ranks = (labels > 0).astype(int)
+    top_ids, top = np.zeros((100, 1), int), np.ones((100, 1))
+    predictions = results.Predictions(np.arange(100), labels, ranks, ones, top_ids, top)
+    evaluation = results.Evaluation("validation", 1, 100, predictions)
+    assert evaluation.top_1_error == 0.1
+    assert abs(evaluation.balanced_accuracy - 1 / 3) < 1e-12
+    assert abs(evaluation.macro_f1 - (2 * 90 / 190) / 3) < 1e-12
+    # A class without examples, which is never answered, counts in neither.
+    shifted = dataclasses.replace(predictions, labels=labels * 2)
+    evaluation = results.Evaluation("validation", 1, 100, shifted)
+    assert abs(evaluation.balanced_accuracy - 1 / 3) < 1e-12
+    assert abs(evaluation.macro_f1 - (2 * 90 / 190) / 3) < 1e-12
 
 
 def test_precision_recall_and_f1_against_their_definitions():
@@ -408,6 +463,17 @@ def test_a_remote_run_is_evaluated(runs):
         assert len(file.read().splitlines()) == 4
 
 
+def test_the_result_of_a_split_leaves_that_of_another(runs, data_dir, tmp_path):
+    for split in ("validation", "train"):
+        evaluate_run(runs[0].model_dir, split=split, report_dir=None)
+    names = {path.name for path in pathlib.Path(runs[0].model_dir).iterdir()}
+    assert names >= {"eval.json", "eval_train.json"}
+    assert names >= {"per_class.csv", "per_class_train.csv"}
+    for name, split in (("eval.json", "validation"), ("eval_train.json", "train")):
+        facts = json.loads(pathlib.Path(runs[0].model_dir, name).read_text())
+        assert facts["split"] == split
+
+
 def test_the_fingerprint_changes_with_the_data(data_set, tmp_path):
     other = write(tmp_path, spoilt={0})
     prints = [results.fingerprint(d.splits["validation"]) for d in (data_set, other)]
@@ -415,10 +481,11 @@ def test_the_fingerprint_changes_with_the_data(data_set, tmp_path):
 
 
 TABLE = """\
-validation: evaluated 4 of 5 images, 12 images/s, cross-entropy 0.5000
+validation: evaluated 4 of 5 images, 12 images/s, cross-entropy 0.5000, macro-F1 60.00%
                          top-1 accuracy        error top-5 accuracy        error
 1 CNN, 1 view                    75.00%       25.00%        100.00%        0.00%
   95 % interval             30.1..95.4%   4.6..69.9%   51.0..100.0%   0.0..49.0%
+  balanced (class mean)          66.67%       33.33%
 always the largest class         50.00%       50.00%"""
 
 

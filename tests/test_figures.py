@@ -2,6 +2,7 @@
 
 import io
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -78,23 +79,30 @@ def test_frames_of_right_and_wrong_differ_in_form_and_in_blue():
     assert (right[10:-10, 10:-10] == 90).all()
 
 
-def test_calibration_against_a_plain_loop():
-    confidences = RNG.uniform(0, 1, 500)
-    confidences[:2] = 0.0, 1.0
+def test_calibration_bins_hold_equally_many_answers():
+    confidences = RNG.uniform(0, 1, 500) ** 4  # most of them small
     is_right = RNG.uniform(0, 1, 500) < confidences**2
-    error = 0.0
-    for low in range(15):
-        here = [
-            (c, r)
-            for c, r in zip(confidences, is_right, strict=True)
-            if low / 15 <= c < (low + 1) / 15 or (low == 14 and c == 1)
-        ]
-        mean_confidence = sum(c for c, _ in here) / len(here)
-        accuracy = sum(r for _, r in here) / len(here)
-        error += len(here) / 500 * abs(mean_confidence - accuracy)
     bins = figures.bin_by_confidence(confidences, is_right)
+    assert bins[:, 2].tolist() == [50] * 10
+    order = np.argsort(confidences)
+    error = 0.0
+    for row, start in zip(bins, range(0, 500, 50), strict=True):
+        group = order[start : start + 50]
+        mean = sum(confidences[group]) / 50
+        accuracy = sum(is_right[group]) / 50
+        np.testing.assert_allclose(row, [mean, accuracy, 50])
+        error += abs(mean - accuracy) / 10
     assert abs(figures.measure_calibration(bins) - error) < 1e-9
-    assert abs(bins[:, 2].sum() - 1) < 1e-9
+    few = figures.bin_by_confidence(confidences[:25], is_right[:25])
+    assert few[:, 2].tolist() == [13, 12]
+
+
+def test_reliability_has_the_interval_of_each_bin():
+    bins = np.array([[0.2, 0.5, 10], [0.9, 1.0, 10]])
+    (axes,) = figures.draw_reliability(bins).axes
+    (segments,) = [c.get_segments() for c in axes.collections]
+    bounds = [segment[:, 1] for segment in segments]
+    np.testing.assert_allclose(bounds, [[23.66, 76.34], [72.25, 100]], atol=0.01)
 
 
 def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
@@ -114,7 +122,9 @@ def test_confusion_matrix_is_dark_on_its_diagonal(num_classes):
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert (shown == names) == (num_classes <= figures.MAX_CLASSES)
     assert len(axes.texts) == (9 if num_classes == 3 else 0)
-    assert "share of the class" in legend.get_xlabel()
+    assert "share of the true class" in legend.get_xlabel()
+    assert axes.get_xlabel() == "predicted class"
+    assert axes.get_ylabel() == "true class"
 
 
 def test_predictions_mark_the_right_class():
@@ -136,13 +146,6 @@ def test_predictions_mark_the_right_class():
 
 def hex_color(text):
     return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
-
-
-def test_class_errors_are_percent_from_top_to_bottom():
-    figure = figures.draw_class_errors(np.array([0.5, 0.25, 1.0]), "abc", [2, 0])
-    (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [100, 50]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "a"]
 
 
 def test_figures_become_png_and_pixels():
@@ -176,9 +179,10 @@ def test_no_name_is_taken_for_a_formula_or_for_control():
     names = ["$x$", r"a$\frac$", "two\nlines\033[1m", "$"]
     for figure in (
         figures.draw_confusion(np.eye(4, dtype=int), names),
-        figures.draw_class_errors(np.zeros(4), names, range(4)),
         figures.draw_class_counts({"train": np.arange(4)}, names, ""),
-        figures.draw_run_curves({name: [] for name in names}),
+        figures.draw_run_curves(
+            {"$x$": [figures.Curve(name, 0, 0, []) for name in names]}
+        ),
     ):
         mosaics.encode_png(figure)
     axes, _ = figures.draw_confusion(np.eye(4, dtype=int), names).axes
@@ -202,28 +206,44 @@ RECORDS = [
 
 
 def test_learning_curves_show_every_record_and_the_largest_class():
-    figure = figures.draw_learning_curves(RECORDS, largest_class=0.4)
-    loss, accuracy, rate, speed = (
-        [line.get_ydata() for line in axes.lines] for axes in figure.axes
-    )
-    np.testing.assert_allclose(loss, [[2, 1], [2.25, 1.25]])
-    np.testing.assert_allclose(accuracy[:2], [[50, 75], [25, 50]])
-    assert set(accuracy[2]) == {40}
-    np.testing.assert_allclose(rate, [[0.1, 0.05]])
-    np.testing.assert_allclose(speed, [[100, 200], [100, 200]])
-    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1, 2]] * 2
+    for columns in (1, 3):
+        figure = figures.draw_learning_curves(RECORDS, 0.4, columns)
+        loss, accuracy, rate = (
+            [line.get_ydata() for line in axes.lines] for axes in figure.axes
+        )
+        np.testing.assert_allclose(loss, [[2, 1], [2.25, 1.25]])
+        np.testing.assert_allclose(accuracy[:2], [[50, 75], [25, 50]])
+        assert set(accuracy[2]) == {40}
+        np.testing.assert_allclose(rate, [[0.1, 0.05]])
+        epochs = [list(line.get_xdata()) for line in figure.axes[0].lines]
+        assert epochs == [[1, 2]] * 2
 
 
-def test_curves_of_runs_have_a_line_a_run_and_a_thin_one_of_its_training():
-    runs = {"paper, mask, seed 0 of the demo": RECORDS, "b": RECORDS[:2]}
-    loss, accuracy = figures.draw_run_curves(runs).axes
-    losses = [list(line.get_ydata()) for line in loss.lines]
-    assert losses == [[2, 1], [2.25, 1.25], [2], [2.25]]
-    assert loss.get_yscale() == "log"
-    assert loss.lines[0].get_linewidth() < loss.lines[1].get_linewidth()
-    assert [list(line.get_ydata()) for line in accuracy.lines[2:]] == [[50], [25]]
-    _, labels = accuracy.get_legend_handles_labels()
-    assert labels == list(runs)
+def test_curves_of_runs_have_the_recipes_colour_and_the_settings_dashes():
+    curves = [
+        figures.Curve("a", 0, 0, RECORDS),
+        figures.Curve("b", 1, 0, RECORDS[:2]),
+        figures.Curve("c", 1, 1, RECORDS),
+        figures.Curve("c", 1, 1, RECORDS),
+    ]
+    figure = figures.draw_run_curves({"photos": curves, "demo": curves[:1]})
+    loss, accuracy, other_loss, _ = figure.axes
+    thick = loss.lines[1::2]
+    assert [list(line.get_ydata()) for line in thick[:2]] == [[2.25, 1.25], [2.25]]
+    assert [list(line.get_ydata()) for line in loss.lines[:1]] == [[2, 1]]
+    assert loss.lines[0].get_linewidth() < thick[0].get_linewidth()
+    colors = [line.get_color() for line in thick]
+    dashes = [line.get_linestyle() for line in thick]
+    assert colors[0] != colors[1] == colors[2]
+    assert dashes[0] == dashes[1] != dashes[2]
+    labels = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert labels == ["a", "b", "c"]
+    assert len(other_loss.lines) == 2
+    assert other_loss.get_title().startswith("demo: ")
+    figures.draw_small(figure)
+    ticks = [t.get_text() for t in loss.get_yticklabels()]
+    assert "2" in ticks
+    assert not any("10^" in tick for tick in ticks)
 
 
 def test_class_counts_are_bars_of_both_splits():
@@ -234,3 +254,37 @@ def test_class_counts_are_bars_of_both_splits():
     many = {"train": np.arange(100)}
     (axes,) = figures.draw_class_counts(many, ["x"] * 100, "").axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), np.arange(100)[::-1])
+
+
+def test_neighbours_of_half_the_size_stand_in_a_row_after_a_large_picture():
+    image = np.full((100, 100, 3), 7, np.uint8)
+    others = np.stack([np.full((100, 100, 3), value, np.uint8) for value in (50, 60)])
+    row = mosaics.lay_after(image, others, [True, False])
+    assert row.shape == (100, 100 + 12 + 2 * 58, 3)
+    assert (row[:, :100] == 7).all()
+    assert row[50, 112 + 4 + 25].tolist() == [50] * 3
+    assert row[50, 112 + 58 + 4 + 25].tolist() == [60] * 3
+    assert (row[:20, 112:] == 255).all()
+
+
+def test_every_layer_has_a_picture_of_its_kernels_and_of_its_maps():
+    model = alexnet(7, "small", width=0.1, seed=0)
+    image = RNG.integers(0, 256, (224, 224, 3), np.uint8)
+    maps = mosaics.draw_layer(model, "conv2", image)
+    values = keras.Model(model.inputs[0], model.get_layer("conv2").output)(image[None])
+    values = np.maximum(values[0].numpy(), 0)
+    for number in (0, 9):  # of rows of eight, two pixels for each value
+        top, left = (2 + i * (2 * 27 + 4) for i in divmod(number, 8))
+        drawn = maps[top : top + 54 : 2, left : left + 54 : 2, 0]
+        expected = np.round(255 * values[..., number] / values.max())
+        np.testing.assert_allclose(drawn, expected, atol=1)
+    assert mosaics.draw_layer(model, "fc8", image).shape == (4, 256, 3)
+    kernel = model.get_layer("conv2").kernel.numpy()
+    drawn = mosaics.draw_layer(model, "conv2")
+    assert drawn.shape[1] == 16 * (3 * 5 + 4)
+    one = kernel[:, :, 1, 2] / np.abs(kernel[:, :, 1, 2]).max()
+    top, left = 2 + 1 * (15 + 4), 2 + 2 * (15 + 4)
+    pixels = drawn[top : top + 15 : 3, left : left + 15 : 3, 0]
+    np.testing.assert_allclose(pixels, 127.5 + 127.5 * one, atol=0.51)
+    for name in ("conv1", "fc6", "fc8"):
+        assert mosaics.draw_layer(model, name).std() > 1

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import PIL.Image
@@ -19,6 +20,7 @@ from alexnet_tf.devices import make_strategy
 from alexnet_tf.evaluation import report
 from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.metrics import wilson_interval
+from alexnet_tf.evaluation.results import read_names
 from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run, build_model
@@ -26,8 +28,30 @@ from alexnet_tf.run import Run, build_model
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+class Terminal(io.StringIO):
+    """A standard error that says that somebody looks at it."""
+
+    def isatty(self):
+        """It does."""
+        return True
+
+
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, data_dir):
+def terminal():
+    """What the first page shows while it is made."""
+    return Terminal()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_examples():
+    """Pages show one right answer and one wrong one, which costs a quarter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_EXAMPLES", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, data_dir, terminal):
     """A page about a network that answers differently to different pictures."""
     root = tmp_path_factory.mktemp("report")
     config = make_config(data_dir, "small", width=0.05, learning_rate=0.02)
@@ -43,7 +67,9 @@ def written(tmp_path_factory, data_dir):
     lines = [json.dumps(record | {"split": split}) for split in ("train", "validation")]
     pathlib.Path(run.metrics_file).write_text("\n".join([*lines, ""]))
     page = root / "page"
-    result = evaluate_run(run.model_dir, report_dir=str(page))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal)
+        result = evaluate_run(run.model_dir, report_dir=str(page))
     return page, model, result
 
 
@@ -82,7 +108,7 @@ def test_every_figure_is_a_png_too(written):
     page, *_ = written
     names = {path.stem for path in page.glob("*.png")}
     assert names >= {"confusion_matrix", "reliability", "kernels", "kernel_changes"}
-    assert names >= {"learning_curves", "neighbours_1", "places_wrong"}
+    assert names >= {"learning_curves", "neighbours_1", "where_wrong"}
     assert "answers_wrong" in names
     assert any(name.startswith("confused_") for name in names)
     for path in page.glob("*.png"):
@@ -116,6 +142,8 @@ def test_the_page_has_precision_recall_and_f1_of_every_class(written):
         cells = (examples, precision, f"{right / examples:.0%}", f1)
         row = f"<th>{name}</th>" + "".join(f"<td>{cell}</td>" for cell in cells)
         assert row in text
+    assert f"{result.balanced_accuracy:.1%} balanced</p>" in text
+    assert f"macro-F1 {result.macro_f1:.1%}" in text
 
 
 def test_two_replicas_and_a_network_twice_change_no_report(written, tmp_path):
@@ -125,10 +153,10 @@ def test_two_replicas_and_a_network_twice_change_no_report(written, tmp_path):
     evaluate_run(run, checkpoints=["latest"] * 2, report_dir=str(again), **given)
     for directory, is_of_several in ((page, False), (again, True)):
         text = (directory / "index.html").read_text()
-        assert ("features: of the first network" in text) == is_of_several
+        assert ("features are of the first network" in text) == is_of_several
     names = {path.name for path in page.glob("*.png")}
     assert {path.name for path in again.glob("*.png")} == names
-    for name in ("places_wrong.png", "neighbours_1.png"):
+    for name in ("where_wrong.png", "neighbours_1.png"):
         one, two = (np.asarray(PIL.Image.open(p / name)) for p in (page, again))
         np.testing.assert_allclose(np.int16(one), two, atol=1)
 
@@ -137,30 +165,57 @@ def test_neighbours_are_called_right_where_they_are_of_the_class(written):
     page, _, result = written
     text = (page / "index.html").read_text()
     found = re.findall(r">(\d) of the 5 nearest are (\w+) too", text)
-    right, wrong = report._choose(result.predictions)
+    right, wrong = report.choose_examples(result.predictions)
     labels = result.predictions.labels[np.concatenate([right, wrong])]
     assert [name for _, name in found] == [("blue", "green", "red")[i] for i in labels]
 
 
-def test_the_report_shows_a_bar_while_it_works(
-    written, data_dir, tmp_path, monkeypatch
-):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    page, model, result = written
-    facts = json.loads((page / "eval.json").read_text())
-    monkeypatch.setattr(sys, "stderr", terminal)
-    run = Run(str(page.parent / "run"))
-    report.write_report(
-        str(tmp_path), result, facts, open_data_set(data_dir), model, run
-    )
+def test_the_report_shows_a_bar_while_it_works(written, terminal):
     shown = [int(n) for n in re.findall(r"report\s+(\d+)%", terminal.getvalue())]
     assert shown[0] == 0
     assert max(shown) <= 100
     assert max(shown) > 50
+
+
+def test_the_page_has_a_table_of_contents(written):
+    page, *_ = written
+    text = (page / "index.html").read_text()
+    targets = re.findall(r'<a href="#(s\d+)">', text)
+    assert targets == re.findall(r'<section id="(s\d+)"', text)
+    assert len(targets) > 8
+
+
+def test_copies_across_splits_are_named(data_dir, tmp_path):
+    """Of pictures of noise one is in both splits, saved again by another quality."""
+    from data.prepare import prepare
+
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
+    for split, numbers in (("train", range(12)), ("validation", (12, 13, 5))):
+        folder = tmp_path / "in" / split / "noise"
+        folder.mkdir(parents=True)
+        for i in numbers:
+            picture = PIL.Image.fromarray(small[i]).resize((300, 300))
+            picture.save(folder / f"{i}.jpg", quality=95 if split == "train" else 60)
+    other = tmp_path / "in" / "train" / "other"
+    other.mkdir()
+    PIL.Image.new("RGB", (300, 300), "red").save(other / "flat.png")
+    prepare(source="folder", input=str(tmp_path / "in"), output=str(tmp_path / "out"))
+    data_set = open_data_set(str(tmp_path / "out"))
+    number, copies = report.find_copies(data_set, "validation", 224)
+    ours, theirs = (read_names(data_set.splits[s]) for s in ("validation", "train"))
+    assert number == 3
+    pairs = [(ours[i], theirs[j]) for i, j in copies]
+    assert pairs == [("validation/noise/5.jpg", "train/noise/5.jpg")]
+    page = report.Page(str(tmp_path))
+    model = types.SimpleNamespace(input_shape=(None, 224, 224, 3))
+    evaluation = types.SimpleNamespace(split="validation")
+    subject = report.Subject(evaluation, {}, data_set, model, None)
+    report._add_copies(page, subject)
+    page.write("copies")
+    text = (tmp_path / "index.html").read_text()
+    assert "1 of the 3 pictures of validation" in text
+    assert "<th>validation/noise/5.jpg</th><td>train/noise/5.jpg</td>" in text
 
 
 def test_the_numbers_stand_beside_the_page(written):
@@ -170,7 +225,7 @@ def test_the_numbers_stand_beside_the_page(written):
 
 
 def test_text_from_outside_is_escaped(tmp_path):
-    page = report._Page(str(tmp_path))
+    page = report.Page(str(tmp_path))
     page.table([("<b>", "a & b")])
     page.figure("x", np.zeros((2, 2, 3), np.uint8), '"<script>')
     page.write("<title>")
@@ -180,13 +235,13 @@ def test_text_from_outside_is_escaped(tmp_path):
     assert "a &amp; b" in text
 
 
-def test_nearest_pictures_against_numpy(written, data_dir, monkeypatch):
+def test_neighbours_against_numpy(written, data_dir, monkeypatch):
     _, model, _ = written
     monkeypatch.setattr(report, "_BATCH", 64)  # 150 pictures: three batches
     data_set = open_data_set(data_dir)
     train = read_pictures(data_set, "train", np.arange(150), 224)
     queries = read_pictures(data_set, "validation", np.array([0, 12, 24]), 224)
-    pool, found, labels = report.nearest_pictures(model, data_set, queries, k=4)
+    pool, found, labels = report.find_neighbours(model, data_set, queries, k=4)
     assert pool == 150
     features = tf.keras.Model(model.inputs, model.get_layer("fc7").output)
     a = features.predict(queries, verbose=0).astype(np.float64)
@@ -235,7 +290,10 @@ def test_published_weights_have_no_first_kernels_to_compare_with(written):
     figures = []
 
     class Page:
-        def heading(self, text):
+        def section(self, text):
+            """Nothing to see."""
+
+        def text(self, text):
             """Nothing to see."""
 
         def figure(self, name, *_):

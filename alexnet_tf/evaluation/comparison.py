@@ -1,4 +1,7 @@
-"""Several runs beside each other: what came out, and in which settings they differ."""
+"""Several runs beside each other: what came out, and in which settings they differ.
+
+Runs on different data cannot be compared, so each data set has a table of its own.
+"""
 
 import collections
 import dataclasses
@@ -12,34 +15,46 @@ import tensorflow as tf
 from alexnet_tf.config import flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import figures, mosaics
-from alexnet_tf.evaluation.results import printable, read_records
-from alexnet_tf.files import writing
+from alexnet_tf.evaluation.results import read_records
+from alexnet_tf.files import shown, writing
 from alexnet_tf.paths import expand
 from alexnet_tf.run import Run
 
 # What two runs may differ in without being other experiments.
-_NO_SETTINGS = ("given", "class_names", "num_train_examples", "data_dir")
+_NO_SETTINGS = ("given", "class_names", "num_train_examples", "data_dir", "data")
+_HEAD = (
+    *("run", "accuracy", "interval", "balanced", "largest", "loss"),
+    *("parameters", "images/s", "measured on"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ComparedRun:
     """What is known of a run.
 
     Attributes:
         name: The last part of its directory, or all of it where others end alike.
+        data: Name of its data set's directory.
         settings: All of them by name.
         records: Those of `metrics.jsonl`.
         evaluation: What `eval.json` holds; empty where it was not evaluated.
     """
 
     name: str
+    data: str
     settings: dict[str, object]
     records: list[dict]
     evaluation: dict
 
+    @property
+    def measured(self) -> dict:
+        """`eval.json`, or the last validation while there is none."""
+        validations = [r for r in self.records if r["split"] == "validation"]
+        return self.evaluation or (validations[-1] if validations else {})
+
 
 def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
-    """Prints a table of runs; directories that hold no run are left out, with a line.
+    """Prints a table of runs for each data set; other directories are passed over.
 
     Args:
         model_dirs: Directories of runs.
@@ -50,100 +65,121 @@ def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
     """
     runs = {}
     for model_dir in model_dirs:
+        run = Run(expand(model_dir))
+        if not run.exists():  # runs/* names other directories too
+            continue
         try:
-            runs[model_dir.rstrip("/")] = _read(Run(expand(model_dir)))
-        except UserError as error:  # runs/* names other directories too
-            print(f"left out: {printable(str(error))}")
+            runs[model_dir.rstrip("/")] = _read(run)
+        except UserError as error:
+            print(f"left out: {shown(str(error))}")
     if not runs:
         raise UserError("no run to compare: give the directories of runs, as in runs/*")
-    names = collections.Counter(row.name for row in runs.values())
-    rows = [
-        row if names[row.name] == 1 else dataclasses.replace(row, name=model_dir)
-        for model_dir, row in runs.items()
-    ]
-    print(format_comparison(rows))
+    names = collections.Counter(run.name for run in runs.values())
+    by_data = collections.defaultdict(list)
+    for model_dir, run in runs.items():
+        if names[run.name] > 1:
+            run = dataclasses.replace(run, name=model_dir)
+        by_data[run.data].append(run)
+    for data, of_data in by_data.items():
+        print(f"Data: {shown(data)}\n{format_comparison(of_data)}\n")
+    print("(interval: 95 %; balanced: mean of the classes; largest: always that class)")
     if output:
-        curves = figures.draw_run_curves({row.name: row.records for row in rows})
+        curves = {data: group_curves(of_data) for data, of_data in by_data.items()}
+        drawn = figures.draw_run_curves(curves)
         with writing(output, "wb") as file:
-            file.write(mosaics.encode_png(curves, "alexnet_tf compare"))
-        print(f"The curves are in {printable(output)}")
+            file.write(mosaics.encode_png(drawn, "alexnet_tf compare"))
+        print(f"The curves are in {shown(output)}")
 
 
-def _read(run: Run) -> Row:
+def _read(run: Run) -> ComparedRun:
     config, evaluation = run.read_config(), {}
     if tf.io.gfile.exists(run.eval_file):
         with tf.io.gfile.GFile(run.eval_file) as file:
             evaluation = json.load(file)
-    settings = flat(config)
-    names = settings["class_names"]
-    settings["classes"] = len(names)
-    settings["data"] = os.path.basename(os.path.abspath(config.data_dir))
-    name = os.path.basename(os.path.abspath(run.model_dir))
-    return Row(name, settings, read_records(run.metrics_file), evaluation)
+    return ComparedRun(
+        name=os.path.basename(os.path.abspath(run.model_dir)),
+        data=os.path.basename(os.path.abspath(config.data_dir)),
+        settings=flat(config) | {"classes": len(config.class_names)},
+        records=read_records(run.metrics_file),
+        evaluation=evaluation,
+    )
 
 
-def format_comparison(rows: Sequence[Row]) -> str:
+def format_comparison(runs: Sequence[ComparedRun]) -> str:
     """A table of what came out, the best first, and one of the settings that differ."""
-    rows = sorted(rows, key=_error)
-    names = [printable(row.name) for row in rows]
-    head = ("run", "accuracy", "interval", "largest", "loss")
-    head = (*head, "parameters", "images/s", "of")
-    lines = [head, *((n, *_cells(row)) for n, row in zip(names, rows, strict=True))]
-    text = _align(lines) + "\n(interval: 95 %; largest: always the largest class)"
-    differing = [
-        key
-        for key in rows[0].settings
-        if key not in _NO_SETTINGS
-        and len({str(row.settings.get(key)) for row in rows}) > 1
-    ]
-    if differing:
+    runs = sorted(runs, key=lambda run: run.measured.get("top_1_error", 1.0))
+    names = [shown(run.name) for run in runs]
+    cells = zip(names, map(_format_cells, runs), strict=True)
+    text = _align([_HEAD, *((name, *of_run) for name, of_run in cells)])
+    if differing := _find_differing(runs):
         table = [("run", *differing)]
-        for name, row in zip(names, rows, strict=True):
-            values = (row.settings.get(key, "–") for key in differing)
-            table.append((name, *(printable(str(value)) for value in values)))
+        for name, run in zip(names, runs, strict=True):
+            values = (str(run.settings.get(key, "–")) for key in differing)
+            table.append((name, *map(shown, values)))
         text += "\n\nThey differ in\n" + _align(table)
-    elif len(rows) > 1:
+    elif len(runs) > 1:
         text += "\n\nThey do not differ in any setting."
     return text
 
 
-def _error(row: Row) -> float:
-    last = _last_validation(row)
-    return row.evaluation.get("top_1_error", last.get("top_1_error", 1.0))
+def _find_differing(runs: Sequence[ComparedRun]) -> list[str]:
+    return [
+        key
+        for key in runs[0].settings
+        if key not in _NO_SETTINGS
+        and len({str(run.settings.get(key)) for run in runs}) > 1
+    ]
 
 
-def _last_validation(row: Row) -> dict:
-    validations = [r for r in row.records if r["split"] == "validation"]
-    return validations[-1] if validations else {}
+def group_curves(runs: Sequence[ComparedRun]) -> list[figures.Curve]:
+    """The curves of runs: a colour for each recipe, a dash for each other setting.
+
+    Runs that differ in their seeds alone look alike and share a line of the legend.
+    """
+    keys = [key for key in _find_differing(runs) if key not in ("seed", "recipe")]
+    recipes = [str(run.settings["recipe"]) for run in runs]
+    settings = [tuple(str(run.settings.get(key)) for key in keys) for run in runs]
+    groups = list(zip(recipes, settings, strict=True))
+    colors, dashes = list(dict.fromkeys(recipes)), list(dict.fromkeys(settings))
+    curves = []
+    for run, (recipe, setting) in zip(runs, groups, strict=True):
+        number = groups.count((recipe, setting))
+        label = run.name
+        if number > 1:
+            label += f" and {number - 1} like it"
+        first = groups.index((recipe, setting))
+        label = curves[first].label if first < len(curves) else label
+        color, dash = colors.index(recipe), dashes.index(setting)
+        curves.append(figures.Curve(label, color, dash, run.records))
+    return curves
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    """Of `eval.json`, or of the last validation while there is none."""
-    known = row.evaluation or _last_validation(row)
-    if not known:
-        return ("–",) * 7
-    interval = "–"
-    if row.evaluation:
-        low, high = known["top_1_error_interval"]
+def _format_cells(run: ComparedRun) -> tuple[str, ...]:
+    """The cells of a run's row, but its name."""
+    measured = run.measured
+    if not measured:
+        return ("–",) * (len(_HEAD) - 1)
+    interval, source = "–", "last validation"
+    if run.evaluation:
+        low, high = measured["top_1_error_interval"]
         interval = f"{100 - 100 * high:.1f}..{1 - low:.1%}"
-    largest, parameters = known.get("largest_class"), known.get("parameters")
-    speeds = [r["images_per_second"] for r in row.records if r["split"] == "train"]
+        views = measured["views"]
+        source = f"{measured['split']}, {views} view" + "s" * (views > 1)
+    speeds = [r["images_per_second"] for r in run.records if r["split"] == "train"]
     return (
-        f"{1 - known['top_1_error']:.1%}",
+        f"{1 - measured['top_1_error']:.1%}",
         interval,
-        "–" if largest is None else f"{largest:.1%}",
-        f"{known['cross_entropy']:.4f}",
-        "–" if parameters is None else f"{parameters:,}",
-        f"{statistics.median(speeds):,.0f}" if speeds else "–",
-        _what_of(row.evaluation),
+        _format(measured.get("balanced_accuracy"), ".1%"),
+        _format(measured.get("largest_class"), ".1%"),
+        f"{measured['cross_entropy']:.4f}",
+        _format(measured.get("parameters"), ","),
+        _format(statistics.median(speeds) if speeds else None, ",.0f"),
+        source,
     )
 
 
-def _what_of(evaluation: dict) -> str:
-    if not evaluation:
-        return "last validation"
-    views = evaluation["views"]
-    return f"{evaluation['split']}, {views} view" + "s" * (views > 1)
+def _format(value: float | None, how: str) -> str:
+    return "–" if value is None else format(value, how)
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

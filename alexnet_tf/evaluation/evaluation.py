@@ -106,12 +106,15 @@ def evaluate_run(
     }
     print(results.format_table(evaluation, data_set, facts))
     if directory := report_dir or model_dir:
-        results.write_results(directory, evaluation, facts, data_set, predictions)
+        results.write_results(directory, evaluation, facts, data_set)
+        if predictions:
+            results.write_predictions(evaluation, data_set, directory)
     if report_dir:
         from alexnet_tf.evaluation import report  # matplotlib takes a second to import
 
         network = members[0].model, members[0].run
-        report.write_report(report_dir, evaluation, facts, data_set, *network)
+        subject = report.Subject(evaluation, facts, data_set, *network)
+        report.write_report(report_dir, subject)
         print(f"The report is {os.path.join(report_dir, 'index.html')}")
     return evaluation
 

@@ -1,4 +1,16 @@
-"""Exact top-1 and top-5 error over a whole split, of one network or of several."""
+"""Exact top-1 and top-5 error over a whole split, of one network or of several.
+
+Every example counts once, whatever the size of a batch and the number of devices:
+
+- The last batch is filled up with rows without an example (label -1), because devices
+  take batches of one size. These rows are computed like all others and then left out.
+- Each replica returns what was answered to each of its images, a few numbers, not a
+  mean. The numbers of all replicas are put one after another in the order of the
+  examples, and are only then averaged (`Evaluation`). So the result depends neither on
+  the batch size nor on the replicas, and each answer can be traced to its image.
+- Several views of an image, or several networks, are averaged as the paper does it:
+  the mean of their probabilities (section 4.1), not of their logits.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +35,7 @@ class Evaluator:
         strategy: The one in whose scope they were built.
         cache: Whether an evaluation keeps the decoded images in memory for the next
             ones of the same split.
+        keep_all: Whether to keep the probabilities of all classes.
     """
 
     def __init__(
@@ -30,8 +43,10 @@ class Evaluator:
         models: keras.Model | Sequence[keras.Model],
         strategy: tf.distribute.Strategy,
         cache: bool = False,
+        keep_all: bool = False,
     ):
         self._cache, self._last = cache, (None, None)
+        self._keep_all = keep_all
         self._models = models if isinstance(models, Sequence) else [models]
         self._strategy = strategy
 
@@ -69,7 +84,7 @@ class Evaluator:
         rows = {
             name: np.concatenate([step[name] for step in steps]) for name in steps[0]
         }
-        # Batches are filled up with rows that hold no example.
+        # Here the rows go that filled up the last batch, and those of bad records.
         positions = np.flatnonzero(rows["labels"] >= 0)
         num_examples = data_set.splits[split].num_examples
         if not len(positions):
@@ -83,9 +98,11 @@ class Evaluator:
         return Evaluation(split, views, num_examples, predictions)
 
     def _batches(self, data_set, split, global_batch_size, views) -> Iterable:
-        asked = (data_set, split, global_batch_size, views)
+        # The same validation set comes again each epoch: its data set is made once, so
+        # that what it keeps in memory (`cache`) is found again.
+        arguments = (data_set, split, global_batch_size, views)
         before, batches = self._last
-        if before == asked:
+        if before == arguments:
             return batches
 
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -100,7 +117,7 @@ class Evaluator:
             return _part_of_worker(batches, global_batch_size, context)
 
         batches = self._strategy.distribute_datasets_from_function(make)
-        self._last = asked, batches
+        self._last = arguments, batches
         return batches
 
     @tf.function(autograph=False)
@@ -112,7 +129,8 @@ class Evaluator:
         """The arrays of `Predictions`, but the positions, for a replica's images."""
         scores = self._log_probabilities(images)
         values, ids = tf.math.top_k(scores, min(5, scores.shape[1]))
-        return {
+        all_classes = {"probabilities": tf.exp(scores)} if self._keep_all else {}
+        return all_classes | {
             "labels": labels,
             "ranks": rank(scores, labels),
             "cross_entropies": cross_entropy(scores, labels),
@@ -155,5 +173,6 @@ def _log_mean(log_probabilities: tf.Tensor) -> tf.Tensor:
     """Logarithm of the mean of the probabilities over axis 0."""
     if log_probabilities.shape[0] == 1:
         return log_probabilities[0]
+    # Of sums of tiny probabilities only the logarithm is exact in float32.
     sums = tf.reduce_logsumexp(log_probabilities, axis=0)
     return sums - math.log(log_probabilities.shape[0])

@@ -3,12 +3,15 @@
 Figures are as wide as a phone; their PNGs have two pixels for each of the page's.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
+from alexnet_tf.evaluation.metrics import wilson_interval
 from alexnet_tf.evaluation.mosaics import RIGHT, WRONG, cut, shorten, wrap
 
 MAX_CLASSES = 50  # of a confusion matrix that can be read
@@ -34,8 +37,8 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("answer", fontsize=9)
-    axes.set_ylabel("class", fontsize=9)
+    axes.set_xlabel("predicted class", fontsize=9)
+    axes.set_ylabel("true class", fontsize=9)
     axes.tick_params(labelsize=8)
     if has_names:
         names = [_label(name, 16) for name in class_names]
@@ -44,73 +47,59 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     if num_classes <= 12:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
-            place = {"ha": "center", "va": "center"}
-            axes.text(column, row, f"{count}", color=color, fontsize=8, **place)
+            center = {"ha": "center", "va": "center"}
+            axes.text(column, row, f"{count}", color=color, fontsize=8, **center)
     legend = figure.colorbar(image, ax=axes, location="top", shrink=0.8, aspect=30)
     legend.set_ticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"], fontsize=8)
     what = " (numbers: images)" if num_classes <= 12 else ""
-    legend.set_label("share of the class, a row" + what, fontsize=8)
+    legend.set_label("share of the true class" + what, fontsize=8)
     return figure
 
 
 def bin_by_confidence(
-    confidences: np.ndarray, is_right: np.ndarray, bins: int = 15
+    confidences: np.ndarray, is_right: np.ndarray, bins: int = 10
 ) -> np.ndarray:
-    """Mean confidence, accuracy and share of the answers, by confidence.
+    """Groups of answers of equal size, by their confidence.
+
+    Bins of equal width would hold thousands of answers at one end and three at the
+    other, whose accuracy says nothing.
 
     Args:
         confidences: `(n,)`, probability of each answer, 0..1.
         is_right: bool `(n,)`.
-        bins: Of equal width.
+        bins: How many; fewer where a bin would hold less than ten answers.
 
     Returns:
-        float64 `(k, 3)`, a row for each bin that holds an answer.
+        float64 `(k, 3)`: mean confidence, accuracy and number of answers of each.
     """
-    numbers = np.minimum((confidences * bins).astype(int), bins - 1)
-    members = [numbers == number for number in np.unique(numbers)]
+    order = np.argsort(confidences, kind="stable")
+    groups = np.array_split(order, max(1, min(bins, len(order) // 10)))
     return np.array(
-        [(confidences[m].mean(), is_right[m].mean(), m.mean()) for m in members]
-    ).reshape(-1, 3)
+        [(confidences[g].mean(), is_right[g].mean(), len(g)) for g in groups]
+    )
 
 
 def measure_calibration(bins: np.ndarray) -> float:
     """The expected calibration error: mean of |confidence − accuracy|, a fraction."""
-    return float(np.sum(bins[:, 2] * np.abs(bins[:, 0] - bins[:, 1])))
+    return float(np.average(np.abs(bins[:, 0] - bins[:, 1]), weights=bins[:, 2]))
 
 
 def draw_reliability(bins: np.ndarray) -> Figure:
-    """Accuracy over confidence; `bins` from `calibration_bins`."""
-    figure = Figure(figsize=(_WIDTH, 4), layout="constrained")
-    axes, shares = figure.subplots(2, height_ratios=[3, 1], sharex=True)
-    axes.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
-    axes.plot(bins[:, 0], bins[:, 1], "o-", color="tab:blue")
-    title = f"expected calibration error {measure_calibration(bins):.1%}"
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    axes.set_title(title, fontsize=10)
-    shares.bar(bins[:, 0], bins[:, 2], width=0.04, color="tab:blue")
-    shares.set(xlabel="confidence", ylabel="share")
-    return figure
-
-
-def draw_class_errors(
-    errors: np.ndarray, class_names: Sequence[str], classes: Sequence[int]
-) -> Figure:
-    """Bars of the top-1 error of some classes.
-
-    Args:
-        errors: float `(num_classes,)`, fractions.
-        class_names: Of all classes.
-        classes: Which to show, from top to bottom.
-    """
-    height = 0.8 + 0.28 * len(classes)
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    """Accuracy over confidence with 95 % intervals; see `bin_by_confidence`."""
+    figure = Figure(figsize=(_WIDTH, _WIDTH), layout="constrained")
     axes = figure.subplots()
-    names = [_label(class_names[i], 18) for i in classes]
-    bars = axes.barh(range(len(classes)), 100 * errors[list(classes)], color=RIGHT)
-    axes.bar_label(bars, fmt="%.0f%%", padding=2, fontsize=8)
-    axes.set_yticks(range(len(classes)), names, fontsize=8)
-    axes.set(xlim=(0, 118), xlabel="top-1 error, %")
-    axes.invert_yaxis()
+    axes.plot([0, 100], [0, 100], "--", color="grey", linewidth=1)
+    intervals = [wilson_interval(share, int(number)) for _, share, number in bins]
+    low, high = np.array(intervals).T
+    accuracy = bins[:, 1]
+    spread = 100 * np.stack([accuracy - low, high - accuracy]).clip(0)
+    line = {"color": RIGHT, "marker": "o", "markersize": 4, "capsize": 3}
+    axes.errorbar(100 * bins[:, 0], 100 * accuracy, spread, **line)
+    axes.set(xlim=(0, 102), ylim=(0, 102), ylabel="right, %")
+    axes.set_xlabel("probability of the answer, %")
+    axes.set_title(f"expected calibration error {measure_calibration(bins):.1%}")
+    axes.title.set_fontsize(10)
+    axes.grid(alpha=0.3)
     return figure
 
 
@@ -172,76 +161,104 @@ def _show_framed(axes, image: np.ndarray, is_right: bool) -> None:
 def draw_learning_curves(
     records: Sequence[Mapping[str, object]],
     largest_class: float | None = None,
-    columns: int = 2,
+    columns: int = 3,
 ) -> Figure:
-    """Loss, accuracy, rate and speed by epoch, of training and validation.
+    """Loss, accuracy and learning rate by epoch, of training and validation.
 
     Args:
         records: Those of `metrics.jsonl`.
         largest_class: Accuracy of always answering the largest class, to show it.
-        columns: Panels beside each other, 1 or 2.
+        columns: Panels beside each other, 1 or 3.
     """
-    figure = Figure(figsize=(columns * _WIDTH, 10 / columns))
-    cells = figure.subplots(4 // columns, columns, sharex=True, squeeze=False)
-    margin = 0.18 / columns
-    figure.subplots_adjust(
-        margin, 0.045 * columns, 0.98, 1 - 0.03 * columns, wspace=0.22, hspace=0.2
-    )
+    rows = 3 // columns
+    size = columns * _WIDTH, 3.2 if columns == 3 else 6.4
+    figure = Figure(figsize=size, layout="constrained")
+    heights = [1] if columns == 3 else [3, 3, 2]
+    cells = figure.subplots(rows, columns, sharex=True, height_ratios=heights).flat
     panels = {
         "loss (cross-entropy, nats)": lambda r: r["cross_entropy"],
         "top-1 accuracy, %": lambda r: 100 * (1 - r["top_1_error"]),
         "learning rate": lambda r: r["learning_rate"],
-        "images/s": lambda r: r["images_per_second"],
     }
-    for axes, (title, value) in zip(cells.flat, panels.items(), strict=True):
+    for axes, (title, value) in zip(cells, panels.items(), strict=True):
         axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
         for split, color, style in (
             ("train", RIGHT, "-"),
             ("validation", WRONG, "--"),
         ):
-            rows = [r for r in records if r["split"] == split]
+            of_split = [r for r in records if r["split"] == split]
             line = {"color": color, "linestyle": style, "marker": ".", "markersize": 4}
             if not (split == "validation" and title == "learning rate"):
-                epochs = [r["epoch"] for r in rows]
-                axes.plot(epochs, [value(r) for r in rows], label=split, **line)
-        axes.grid(alpha=0.3)
-    for axes in cells[-1]:
+                epochs = [r["epoch"] for r in of_split]
+                axes.plot(epochs, [value(r) for r in of_split], label=split, **line)
+    for axes in cells if columns == 3 else [cells[-1]]:
         axes.set_xlabel("epoch")
     if largest_class is not None:
         label = "largest class"
-        cells.flat[1].axhline(100 * largest_class, color="grey", ls=":", label=label)
-    cells.flat[1].legend(fontsize=8)
+        cells[1].axhline(100 * largest_class, color="grey", ls=":", label=label)
+    cells[1].legend(fontsize=8)
     return figure
 
 
-def draw_run_curves(runs: Mapping[str, Sequence[Mapping[str, object]]]) -> Figure:
-    """Loss and accuracy by epoch, for each run on validation and, thin, in training.
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """How a run learnt.
+
+    Attributes:
+        label: What the legend calls it; curves of one label share an entry.
+        color: Runs of the same recipe have the same number.
+        dash: Runs of the same settings have the same number.
+        records: Those of `metrics.jsonl`.
+    """
+
+    label: str
+    color: int
+    dash: int
+    records: Sequence[Mapping[str, object]]
+
+
+def draw_run_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
+    """Loss and accuracy by epoch on validation and, thin, in training.
 
     Args:
-        runs: The records of `metrics.jsonl` by the run's name.
+        curves: Those of each data set, by its name: a row of panels.
     """
-    figure = Figure(figsize=(2 * _WIDTH, 3.4), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
-    styles = ("-", "--", ":", "-.")  # ten colours, and then other lines
-    for i, (name, records) in enumerate(runs.items()):
-        line = {"color": f"C{i % 10}", "linestyle": styles[i // 10 % 4]}
-        thin = line | {"linewidth": 0.6}
-        label = _escape(cut(name, 40))
-        thick = line | {"label": label, "marker": ".", "markersize": 4}
-        for split, style in (("train", thin), ("validation", thick)):
-            rows = [r for r in records if r["split"] == split]
-            epochs = [r["epoch"] for r in rows]
-            loss.plot(epochs, [r["cross_entropy"] for r in rows], **style)
-            accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **style)
-    loss.set_yscale("log", base=2)  # the first steps' may be ten times the last
-    loss.yaxis.set_major_formatter("{x:g}")
-    titles = "loss, nats", "top-1 accuracy, %; thin: in training"
-    for axes, title in zip((loss, accuracy), titles, strict=True):
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-    accuracy.legend(fontsize=7)
+    size = 2 * _WIDTH, 3.4 * len(curves)
+    figure = Figure(figsize=size, layout="constrained")
+    cells = figure.subplots(len(curves), 2, squeeze=False)
+    for (loss, accuracy), (name, of_set) in zip(cells, curves.items(), strict=True):
+        for curve in of_set:
+            _add_curve(loss, accuracy, curve)
+        # The first steps' loss may be ten times the last one's.
+        loss.set_yscale("log")
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        loss.yaxis.set_major_formatter("{x:g}")
+        loss.yaxis.set_minor_locator(NullLocator())
+        title = f"{_escape(cut(name, 30))}: " if len(curves) > 1 else ""
+        loss.set_title(f"{title}loss, nats", fontsize=10)
+        accuracy.set_title("top-1 accuracy, % (thin: in training)", fontsize=10)
+        for axes in (loss, accuracy):
+            axes.set_xlabel("epoch")
+            axes.grid(alpha=0.3)
+        handles, labels = accuracy.get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        accuracy.legend(unique.values(), unique.keys(), fontsize=7)
     return figure
+
+
+def _add_curve(loss, accuracy, curve: Curve) -> None:
+    dashes = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+    line = {"color": f"C{curve.color % 10}", "linestyle": dashes[curve.dash % 5]}
+    label = _escape(cut(curve.label, 40))
+    for split, style in (
+        ("train", line | {"linewidth": 0.6}),
+        ("validation", line | {"label": label, "marker": ".", "markersize": 4}),
+    ):
+        rows = [r for r in curve.records if r["split"] == split]
+        epochs = [r["epoch"] for r in rows]
+        loss.plot(epochs, [r["cross_entropy"] for r in rows], **style)
+        accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **style)
 
 
 def draw_class_counts(
