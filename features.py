@@ -18,7 +18,6 @@ import sys
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
-from alexnet_tf.pictures import asking
 from alexnet_tf.pictures.listing import pictures_below, shown
 
 _NAMED = 20  # pictures that could not be used, by name
@@ -69,8 +68,9 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     """Writes the features as the flags say."""
     from alexnet_tf import features
     from alexnet_tf.evaluation.evaluation import fit_as_trained
-    from alexnet_tf.pictures.in_graph import Fitting
+    from alexnet_tf.pictures.fitting import Fitting
     from alexnet_tf.pipeline.data_set import open_data_set
+    from alexnet_tf.pipeline.decoding import RESIZED
     from alexnet_tf.run import Run, checkpoint_sha256
     from alexnet_tf.weights.loading import load_network
 
@@ -81,8 +81,8 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     model, config, path = loaded
     size = model.input_shape[1]
     if values.input:
-        fitting = Fitting(config.recipe.fit, config.stored_size, size)
-        pictures = features.pictures_of_folder(values.input, paths, asking.ask, fitting)
+        fitting = Fitting(config.recipe.fit, config.stored_size or RESIZED)
+        pictures = features.pictures_of_folder(values.input, paths, fitting, size)
     else:
         data_set = open_data_set(
             values.data_dir,

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
 
 import base64
+import collections
 import contextlib
 import csv
 import dataclasses
@@ -22,16 +23,20 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.asking import Asked, ask, load
+from alexnet_tf.pictures.decoding import load_rgb, open_picture
+from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting, fit_picture
 from alexnet_tf.pictures.listing import pictures_below, shown
 
 _BAR_CELLS = 20
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
+_LEAST_SURE = 5  # pictures that the summary names
+_PAGE_FILE = "predictions.html"
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Predictions</title>
 <meta name="generator" content="alexnet_tf predict">
@@ -55,7 +60,13 @@ def define_flags() -> None:
         exists=True,
         required=True,
     )
-    flags.DEFINE_enum("format", "text", ["text", "json", "csv"], "What to print.")
+    flags.DEFINE_enum(
+        "format",
+        "text",
+        list(_FORMATS),
+        "What to print: csv has a row for each picture and class, wide a row for each "
+        "picture.",
+    )
     flags.DEFINE_integer(
         "top_k", 5, "Classes to print, at most what the export has.", lower_bound=1
     )
@@ -63,7 +74,10 @@ def define_flags() -> None:
         "output_html", None, "Writes a page of pictures and classes."
     )
     flags.DEFINE_bool(
-        "explain", False, "Show in the page where the network looks (slow)."
+        "explain",
+        False,
+        "Show in the page where the network looks (slow). The page is called "
+        f"{_PAGE_FILE} unless --output_html names it.",
     )
     flags.DEFINE_integer(
         "batch_size", 32, "Pictures at a time.", lower_bound=1, upper_bound=64
@@ -72,38 +86,74 @@ def define_flags() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be done: the directory of the SavedModel, the names of pictures."""
+    """What is to be done.
+
+    Attributes:
+        saved_model: Directory of the SavedModel.
+        fitting: How it wants pictures made square.
+        names: Paths of pictures; "-" is the standard input.
+        page: File of the page to write; None for none.
+    """
 
     saved_model: str
+    fitting: Fitting
     names: list[str]
+    page: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a picture shows, or why it is not known.
+
+    Attributes:
+        name: Name of the picture.
+        image: The picture, RGB of Pillow, for the page; None with an error.
+        rows: Classes as (name, class id, probability), the most probable first.
+        error: Why there are none; "" where there are.
+    """
+
+    name: str
+    image: object = None
+    rows: tuple[tuple[str, int, float], ...] = ()
+    error: str = ""
 
 
 def check(values: flags.FlagValues, arguments: list[str]) -> Task:
     """Finds the model and the pictures; "-" stands for the standard input."""
     if not arguments:
         raise flags.Error("name pictures or folders, or - for the standard input")
-    if values.explain and not values.output_html:
-        raise flags.Error("--explain shows its pictures in a page: give --output_html")
-    saved_model = find_saved_model(values.saved_model)
+    saved_model, fitting = find_saved_model(values.saved_model)
     names = []
     for argument in arguments:
         names += pictures_below(argument) if os.path.isdir(argument) else [argument]
-    if values.output_html:
+    page = values.output_html or (_PAGE_FILE if values.explain else None)
+    if page:
         files.check_output(
-            values.output_html,
+            page,
             names,
             what="--output_html",
             kind="file",
             mark=b'content="alexnet_tf predict"',
         )
-    return Task(saved_model, names)
+    return Task(saved_model, fitting, names, page)
 
 
-def find_saved_model(directory: str) -> str:
-    """The directory of the SavedModel in an export or a run."""
+def find_saved_model(directory: str) -> tuple[str, Fitting]:
+    """The directory of the SavedModel in an export or a run, and how it fits pictures.
+
+    Raises:
+        UserError: There is none of ours.
+    """
     for candidate in (directory, os.path.join(directory, "saved_model")):
         if "saved_model.pb" in list_names(candidate):
-            return candidate
+            try:
+                path = os.path.join(candidate, FITTING_FILE)
+                return candidate, Fitting(**json.loads(files.read_whole(path, 2**16)))
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"{candidate} is an export of another program or version: give a "
+                    "directory that export.py of this version wrote"
+                ) from None
     raise UserError(
         f"--saved_model={directory} is no SavedModel and no run that has one: give the "
         "directory that export.py wrote"
@@ -111,75 +161,120 @@ def find_saved_model(directory: str) -> str:
 
 
 def predict(
-    classify: Callable, names: list[str], batch_size: int, top_k: int
-) -> Iterator[Asked]:
-    """Classifies pictures, some at a time.
+    serve: Callable, fitting: Fitting, names: list[str], batch_size: int, top_k: int
+) -> Iterator[Answer]:
+    """Classifies pictures, some at a time; yields an `Answer` for each.
 
     Args:
-        classify: The signature `serving_default` of an export.
-        names: Of files; "-" is the standard input.
+        serve: The signature `images` of an export.
+        fitting: How it wants pictures made square.
+        names: Paths of files; "-" is the standard input.
         batch_size: Pictures at a time.
         top_k: Classes of each, at most what the export has.
-
-    Yields:
-        What each shows, a list of (class, class id, probability), or why it is not
-        known.
     """
-
-    def answer(pictures: list[bytes]) -> Iterator[list | None]:
-        import tensorflow as tf
-
-        found = classify(image_bytes=tf.constant(pictures))
-        keys = ("classes", "class_ids", "probabilities")
-        columns = [found[key].numpy()[:, :top_k].tolist() for key in keys]
-        for classes, ids, probabilities in zip(*columns, strict=True):
-            classes = [name.decode() for name in classes]
-            rows = list(zip(classes, ids, probabilities, strict=True))
-            yield rows if ids[0] >= 0 else None
+    import numpy as np
+    import tensorflow as tf
 
     for start in range(0, len(names), batch_size):
-        yield from ask(names[start : start + batch_size], answer)
+        answers, squares = [], []
+        for name in names[start : start + batch_size]:
+            try:
+                image = _open(name, fitting.stored_size)
+            except ValueError as error:
+                answers.append(Answer(name, error=str(error)))
+                continue
+            squares.append(np.asarray(fit_picture(image, fitting)))
+            image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+            answers.append(Answer(name, image))
+        if squares:
+            found = serve(images=tf.constant(np.stack(squares)))
+            found = {key: found[key].numpy()[:, :top_k].tolist() for key in found}
+        row = 0
+        for answer in answers:
+            if not answer.error:
+                classes = [name.decode() for name in found["classes"][row]]
+                columns = classes, found["class_ids"][row], found["probabilities"][row]
+                rows = tuple(zip(*columns, strict=True))
+                answer, row = dataclasses.replace(answer, rows=rows), row + 1
+            yield answer
+
+
+def _open(name: str, image_size: int):
+    if name != "-":
+        return open_picture(name, image_size)
+    content = files.read_bounded(sys.stdin.buffer, files.MAX_PICTURE_BYTES)
+    return load_rgb(content, image_size=image_size)[0]
 
 
 # What is printed.
 
 
-def print_text(asked: Iterable[Asked]) -> None:
+def print_text(answers: Iterable[Answer]) -> None:
     """Prints names and bars."""
-    for picture in asked:
-        if picture.error:
+    for answer in answers:
+        if answer.error:
             continue
-        print(shown(picture.name))
-        names = [shown(name) for name, _, _ in picture.answer]
+        print(shown(answer.name))
+        names = [shown(name) for name, _, _ in answer.rows]
         width = max(map(len, names))
-        for name, (_, _, probability) in zip(names, picture.answer, strict=True):
+        for name, (_, _, probability) in zip(names, answer.rows, strict=True):
             eighths = round(probability * _BAR_CELLS * 8)
             bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]
             print(f"  {name:{width}}  {bar:{_BAR_CELLS + 1}} {probability:6.1%}")
 
 
-def print_json(asked: Iterable[Asked]) -> None:
+def print_json(answers: Iterable[Answer]) -> None:
     """Prints a list of objects, one a line."""
     separator = "["
     keys = ("class", "class_id", "probability")
-    for picture in asked:
-        rows = [dict(zip(keys, row, strict=True)) for row in picture.answer or ()]
-        error = picture.error
-        answer = {"error": error} if error else {"predictions": rows}
-        line = json.dumps({"picture": picture.name} | answer)
+    for answer in answers:
+        rows = [dict(zip(keys, row, strict=True)) for row in answer.rows]
+        result = {"error": answer.error} if answer.error else {"predictions": rows}
+        line = json.dumps({"picture": answer.name} | result)
         print(f"{separator}\n{line}", end="")
         separator = ","
     print("\n]")
 
 
-def print_csv(asked: Iterable[Asked]) -> None:
+def print_csv(answers: Iterable[Answer]) -> None:
     """Prints a row for each picture and class."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["picture", "rank", "class", "class_id", "probability"])
-    for picture in asked:
-        for rank, (name, *numbers) in enumerate(picture.answer or (), 1):
-            cells = files.format_cell(picture.name), rank, files.format_cell(name)
-            writer.writerow([*cells, *numbers])
+    _print_row("picture", "rank", "class", "class_id", "probability")
+    for answer in answers:
+        for rank, row in enumerate(answer.rows, 1):
+            _print_row(answer.name, rank, *row)
+
+
+def print_wide(answers: Iterable[Answer], top_k: int) -> None:
+    """Prints a row for each picture, also where there is an error."""
+    ranks = range(1, top_k + 1)
+    columns = [f"{key}_{rank}" for rank in ranks for key in ("class", "probability")]
+    _print_row("picture", "error", *columns)
+    for answer in answers:
+        cells = [cell for name, _, number in answer.rows for cell in (name, number)]
+        cells += [""] * (len(columns) - len(cells))
+        _print_row(answer.name, answer.error, *cells)
+
+
+def _print_row(*cells) -> None:
+    """A row in which no spreadsheet finds a formula, nor a terminal an order."""
+    texts = (files.format_cell(c) if isinstance(c, str) else c for c in cells)
+    csv.writer(sys.stdout, lineterminator="\n").writerow(texts)
+
+
+def summarize(answers: list[Answer]) -> str:
+    """How many pictures show each class, and of which the network is least sure."""
+    best = [(*answer.rows[0], answer.name) for answer in answers if answer.rows]
+    counts = collections.Counter(name for name, *_ in best).most_common()
+    lines = [
+        f"{len(best):,} pictures: "
+        + ", ".join(f"{shown(name)} {number:,}" for name, number in counts)
+    ]
+    lines.append("least sure:")
+    for name, _, probability, picture in sorted(best, key=lambda row: row[2])[
+        :_LEAST_SURE
+    ]:
+        lines.append(f"  {probability:6.1%} {shown(name)}: {shown(picture)}")
+    return "\n".join(lines)
 
 
 # What is shown.
@@ -217,27 +312,22 @@ def show_where(serve: Callable, image, class_id: int, batch_size: int):
     return overlay, explaining.describe_falls(falls)
 
 
-def format_figure(picture: Asked, look: Callable | None = None) -> str:
+def format_figure(answer: Answer, look: Callable | None = None) -> str:
     """A picture and its classes in HTML.
 
     Args:
-        picture: From `predict`.
+        answer: From `predict`.
         look: From the picture and a class to what `show_where` returns.
     """
-    try:
-        image = load(picture.content)
-        image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
-    except ValueError:  # what only the model can read has no picture
-        image, look = None, None
-    images = _format_image(image, "") if image else ""
-    caption = html.escape(shown(picture.name)) + "".join(
+    images = _format_image(answer.image, "")
+    caption = html.escape(shown(answer.name)) + "".join(
         f"<br><meter value={probability:.4f}></meter> {probability:.1%} "
         f"{html.escape(name)}"
-        for name, _, probability in picture.answer
+        for name, _, probability in answer.rows
     )
     if look:
-        name, class_id, _ = picture.answer[0]
-        overlay, cost = look(image, class_id)
+        name, class_id, _ = answer.rows[0]
+        overlay, cost = look(answer.image, class_id)
         images += _format_image(overlay, "Where the model looks")
         caption += (
             f"<p>In colour: what {html.escape(name)} depends on. By how much its "
@@ -262,6 +352,7 @@ def open_page(path: str | None) -> Iterator[Callable[[str], object]]:
     with files.writing(path) as page:
         page.write(_PAGE)
         yield page.write
+    print(f"page: {path}", file=sys.stderr)
 
 
 def main(values: flags.FlagValues, task: Task) -> int:
@@ -269,44 +360,52 @@ def main(values: flags.FlagValues, task: Task) -> int:
     import tensorflow as tf
     from tqdm import tqdm
 
+    warnings.simplefilter("ignore")  # Pillow's remarks on odd files
     model = tf.saved_model.load(for_tensorflow(task.saved_model))
-    classify = model.signatures.get("serving_default")
-    if not classify or "image_bytes" not in classify.structured_input_signature[1]:
-        raise UserError(
-            f"{task.saved_model} is an export of another program: give the directory "
-            "that export.py wrote"
-        )
+    serve = model.signatures["images"]
+    top_k = min(values.top_k, serve.structured_outputs["class_ids"].shape[1])
     look = None
     if values.explain:
 
         def look(image, class_id):
-            serve = model.signatures["images"]
             return show_where(serve, image, class_id, values.batch_size)
 
-    errors, total = [], len(task.names)
+    done, total = [], len(task.names)
     is_short = total <= values.batch_size and not look
 
-    def watch(bar, write) -> Iterator[Asked]:
-        for asked in predict(classify, task.names, values.batch_size, values.top_k):
+    def watch(bar, write) -> Iterator[Answer]:
+        answers = predict(serve, task.fitting, task.names, values.batch_size, top_k)
+        for answer in answers:
             bar.update()
             bar.clear()
-            if asked.error:
-                errors.append(f"  {shown(asked.name)}: {asked.error}")
-            elif values.output_html:
-                write(format_figure(asked, look))
-            yield asked
+            if task.page and not answer.error:
+                write(format_figure(answer, look))
+            done.append(dataclasses.replace(answer, image=None, rows=answer.rows[:1]))
+            yield answer
 
     progress = tqdm(
         total=total, unit=" pictures", leave=False, disable=is_short or None
     )
-    print_predictions = {"text": print_text, "json": print_json, "csv": print_csv}
-    with progress as bar, open_page(values.output_html) as write:
-        print_predictions[values.format](watch(bar, write))
+    with progress as bar, open_page(task.page) as write:
+        if values.format == "wide":
+            print_wide(watch(bar, write), top_k)
+        else:
+            _FORMATS[values.format](watch(bar, write))
+    errors = [f"  {shown(a.name)}: {a.error}" for a in done if a.error]
+    if total - len(errors) > 1:
+        print(summarize(done), file=sys.stderr)
     if errors:
         lines = [f"error: {len(errors)} of {total} not read:", *errors]
         print(*lines, sep="\n", file=sys.stderr)
     return 1 if errors else 0
 
+
+_FORMATS = {
+    "text": print_text,
+    "json": print_json,
+    "csv": print_csv,
+    "wide": print_wide,
+}
 
 if __name__ == "__main__":
     command_line.run(main, define_flags, check)

@@ -19,12 +19,9 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.file_names import EXPORT_FILES, RUN_FILES
 from alexnet_tf.network.layers import LocalResponseNormalization
 from alexnet_tf.paths import for_tensorflow, local_only
-from alexnet_tf.pictures.in_graph import (
-    Fitting,
-    decode_pictures,
-    fit_images,
-    map_each,
-)
+from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
+from alexnet_tf.pictures.in_graph import decode_pictures, fit_images, map_each
+from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.run import (
     Run,
     checkpoint_sha256,
@@ -85,7 +82,7 @@ def export_run(
         model, config, path = run.load_model(checkpoint)
     else:
         model, config, path = load_network(init_weights, recipe=recipe)
-    fitting = Fitting(config.recipe.fit, config.stored_size, model.input_shape[1])
+    fitting = Fitting(config.recipe.fit, config.stored_size or RESIZED)
     card = _model_card(run, config, path, fitting)
     with files.replacing(output, EXPORT_FILES[format]) as unfinished:
         if format == "saved_model":
@@ -110,8 +107,8 @@ def export_model(
 
     Its signatures differ in what they take:
 
-    - `serving_default`: `image_bytes`, string `(batch,)`: encoded pictures of any size,
-      of the kinds that `alexnet_tf.pictures.in_graph` takes;
+    - `serving_default`: `image_bytes`, string `(batch,)`: JPEG and PNG files of any
+      size (see `alexnet_tf.pictures.in_graph`);
     - `tf_example`: `examples`, string `(batch,)`: serialised `tf.train.Example`s with
       such a picture as `image` or `image/encoded`;
     - `images`: `images`, uint8 RGB `(batch, height, width, 3)`, any size;
@@ -130,10 +127,11 @@ def export_model(
         model: From images to logits; it stays as it is.
         class_names: The index is the class.
         output: Directory to write.
-        fitting: How pictures become the network's; None for the usual one.
+        fitting: How the pictures that it was trained on were made square; None for the
+            usual way.
         top_k: How many classes to answer; all where there are fewer.
     """
-    fitting = fitting or Fitting(image_size=model.input_shape[1])
+    fitting = fitting or Fitting()
     model = copy_without_xla(model)
     module = tf.Module()
     module.variables_of_model = [variable.value for variable in model.variables]
@@ -142,6 +140,9 @@ def export_model(
         top_k = min(top_k, len(class_names))
         signatures = _make_signatures(model, class_names, fitting, top_k)
         tf.saved_model.save(module, output, signatures)
+    tf.io.gfile.makedirs(os.path.join(output, "assets.extra"))
+    with tf.io.gfile.GFile(os.path.join(output, FITTING_FILE), "w") as file:
+        json.dump(dataclasses.asdict(fitting), file)
     _write_warm_up_requests(output, signatures, model.input_shape[1])
 
 
@@ -171,12 +172,12 @@ def _make_signatures(
     model: keras.Model, class_names: Sequence[str], fitting: Fitting, top_k: int
 ) -> dict[str, tf.types.experimental.ConcreteFunction]:
     fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
-    names = ["", *class_names]
+    names, size = ["", *class_names], model.input_shape[1]
     strings, pixels = ((None,), tf.string), ((None, None, None, 3), tf.uint8)
 
     @tf.function(input_signature=[tf.TensorSpec(*strings)], autograph=False)
     def decode(image_bytes):  # once in the graph, for three signatures
-        return decode_pictures(image_bytes, fitting)
+        return decode_pictures(image_bytes, fitting, size)
 
     def answer(images, is_picture):
         probabilities = tf.nn.softmax(model(images, training=False))
@@ -196,7 +197,8 @@ def _make_signatures(
         return serving_default(_find_pictures(examples))
 
     def images(images):
-        return answer(fit_images(images, fitting), tf.fill(tf.shape(images)[:1], True))
+        fitted = fit_images(images, fitting, size)
+        return answer(fitted, tf.fill(tf.shape(images)[:1], True))
 
     def features(image_bytes):
         images, is_picture = decode(image_bytes)
@@ -263,9 +265,7 @@ def _write_warm_up_requests(
         "examples": (example.SerializeToString(), ()),
         "images": (128, (size, size, 3)),
     }
-    directory = os.path.join(output, "assets.extra")
-    tf.io.gfile.makedirs(directory)
-    path = os.path.join(directory, "tf_serving_warmup_requests")
+    path = os.path.join(output, "assets.extra", "tf_serving_warmup_requests")
     with tf.io.TFRecordWriter(path) as writer:
         for signature, function in signatures.items():
             spec = function.structured_input_signature[0][0]
@@ -288,7 +288,9 @@ def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None
     """
     sizes = [(256, 256), (200, 300), (500, 400)]
     pictures = [_draw(*size, seed) for seed, size in enumerate(sizes)]
-    fitted = tf.concat([fit_images(p[np.newaxis], fitting) for p in pictures], 0)
+    fitted = tf.concat(
+        [fit_images(p[np.newaxis], fitting, model.input_shape[1]) for p in pictures], 0
+    )
     expected = tf.nn.softmax(model(fitted, training=False)).numpy()
     fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
     serve = tf.saved_model.load(for_tensorflow(saved_model)).signatures
@@ -399,7 +401,7 @@ def _model_card(
     return {
         "model": "AlexNet",
         "recipe": config.recipe.name,
-        "fitting": fitting._asdict(),
+        "fitting": dataclasses.asdict(fitting),
         "training": dataclasses.asdict(config),
         "evaluation": evaluation,
         "checkpoint": checkpoint,

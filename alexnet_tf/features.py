@@ -26,7 +26,8 @@ from tqdm import tqdm
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import list_names
-from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
+from alexnet_tf.pictures.decoding import open_picture
+from alexnet_tf.pictures.fitting import Fitting, fit_for_network
 from alexnet_tf.pipeline.batches import named_batches
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.pipeline.examples import CHUNK, BadRecords
@@ -99,35 +100,35 @@ def pictures_of_split(data_set: DataSet, split: str, image_size: int) -> Picture
 
 
 def pictures_of_folder(
-    folder: str, paths: Sequence[str], ask: Callable, fitting: Fitting
+    folder: str, paths: Sequence[str], fitting: Fitting, image_size: int
 ) -> Pictures:
     """Picture files; the class of each is called as the folder that it lies in.
 
     Args:
         folder: Which all of them are in.
         paths: Of the files.
-        ask: From paths, and a function from the bytes of files to an answer for each,
-            to what has its `answer` or else its `error` for each path.
-        fitting: How pictures become the network's.
+        fitting: How the pictures of the network's data set were made square.
+        image_size: Height and width of the network's input, pixels.
     """
     names = [os.path.relpath(path, folder) for path in paths]
     classes = [os.path.basename(os.path.dirname(name)) for name in names]
     class_names = sorted(set(classes) - {""})
     labels = {"": -1} | {name: label for label, name in enumerate(class_names)}
-    nothing = np.zeros((fitting.image_size, fitting.image_size, 3), np.uint8)
+    nothing = np.zeros((image_size, image_size, 3), np.uint8)
 
-    def decode(contents):
-        images, is_picture = decode_pictures(tf.constant(contents), fitting)
-        answers = zip(images.numpy(), is_picture.numpy(), strict=True)
-        return [image if is_one else None for image, is_one in answers]
+    def load(path):
+        try:
+            image = open_picture(path, fitting.stored_size)
+        except ValueError as error:
+            return nothing, str(error)
+        return fit_for_network(image, fitting, image_size), None
 
     def batches(start):
         for begin in range(start, len(paths), BATCH_SIZE):
             part = slice(begin, begin + BATCH_SIZE)
-            asked = ask(paths[part], decode)
-            images = [nothing if a.error else a.answer for a in asked]
-            facts = zip(names[part], classes[part], asked, strict=True)
-            rows = [Row(name, labels[kind], a.error) for name, kind, a in facts]
+            images, errors = zip(*map(load, paths[part]), strict=True)
+            facts = zip(names[part], classes[part], errors, strict=True)
+            rows = [Row(name, labels[kind], error) for name, kind, error in facts]
             yield np.stack(images), rows
 
     digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))

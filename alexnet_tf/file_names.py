@@ -14,6 +14,7 @@ EXPORT_FILES = {
         "variables/variables.index",
         "variables/variables.data-#-of-#",
         "assets/labels.txt",
+        "assets.extra/fitting.json",
         "assets.extra/tf_serving_warmup_requests",
         "model_card.json",
     ),

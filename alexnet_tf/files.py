@@ -92,12 +92,21 @@ def read_whole(path: str, max_bytes: int) -> bytes:
         UserError: In a few words, why it cannot be read.
     """
     if is_remote(path):
-        with disk_errors(), remote_files().GFile(path, "rb") as file:
-            return read_bounded(file, max_bytes)
+        try:
+            with remote_files().GFile(path, "rb") as file:
+                return read_bounded(file, max_bytes)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a file system of TensorFlow's raises
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(explain(error) or reason) from None
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError("not a regular file")
+            if status.st_size > max_bytes:
+                raise UserError(f"larger than {max_bytes >> 20} MiB")
             return read_bounded(file, max_bytes)
     except OSError as error:
         raise UserError(error.strerror) from None

@@ -66,22 +66,26 @@ def png(height: int, width: int, depth=8, color=2, between=b"", pieces=1) -> byt
     ) + chunk(b"IEND", b"")
 
 
-def gif(screen: tuple, frame: tuple, blocks: bytes, between=b"", frames=1) -> bytes:
-    """A GIF of two colors with the given chain of blocks as each frame's pixels."""
-    head = b"GIF89a" + struct.pack("<HH", *screen) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff"
-    image = b"," + struct.pack("<HHHH", 0, 0, *frame) + b"\0\x02" + blocks
-    return head + between + image * frames + b";"
+def resized(jpeg: bytes, height: int, width: int) -> bytes:
+    """A JPEG that declares another size."""
+    start = max(jpeg.find(marker) for marker in (b"\xff\xc0", b"\xff\xc2")) + 5
+    return jpeg[:start] + struct.pack(">HH", height, width) + jpeg[start + 4 :]
 
 
 def scans(height: int, width: int, number: int) -> bytes:
     """A progressive JPEG whose second scan comes again and again, empty."""
     small = encode(noise(16, 16), "JPEG", progressive=True)
-    start = small.index(b"\xff\xc2") + 5
-    small = small[:start] + struct.pack(">HH", height, width) + small[start + 4 :]
+    small = resized(small, height, width)
     second = small.index(b"\xff\xda", small.index(b"\xff\xda") + 2)
     (length,) = struct.unpack(">H", small[second + 2 : second + 4])
     again = small[second : second + 2 + length]
     return small[:second] + again * number + b"\xff\xd9"
+
+
+def inflating(height: int, width: int, num_bytes: int) -> bytes:
+    """A PNG of zeros whose pixels are followed by many more."""
+    head = png(height, width)[:33]
+    return head + chunk(b"IDAT", zlib.compress(bytes(num_bytes), 9)) + png(9, 9)[-12:]
 
 
 OUTCOMES = ("answered", "no picture", "failed", "neighbour", "died", "hung")
@@ -90,7 +94,8 @@ OUTCOMES = ("answered", "no picture", "failed", "neighbour", "died", "hung")
 def kinds() -> dict[str, bytes]:
     """One small picture of every kind that people have."""
     rgb, rgba, grey = (noise(60, 80, mode) for mode in ("RGB", "RGBA", "L"))
-    palette, bits = rgb.quantize(64), grey.convert("1")
+    palette = rgb.quantize(64)
+    bits = grey.point(lambda value: 255 * (value > 127)).convert("1")
     more = {"save_all": True, "append_images": [noise(60, 80, cells=4)]}
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     return {
@@ -128,8 +133,7 @@ def kinds() -> dict[str, bytes]:
 def bombs() -> dict[str, bytes]:
     """Small files that some decoder needs seconds or gigabytes for."""
     text = b"Comment\0\0" + zlib.compress(bytes(2**23), 9)
-    chain = (b"\xff" + bytes(255)) * 3000 + b"\0"
-    ones = b"\x01\0" * 480_000 + b"\0"
+    filling = bytes(2**20 - 2**18)  # as many pixels are allowed as 1 MB allows
     made = {
         f"{name.decode()} of 1 GiB": png(9, 9, between=chunk(name, b"x\0\0x", 2**30))
         for name in (b"zTXt", b"tEXt", b"iTXt", b"sPLT", b"pCAL", b"sCAL", b"iCCP")
@@ -142,26 +146,22 @@ def bombs() -> dict[str, bytes]:
         "IHDR is second": png(9, 9)[:8]
         + chunk(b"tEXt", bytes(13))
         + png(5500, 5500)[8:],
-        "PNG 5,000² alpha": png(5000, 5000, 8, 6) + bytes(2**20 - 2**17),
-        "PNG 5,000² 16 bits": png(5000, 5000, 16, 6) + bytes(2**20 - 2**18),
+        "PNG 5,000² alpha": png(5000, 5000, 8, 6) + filling,
+        "PNG 5,000² 16 bits": png(5000, 5000, 16, 6) + filling,
         "PNG 1 bit 60,000²": png(60_000, 60_000, 1, 0),
-        "GIF frame 40,000²": gif((64, 64), (40_000, 40_000), chain),
-        "GIF 30 frames": gif(
-            (5000, 5000), (5000, 5000), chain[:30_000] + b"\0", frames=30
-        ),
-        "GIF blocks of 1": gif((64, 64), (64, 64), ones),
-        "GIF comments of 1": gif((64, 64), (64, 64), b"\0", between=b"!\xfe" + ones),
-        "GIF 60,000 extensions": gif(
-            (9, 9), (9, 9), b"\0", between=b"!\xfe\0" * 60_000
-        ),
+        "PNG 999,999×1": png(999_999, 1, 1, 0),
+        "PNG 1×999,999": png(1, 999_999, 1, 0),
+        "PNG 16,384×64": png(16_384, 64, 1, 0),
+        "PNG 164×16,384": png(164, 16_384, 1, 0) + bytes(2**17),
+        "PNG 16,384×1,500": png(16_384, 1500) + filling,
+        "PNG inflating to 1 GiB": inflating(9, 9, 2**30),
+        "PNG 1,000² inflating to 1 GiB": inflating(1000, 1000, 2**30),
         "JPEG 1,000 scans": scans(1000, 1000, 1000),
-        "JPEG 5,000² 25 scans": scans(5000, 5000, 25) + bytes(2**20 - 2**14),
-        "WebP 5,000²": encode(Image.new("RGBA", (5000, 5000)), "WEBP")
-        + bytes(2**20 - 2**17),
-        "WebP lossless 5,000²": encode(
-            Image.new("RGBA", (5000, 5000), (9, 9, 9, 9)), "WEBP", lossless=True
-        )
-        + bytes(2**20 - 2**17),
+        "JPEG 5,000² 25 scans": scans(5000, 5000, 25) + filling,
+        "JPEG 65,000×1": resized(encode(noise(16, 16), "JPEG"), 65_000, 1),
+        "JPEG 1×65,000": resized(encode(noise(16, 16), "JPEG"), 1, 65_000),
+        "JPEG 65,000²": resized(encode(noise(16, 16), "JPEG"), 65_000, 65_000),
+        "GIF 40,000²": b"GIF89a" + struct.pack("<HH", 40_000, 40_000) + bytes(99),
         "WebP 16,000²": b"RIFF\0\0\0\0WEBPVP8 \0\0\0\0\0\0\0\x9d\x01\x2a"
         + b"\xff\x3e" * 9,
         "BMP 2³¹": encode(noise(9, 9), "BMP")[:18]
@@ -203,7 +203,8 @@ def crowds() -> dict[str, list[bytes]]:
         "64 PNG of 1,000²": png(1000, 1000, 1, 0),
         "64 RGBA of 1,000²": png(1000, 1000, 8, 6),
         "64 JPEG of 30 scans": scans(1000, 1000, 30),
-        "64 GIF of 1,000²": encode(Image.new("P", (1000, 1000)), "GIF"),
+        "64 PNG of 16,384×164": png(16_384, 164, 1, 0),
+        "64 PNG that inflate": inflating(9, 9, 2**24),
     }
     crowd = {name: [one] * 64 for name, one in alone.items()}
     return crowd | {"9,000 pictures": [png(9, 9)] * 9000}

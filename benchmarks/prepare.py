@@ -31,7 +31,7 @@ from absl import app, flags
 from PIL import Image
 
 from alexnet_tf.pictures.decoding import load_rgb
-from alexnet_tf.pictures.fitting import fit_crop
+from alexnet_tf.pictures.fitting import fit_picture
 from data.prepare import prepare
 from data.transcode import Options, to_jpeg
 
@@ -58,7 +58,7 @@ def plain(content: bytes, name: str, options: Options) -> bytes:
 def ours(content: bytes, name: str, options: Options) -> bytes:
     """Transcodes as `data.prepare` does: the crop is part of the scaling."""
     image, _ = load_rgb(content, name, options.image_size)
-    return to_jpeg(fit_crop(image, options.image_size), options.quality)
+    return to_jpeg(fit_picture(image, options.fitting), options.quality)
 
 
 def transcode_alone(

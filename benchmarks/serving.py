@@ -28,7 +28,8 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from alexnet_tf import alexnet, export
-from alexnet_tf.pictures.in_graph import Fitting, decode_pictures, fit_images
+from alexnet_tf.pictures.fitting import Fitting
+from alexnet_tf.pictures.in_graph import decode_pictures, fit_images
 
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Calls of each kind and batch size.")
 _BATCH_SIZES = (1, 8, 32)
@@ -50,12 +51,12 @@ def main(_) -> None:
     model = alexnet(seed=0)
     pictures = make_pictures(max(_BATCH_SIZES))
     jpegs = [tf.io.encode_jpeg(picture, quality=95).numpy() for picture in pictures]
-    crops = fit_images(tf.constant(pictures), Fitting()).numpy()
+    crops = fit_images(tf.constant(pictures), Fitting(), 224).numpy()
     with tempfile.TemporaryDirectory() as directory:
         export.export_model(model, [f"class {i}" for i in range(1000)], directory)
         loaded = tf.saved_model.load(directory)
     network = tf.function(lambda images: model(images, training=False))
-    decode = tf.function(lambda files: decode_pictures(files, Fitting())[0])
+    decode = tf.function(lambda files: decode_pictures(files, Fitting(), 224)[0])
     print(f"a JPEG has {np.mean([len(jpeg) for jpeg in jpegs]) / 1000:.0f} kB")
     print("batch  what      p50 ms   p99 ms  pictures/s")
     for batch_size in _BATCH_SIZES:

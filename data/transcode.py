@@ -9,8 +9,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from alexnet_tf.pictures.decoding import load_rgb
-from alexnet_tf.pictures.fitting import FITS
-from alexnet_tf.settings import check, setting
+from alexnet_tf.pictures.fitting import FITS, RESAMPLINGS, Fitting, fit_picture
+from alexnet_tf.settings import check, expert_setting, setting
 from data.held_out import content_digest, split_of
 from data.source import Item
 
@@ -25,7 +25,13 @@ class Options:
         "crop: scale the shorter side, cut out the centre (section 2 of the paper); "
         "pad: keep the whole picture, enlarge none, and pad it with its mean colour; "
         "warp: scale both sides, as Caffe does.",
-        choices=("crop", "pad", "warp"),
+        choices=FITS,
+    )
+    resampling: str = expert_setting(
+        "bicubic",
+        "How pictures are scaled: bicubic, as most programs do; bilinear, as "
+        "torchvision's networks want it; opencv, as Caffe's networks want it.",
+        choices=RESAMPLINGS,
     )
     encoding: str = setting(
         "jpeg", "raw: the pixels themselves.", choices=("jpeg", "raw")
@@ -40,6 +46,11 @@ class Options:
 
     def __post_init__(self):
         check(self)
+
+    @property
+    def fitting(self) -> Fitting:
+        """How pictures are made square."""
+        return Fitting(self.fit, self.image_size, self.resampling)
 
 
 class Record(NamedTuple):
@@ -76,8 +87,6 @@ def transcode(
         options: How to store them.
         thresholds: What `find_thresholds` found for those without a split.
     """
-    Image.init()
-    Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS is ours
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on odd EXIF data
         return [_transcode(item, options, thresholds) for item in items]
@@ -94,12 +103,9 @@ def _transcode(item: Item, options: Options, thresholds) -> Record:
     record = Record(item.name, item.label, split, digest)
     try:
         image, conversions = load_rgb(content, item.name, options.image_size)
-        image = FITS[options.fit](image, options.image_size)
-    except Exception as error:  # decoders raise all sorts of things on bad bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not a picture in a known format" if content else "empty file"
-        return record._replace(rejected=reason)
+    except ValueError as error:
+        return record._replace(rejected=str(error))
+    image = fit_picture(image, options.fitting)
     is_raw = options.encoding == "raw"
     stored = image.tobytes() if is_raw else to_jpeg(image, options.quality)
     return record._replace(

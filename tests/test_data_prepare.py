@@ -6,11 +6,9 @@ import json
 import os
 import pathlib
 import pickle
-import struct
 import subprocess
 import sys
 import tarfile
-import zlib
 
 import numpy as np
 import pytest
@@ -21,8 +19,6 @@ from tensorflow_datasets.core import shuffle
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.imagenet import synsets as synsets_of_imagenet
-from alexnet_tf.pictures.decoding import load_rgb
-from alexnet_tf.pictures.fitting import fit_crop, fit_pad
 from alexnet_tf.pipeline.data_set import open_data_set, parse_record
 from alexnet_tf.pipeline.statistics import pixel_statistics
 from data.held_out import content_digest, find_thresholds, split_of
@@ -540,6 +536,7 @@ def test_data_set_that_tfds_has_already_prepared(tmp_path):
         "fit",
         "image_size",
         "quality",
+        "resampling",
         "tfds",
         "validation_fraction",
     ]
@@ -671,28 +668,6 @@ def test_elpv_is_split_by_class(tmp_path, monkeypatch):
 # Single pictures
 
 
-def test_fit_crop_is_scale_then_centre_crop():
-    image = picture(1, (500, 375))
-    scaled = image.resize((341, 256), Image.Resampling.BICUBIC)
-    expected = np.array(scaled.crop((43, 0, 299, 256)), float)
-    assert np.abs(np.array(fit_crop(image, 256)) - expected).mean() < 1
-    assert fit_crop(picture(1, (20, 30)), 64).size == (64, 64)
-
-
-def test_fit_pad_keeps_a_small_picture_and_shrinks_a_large_one():
-    image = picture(2, (20, 10))
-    padded = np.array(fit_pad(image, 32))
-    np.testing.assert_array_equal(padded[11:21, 6:26], np.array(image))
-    mean = np.array(image).mean(axis=(0, 1))
-    np.testing.assert_allclose(padded[0, 0], mean, atol=0.5)
-    wide = np.array(fit_pad(picture(3, (64, 32)), 32))
-    expected = picture(3, (64, 32)).resize((32, 16), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(wide[8:24], np.array(expected))
-    thin = np.array(fit_pad(picture(4, (1000, 8)), 32))  # a quarter of a row
-    row = picture(4, (1000, 8)).resize((32, 1), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(thin[15:16], np.array(row))
-
-
 def test_fit_warp_scales_both_sides():
     image = picture(6, (80, 20))
     expected = image.resize((32, 32), Image.Resampling.BICUBIC)
@@ -701,199 +676,10 @@ def test_fit_warp_scales_both_sides():
     assert record.image == expected.tobytes()
 
 
-def load(content, name="a.png", size=256):
-    image, conversions = load_rgb(content, name, size)
-    return np.array(image), conversions
-
-
-RAMP = np.arange(64 * 64).reshape(64, 64)  # 0..4095
-
-
-@pytest.mark.parametrize(
-    ("largest", "shift", "said"),
-    [
-        (65535, 8, "16-bit"),
-        (16383, 6, "14 of 16 bits"),
-        (4095, 4, "12 of 16 bits"),
-        (1023, 2, "10 of 16 bits"),
-        (255, 0, "8 of 16 bits"),
-    ],
-)
-@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-def test_sixteen_bits_are_scaled_by_what_they_hold(largest, shift, said, file_format):
-    values = (RAMP * largest // 4095).astype(np.uint16)
-    content = encoded(Image.fromarray(values), file_format)
-    image, conversions = load(content, "a")
-    np.testing.assert_array_equal(image, np.stack([values >> shift] * 3, -1))
-    assert conversions == [said, "grey"]
-
-
-@pytest.mark.parametrize(("largest", "shift"), [(65535, 8), (4095, 4), (255, 0)])
-@pytest.mark.parametrize("channels", [3, 4])
-@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
-def test_colors_of_sixteen_bits(largest, shift, channels, file_format):
-    values = np.stack([RAMP, RAMP[::-1], RAMP.T, RAMP * 0 + 4095], -1)[..., :channels]
-    values = (values * largest // 4095).astype(np.uint16)
-    is_png = file_format == "PNG"
-    content = tf.io.encode_png(values).numpy() if is_png else tiff(values)
-    image, conversions = load(content, "a")
-    np.testing.assert_array_equal(image, values[..., :3] >> shift)
-    bits = shift + 8
-    said = ["16-bit" if bits == 16 else f"{bits} of 16 bits"]
-    assert conversions == said + ["alpha"] * (channels == 4)
-
-
-def test_grey_and_alpha_of_sixteen_bits():
-    values = np.stack([RAMP, 4095 - RAMP], -1)
-    content = tf.io.encode_png(values.astype(np.uint16)).numpy()
-    image, conversions = load(content)
-    opacity = (values[..., 1] >> 4) / 255
-    expected = (values[..., 0] >> 4) * opacity + 255 * (1 - opacity)
-    np.testing.assert_allclose(image[..., 0], expected, atol=1)
-    assert conversions == ["12 of 16 bits", "grey", "alpha"]
-
-
-def tiff(values, tags=()):
-    """Writes an uncompressed little-endian TIFF, one strip, by the format's rules."""
-    height, width, channels = values.shape
-    strip = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    bits = 8 * values.dtype.itemsize
-    entries = {
-        256: width,
-        257: height,
-        258: bits,
-        259: 1,
-        262: 2 if channels >= 3 else 1,
-        273: 8,
-        277: channels,
-        278: height,
-        279: len(strip),
-        **({338: 2} if channels == 4 else {}),
-        **dict(tags),
-    }
-    more = 8 + len(strip)
-    directory = struct.pack("<H", len(entries))
-    for tag, value in sorted(entries.items()):
-        if tag == 258 and channels >= 3:
-            directory += struct.pack("<HHII", tag, 3, channels, more)
-        else:
-            directory += struct.pack("<HHII", tag, 4, 1, value)
-    extra = struct.pack(f"<{channels}H", *[bits] * channels) if channels >= 3 else b""
-    start = struct.pack("<2sHI", b"II", 42, more + len(extra))
-    return start + strip + extra + directory + bytes(4)
-
-
-@pytest.mark.parametrize(
-    ("largest", "shift", "said"),
-    [(255, 0, "8 of 32 bits"), (4095, 4, "12 of 32 bits"), (2**31 - 1, 24, "32-bit")],
-)
-def test_thirty_two_bits(largest, shift, said):
-    values = (RAMP * largest // 4095).astype(np.int32)
-    image, conversions = load(encoded(Image.fromarray(values), "TIFF"), "a")
-    np.testing.assert_array_equal(image[..., 0], values >> shift)
-    assert conversions == [said, "grey"]
-
-
-def test_range_that_a_file_declares():
-    dark = RAMP // 4  # 0..1023, of a possible 4095
-    content = tiff(dark.astype(np.uint16)[..., None], tags={281: 4095})
-    image, conversions = load(content, "a.tif")
-    np.testing.assert_array_equal(image[..., 0], dark >> 4)
-    assert conversions == ["12 of 16 bits", "grey"]
-    packed = "".join(f"{sample:03x}" for sample in dark.ravel())  # of 12 bits
-    content = tiff(np.frombuffer(bytes.fromhex(packed), np.uint8).reshape(64, 96, 1))
-    for tag, old, new in ((256, 96, 64), (258, 8, 12)):
-        entry = struct.pack("<HHI", tag, 4, 1)
-        old, new = (entry + struct.pack("<I", value) for value in (old, new))
-        assert content.count(old) == 1
-        content = content.replace(old, new)
-    image, conversions = load(content, "a.tif")
-    np.testing.assert_array_equal(image[..., 0], dark >> 4)
-    assert conversions == ["12 of 16 bits", "grey"]
-    samples = dark.astype(">u2").tobytes()
-    image, conversions = load(b"P5 64 64 4095\n" + samples, "a.pgm")
-    np.testing.assert_allclose(image[..., 0], dark * 255 / 4095, atol=1)
-    assert conversions == ["16-bit", "grey"]
-
-
-def png_chunk(kind, content):
-    checksum = struct.pack(">I", zlib.crc32(kind + content))
-    return struct.pack(">I", len(content)) + kind + content + checksum
-
-
-def test_metadata_never_costs_a_picture():
-    image = picture(4)
-    content = encoded(image, "PNG")
-    bomb = zlib.compress(bytes(80 << 20))
-    for chunk in (
-        png_chunk(b"zTXt", b"Comment\0\0" + bomb),
-        png_chunk(b"iTXt", b"Comment\0\1\0\0\0" + bomb),
-        png_chunk(b"iCCP", b"profile\0\0" + bomb),
-        png_chunk(b"iCCP", b"broken"),
-        png_chunk(b"tEXt", bytes(3 << 20)),
-        png_chunk(b"eXIf", b"no EXIF data"),
-        png_chunk(b"eXIf", b"II*\0" + b"\xff" * 40),
-        png_chunk(b"tIME", b"late")[:-1] + b"?",  # a wrong checksum
-    ):
-        loaded, conversions = load(content[:33] + chunk + content[33:])
-        np.testing.assert_array_equal(loaded, np.array(image))
-        assert conversions == []
-    for file_format in ("WEBP", "JPEG"):
-        for exif in (b"Exif\0\0no", b"Exif\0\0II*\0" + b"\xff" * 40):
-            content = encoded(image, file_format, quality=95, exif=exif)
-            loaded, conversions = load(content, "a")
-            assert np.abs(loaded.astype(int) - np.array(image)).mean() < 4
-            assert conversions == []
-
-
-@pytest.mark.parametrize("orientation", range(12))
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_exif_orientation(orientation, file_format):
-    image = picture(5)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    loaded, conversions = load(encoded(image, file_format, quality=95, exif=exif), "a")
-    pixels = np.array(image, int)
-    turned = {  # as the EXIF standard says where the first row and column are
-        2: pixels[:, ::-1],
-        3: pixels[::-1, ::-1],
-        4: pixels[::-1],
-        5: pixels.swapaxes(0, 1),
-        6: np.rot90(pixels, -1),
-        7: np.rot90(pixels, 2).swapaxes(0, 1),
-        8: np.rot90(pixels),
-    }
-    assert np.abs(loaded - turned.get(orientation, pixels)).mean() < 4
-    assert conversions == ["EXIF-rotated"] * (orientation in turned)
-
-
 def test_options_are_checked():
     for name, value in {"fit": "croop", "image_size": 7, "quality": 101}.items():
         with pytest.raises(ValueError, match=f"{name} must be .*, received {value}"):
             Options(**{name: value})
-
-
-def test_names_that_belie_the_content_are_told():
-    content = encoded(picture(), "PNG")
-    for name, said in {
-        "a.png": [],
-        "a.apng": [],
-        "a": [],
-        "a.txt": [],
-        "a.JFIF": ["PNG named .JFIF"],
-        "a.tif": ["PNG named .tif"],
-    }.items():
-        assert load(content, name)[1] == said
-
-
-def test_alpha_on_white():
-    image = picture(4, mode="RGBA")
-    pixels = np.array(image).astype(float)
-    opacity = pixels[..., 3:] / 255
-    expected = pixels[..., :3] * opacity + 255 * (1 - opacity)
-    loaded, conversions = load(encoded(image, "PNG"))
-    np.testing.assert_allclose(loaded, expected, atol=1)
-    assert conversions == ["alpha"]
 
 
 def test_quality_is_the_quality_of_the_stored_jpeg():
@@ -908,16 +694,6 @@ def test_quality_is_the_quality_of_the_stored_jpeg():
         assert stored.quantization == expected.quantization
         sizes[quality] = record.num_bytes
     assert sizes[40] < sizes[95]
-
-
-def test_declared_size_that_no_memory_holds():
-    size = struct.pack(">II", 60_000, 60_000)
-    content = encoded(picture(), "PNG")
-    header = b"IHDR" + size + content[24:29]
-    checksum = struct.pack(">I", zlib.crc32(header))
-    content = content[:12] + header + checksum + content[33:]
-    (record,) = transcode([Item("a.png", 0, content)], SMALL, {})
-    assert record.rejected == "too large: its header declares 60000×60000 pixels"
 
 
 @pytest.mark.parametrize("cut", [0, 10, 100, 1000, 3000])

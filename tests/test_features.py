@@ -16,8 +16,7 @@ from numpy_alexnet import NumpyAlexNet
 from alexnet_tf import RECIPES, alexnet, features
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import LOCK_FILE
-from alexnet_tf.pictures import asking
-from alexnet_tf.pictures.in_graph import Fitting
+from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import LAYERS as WITH_WEIGHTS
@@ -119,7 +118,7 @@ def test_a_folder_is_seen_as_the_model_sees_pictures(tmp_path, model):
     paths[1].write_bytes(b"\xff\xd8\xff no more")
     PIL.Image.fromarray(pixels[1]).save(paths[2])  # not a kind that the graph takes
     folder, paths = str(tmp_path / "in"), list(map(str, paths))
-    pictures = features.pictures_of_folder(folder, paths, asking.ask, Fitting())
+    pictures = features.pictures_of_folder(folder, paths, Fitting(), 224)
     left_out = write(model, pictures, tmp_path / "out", ["pad1", "fc7"])
     assert [row.name for row in left_out] == ["broken.jpg"]
     found = load(tmp_path / "out")
@@ -220,7 +219,7 @@ def test_an_output_of_something_else_stays(data_dir, model, tmp_path, name):
     for taken in ("mine.npz", "text.npz"):
         with pytest.raises(UserError, match="holds something else"):
             write(model, pictures, tmp_path / taken)
-    pictures = features.pictures_of_folder("a", ["a/b.jpg"], None, Fitting())
+    pictures = features.pictures_of_folder("a", ["a/b.jpg"], Fitting(), 224)
     with pytest.raises(UserError, match="holds something else"):
         write(model, pictures, output, ["fc7"], weights="a")
 

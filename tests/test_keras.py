@@ -6,15 +6,10 @@ import sys
 
 import keras
 import numpy as np
-import PIL.Image
 import pytest
 import tensorflow as tf
-from helpers import make_config
 
-import alexnet_tf
 from alexnet_tf import alexnet
-from alexnet_tf.pictures.in_graph import Fitting, fit_images
-from alexnet_tf.run import Run, build_model
 
 ROOT = str(pathlib.Path(__file__).resolve().parent.parent)
 CLASSES = 3
@@ -168,65 +163,3 @@ def test_the_summary_counts_the_parameters(capsys):
     text = "\n".join(map(str, lines))
     assert "60,965,224" in text
     assert all(name in text for name in ("conv1", "lrn1", "fc6", "dropout7", "fc8"))
-
-
-@pytest.fixture(scope="module")
-def run(data_dir, tmp_path_factory):
-    """A run whose network answers by what it sees."""
-    run = Run(str(tmp_path_factory.mktemp("run")))
-    config = make_config(data_dir, "torchvision")
-    run.write_config(config)
-    model = build_model(config, "float32")
-    checkpoint = tf.train.Checkpoint(model=model)
-    tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save()
-    return run
-
-
-def test_a_run_says_what_pictures_show(run, data_dir, tmp_path):
-    picture = PIL.Image.effect_noise((300, 260), 80).convert("RGB")
-    picture.paste((200, 40, 40), (0, 0, 100, 90))
-    picture.save(tmp_path / "upright.png")
-    turned = picture.transpose(PIL.Image.Transpose.ROTATE_90)
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # turn it by 90 degrees clockwise
-    turned.save(tmp_path / "turned.png", exif=exif)
-    turned.save(tmp_path / "as it lies.png")
-    (tmp_path / "text.jpg").write_text("no picture")
-    names = ("upright.png", "no file.png", "turned.png", "text.jpg", "as it lies.png")
-    paths = [*(tmp_path / name for name in (*names, "")), "~nobody_at_all.jpg"]
-    model = alexnet_tf.load(pathlib.Path(run.model_dir))
-    found = model.predict_pictures(paths)
-    upright, gone, upright_too, text, lying, folder, nobody = found
-    assert upright.path == str(tmp_path / "upright.png")
-    assert upright.error is None
-    assert gone.error == "No such file or directory"
-    assert gone.classes == text.classes == folder.classes == []
-    assert "JPEG, PNG" in text.error
-    assert folder.error == "Is a directory"
-    assert nobody.path == "~nobody_at_all.jpg"
-    assert "there is no such user" in nobody.error
-
-    fitted = fit_images(np.asarray(picture)[np.newaxis], Fitting())
-    probabilities = tf.nn.softmax(run.load_model()[0](fitted))[0].numpy()
-    expected = sorted(zip(probabilities, ("blue", "green", "red"), strict=True))[::-1]
-    found = upright.classes
-    assert [name for name, _ in found] == [name for _, name in expected]
-    assert [p for _, p in found] == pytest.approx([p for p, _ in expected], abs=1e-6)
-    assert dict(upright_too.classes) == pytest.approx(dict(found), abs=1e-6)
-    assert dict(lying.classes) != pytest.approx(dict(found), abs=1e-5)
-    # More than go through the network at a time; one path alone; fewer classes.
-    many = model.predict_pictures([paths[0]] * 33 + [paths[3]], top_k=1)
-    assert [len(one.classes) for one in many] == [1] * 33 + [0]
-    assert many[32].classes[0][0] == found[0][0]
-    assert len(model.predict_pictures(str(paths[0]))) == 1
-    assert model.predict_pictures([]) == []
-    with pytest.raises(ValueError, match="top_k"):
-        model.predict_pictures(paths, top_k=0)
-
-
-def test_a_loaded_run_is_a_plain_keras_model(run, images, tmp_path):
-    model = alexnet_tf.load(pathlib.Path(run.model_dir))
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(again(images[:1]), model(images[:1]), atol=1e-6)
-    assert keras.models.clone_model(model).count_params() == model.count_params()

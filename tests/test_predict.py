@@ -1,6 +1,7 @@
 """Tests of predict.py, through its command line."""
 
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -10,14 +11,22 @@ import re
 import shutil
 import subprocess
 import sys
+import types
+import warnings
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
 
-from alexnet_tf.pictures.asking import Asked
-from alexnet_tf.pictures.in_graph import Fitting, decode_pictures
+import predict as script
+from alexnet_tf.classifier import Classifier
+from alexnet_tf.errors import UserError
+from alexnet_tf.features import pictures_of_folder
+from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
+from data.source import Item
+from data.transcode import Options, transcode
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "predict.py"
 NAMES = ["red <b>", "grün", "blue, deep"]
@@ -31,37 +40,29 @@ def picture(color, form="JPEG"):
 
 @pytest.fixture(scope="module")
 def saved_model(tmp_path_factory):
-    """A SavedModel whose probabilities are mean colors, with export's signatures.
+    """A SavedModel whose probabilities are mean colors, with export's signature.
 
-    Of picture files, those of the upper half: pictures may stand on their heads.
+    Of the upper half: pictures may stand on their heads.
     """
 
-    def answer(means, is_picture):
+    def images(images):
+        upper = images[:, : tf.shape(images)[1] // 2]
+        means = tf.reduce_mean(tf.cast(upper, tf.float32), [1, 2])
         probabilities, ids = tf.math.top_k(means / 255.0, 3)
         return {
             "classes": tf.gather(tf.constant(NAMES), ids),
-            "class_ids": tf.where(is_picture[:, tf.newaxis], ids, -1),
+            "class_ids": ids,
             "probabilities": probabilities,
         }
 
-    def classify(image_bytes):
-        images, is_picture = decode_pictures(image_bytes, Fitting("warp", 32, 32))
-        means = tf.reduce_mean(tf.cast(images[:, :16], tf.float32), [1, 2])
-        return answer(means, is_picture)
-
-    def images(images):
-        means = tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])
-        return answer(means, tf.fill(tf.shape(images)[:1], True))
-
     output = str(tmp_path_factory.mktemp("export"))
-    strings = tf.TensorSpec((None,), tf.string, name="image_bytes")
     pixels = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
-    signatures = {
-        "serving_default": tf.function(classify, input_signature=[strings]),
-        "images": tf.function(images, input_signature=[pixels]),
-    }
+    signatures = {"images": tf.function(images, input_signature=[pixels])}
     module = tf.Module()
     tf.saved_model.save(module, output, signatures)
+    path = pathlib.Path(output, FITTING_FILE)
+    path.parent.mkdir()
+    path.write_text('{"fit": "warp", "stored_size": 32, "resampling": "bicubic"}')
     return output
 
 
@@ -77,9 +78,48 @@ def pictures(tmp_path):
     return folder
 
 
-def predict(*arguments, stdin=b""):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, input=stdin)
+@dataclasses.dataclass
+class Done:
+    """What a run of the script ended with, as `subprocess.run` tells it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def predict(saved_model, capsys, monkeypatch):
+    """Runs the script inside this process, which has TensorFlow already."""
+
+    def run(*arguments, stdin=b""):
+        given = {
+            "saved_model": saved_model,
+            "format": "text",
+            "top_k": 5,
+            "output_html": None,
+            "explain": False,
+            "batch_size": 32,
+        }
+        names = []
+        for argument in map(str, arguments):
+            name, _, value = argument.removeprefix("--").partition("=")
+            if argument.startswith("--"):
+                given[name] = type(given[name] or "")(value or "1")
+            else:
+                names.append(argument)
+        values = types.SimpleNamespace(**given)
+        stream = types.SimpleNamespace(buffer=io.BytesIO(stdin))
+        monkeypatch.setattr(sys, "stdin", stream)
+        capsys.readouterr()
+        try:
+            code = script.main(values, script.check(values, names))
+        except UserError as error:
+            code = 1
+            print(f"error: {error}", file=sys.stderr)
+        return Done(code, *capsys.readouterr())
+
+    with warnings.catch_warnings():
+        yield run
 
 
 def check_usage_error(done, text):
@@ -88,10 +128,10 @@ def check_usage_error(done, text):
     assert "Traceback" not in done.stderr.decode()
 
 
-def test_text_has_names_bars_and_percentages(saved_model, pictures):
-    done = predict(f"--saved_model={saved_model}", "--top_k=2", pictures)
+def test_text_has_names_bars_and_percentages(predict, pictures):
+    done = predict("--top_k=2", pictures)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().splitlines() == [
+    assert done.stdout.splitlines() == [
         f"{pictures}/b.JPG",
         "  blue, deep  ████████████████       80.0%",
         "  red <b>                             0.0%",
@@ -104,11 +144,10 @@ def test_text_has_names_bars_and_percentages(saved_model, pictures):
     ]
 
 
-def test_json_goes_on_past_what_cannot_be_read(saved_model, pictures):
+def test_json_goes_on_past_what_cannot_be_read(predict, pictures):
     (pictures / "c.jpg").write_bytes(b"short")
     (pictures / "d.png").write_bytes(picture((0, 0, 0), "PNG")[:60])
     done = predict(
-        f"--saved_model={saved_model}",
         "--format=json",
         "--batch_size=3",
         pictures,
@@ -128,22 +167,41 @@ def test_json_goes_on_past_what_cannot_be_read(saved_model, pictures):
     failed = {name for name, result in by_name.items() if "error" in result}
     assert failed == {"c.jpg", "d.png", "missing.jpg"}
     assert "truncated" in by_name["d.png"]["error"]
-    lines = done.stderr.decode().strip().splitlines()
+    lines = done.stderr.strip().splitlines()
     left_out = "left out: files without a picture: 1, the first "
     assert lines.pop(0).startswith(left_out)
-    assert lines.pop(0) == "error: 3 of 6 not read:"
+    assert lines[0] == "3 pictures: blue, deep 1, red <b> 1, grün 1"
+    assert lines[1] == "least sure:"
+    assert lines[2] == f"   80.0% blue, deep: {pictures}/b.JPG"
+    assert lines[5] == "error: 3 of 6 not read:"
+    lines = lines[6:]
     assert {re.search(r"(\w+\.\w+):", line)[1] for line in lines} == failed
 
 
-def test_csv_from_the_standard_input(saved_model):
+def test_a_row_for_each_picture(predict, pictures):
+    (pictures / "c.jpg").write_bytes(b"short")
+    done = predict("--format=wide", "--top_k=2", "--batch_size=1", pictures)
+    first, *rows = csv.reader(io.StringIO(done.stdout))
+    assert first == [
+        "picture",
+        "error",
+        *("class_1", "probability_1", "class_2", "probability_2"),
+    ]
+    rows = {pathlib.Path(row[0]).name: row[1:] for row in rows}
+    assert rows["b.JPG"][:2] == ["", "blue, deep"]
+    assert float(rows["b.JPG"][2]) == pytest.approx(0.8, abs=0.01)
+    assert rows["c.jpg"] == ["not a picture in a known format", *[""] * 4]
+    assert len(rows) == 4
+
+
+def test_csv_from_the_standard_input(predict):
     done = predict(
-        f"--saved_model={saved_model}",
         "--format=csv",
         "-",
         stdin=picture((0, 51, 255), "PNG"),
     )
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [row["class"] for row in rows] == ["blue, deep", "grün", "red <b>"]
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert [row["class_id"] for row in rows] == ["2", "1", "0"]
@@ -151,10 +209,10 @@ def test_csv_from_the_standard_input(saved_model):
     np.testing.assert_allclose(values, [1, 0.2, 0], atol=1e-6)
 
 
-def test_html_shows_pictures_and_escapes_names(saved_model, pictures, tmp_path):
+def test_html_shows_pictures_and_escapes_names(predict, pictures, tmp_path):
     page = tmp_path / "page.html"
     page.write_text('<meta name="generator" content="alexnet_tf predict">earlier')
-    done = predict(f"--saved_model={saved_model}", f"--output_html={page}", pictures)
+    done = predict(f"--output_html={page}", pictures)
     assert done.returncode == 0, done.stderr
     images, tags = [], []
 
@@ -199,7 +257,6 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
     check_usage_error(run(there), "name pictures or folders")
     check_usage_error(run(there, "--format=xml", "x.jpg"), "--format")
     check_usage_error(run("x.jpg"), "--saved_model")
-    check_usage_error(run(there, "--explain", "x.jpg"), "give --output_html")
     check_usage_error(run("--model_dir=x", "x.jpg"), "did you mean --saved_model")
     for arguments, message in (
         ((f"--saved_model={tmp_path}", "x.jpg"), "is no SavedModel"),
@@ -218,13 +275,11 @@ def pixels_of(image, form, **options):
 
 def best_classes(done):
     assert done.returncode == 0, done.stderr
-    rows = csv.DictReader(io.StringIO(done.stdout.decode()))
+    rows = csv.DictReader(io.StringIO(done.stdout))
     return {row["picture"]: row["class_id"] for row in rows if row["rank"] == "1"}
 
 
-def test_pictures_are_turned_and_kinds_that_only_preparation_takes(
-    saved_model, tmp_path
-):
+def test_pictures_are_turned_and_of_any_kind(predict, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     upright = PIL.Image.new("RGB", (80, 60), (255, 0, 0))
@@ -253,25 +308,25 @@ def test_pictures_are_turned_and_kinds_that_only_preparation_takes(
         (folder / name).write_bytes(content)
     (folder / "notes.txt").write_text("no picture")
     (folder / "no_picture").write_text("no picture")
-    done = predict(f"--saved_model={saved_model}", "--format=csv", folder)
+    done = predict("--format=csv", folder)
     best = {pathlib.Path(p).name: i for p, i in best_classes(done).items()}
     assert best.keys() == files.keys()
     assert {best[name] for name in files if name != "deep.bmp"} == {"0"}
-    assert "files without a picture: 2, the first" in done.stderr.decode()
+    assert "files without a picture: 2, the first" in done.stderr
 
 
-def test_only_files_that_end_are_read(saved_model, tmp_path):
+def test_only_files_that_end_are_read(predict, tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with open(tmp_path / "huge.jpg", "wb") as file:
         file.truncate(2**29 + 1)
     names = [str(tmp_path / "pipe.jpg"), "/dev/zero", str(tmp_path / "huge.jpg")]
-    done = predict(f"--saved_model={saved_model}", "--format=json", *names)
+    done = predict("--format=json", *names)
     assert done.returncode == 1
     errors = [result["error"] for result in json.loads(done.stdout)]
     assert errors == ["not a regular file"] * 2 + ["larger than 512 MiB"]
 
 
-def test_a_run_is_enough_and_its_name_no_pattern(saved_model, tmp_path):
+def test_a_run_is_enough_and_its_name_no_pattern(predict, saved_model, tmp_path):
     run = tmp_path / "lr[0.1]"
     shutil.copytree(saved_model, run / "saved_model")
     (tmp_path / "a.jpg").write_bytes(picture((0, 0, 255)))
@@ -279,41 +334,39 @@ def test_a_run_is_enough_and_its_name_no_pattern(saved_model, tmp_path):
     assert best_classes(done) == {str(tmp_path / "a.jpg"): "2"}
 
 
-def test_an_export_of_another_program_is_said(tmp_path):
+def test_an_export_of_another_program_is_said(predict, tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
     done = predict(f"--saved_model={tmp_path}/other", "x.jpg")
     assert done.returncode == 1
-    (line,) = done.stderr.decode().splitlines()
+    (line,) = done.stderr.splitlines()
     assert line.endswith(
-        "/other is an export of another program: give the directory that export.py "
-        "wrote"
+        "/other is an export of another program or version: give a directory that "
+        "export.py of this version wrote"
     )
 
 
-def test_a_page_takes_the_place_of_no_picture(saved_model, tmp_path):
+def test_a_page_takes_the_place_of_no_picture(predict, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(picture((0, 0, 255)))
     for given in (path, tmp_path):
-        done = predict(f"--saved_model={saved_model}", f"--output_html={path}", given)
+        done = predict(f"--output_html={path}", given)
         assert done.returncode == 1
-        assert "would overwrite the input" in done.stderr.decode()
+        assert "would overwrite the input" in done.stderr
     other = tmp_path / "b.jpg"
     other.write_bytes(picture((0, 0, 255)))
-    done = predict(f"--saved_model={saved_model}", "--output_html", path, other)
+    done = predict(f"--output_html={path}", other)
     assert done.returncode == 1
-    assert "a.jpg is a file of another program" in done.stderr.decode()
+    assert "a.jpg is a file of another program" in done.stderr
     assert path.read_bytes() == picture((0, 0, 255))
 
 
 def test_names_give_no_orders(capsys):
-    import predict as script
-
     for name, shown in (
         ("=1+1", "'=1+1"),
         ("@a", "'@a"),
         ("\x1b[31mred\n", r"\x1b[31mred\n"),
     ):
-        picture = Asked(name, b"", [(name, 0, 0.5)])
+        picture = script.Answer(name, rows=((name, 0, 0.5),))
         script.print_csv([picture])
         rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
         assert rows[1] == [shown, "1", shown, "0", "0.5"]
@@ -323,14 +376,64 @@ def test_names_give_no_orders(capsys):
         assert lines[1].split()[0] == shown.removeprefix("'")
 
 
-def test_the_page_explains(saved_model, tmp_path):
-    path = tmp_path / "a.jpg"
-    path.write_bytes(picture((0, 0, 255)))
-    page = tmp_path / "page.html"
-    done = predict(
-        f"--saved_model={saved_model}", f"--output_html={page}", "--explain", path
-    )
+def test_the_page_explains(predict, tmp_path, monkeypatch):
+    """Also where nobody has named a page."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("a.jpg").write_bytes(picture((0, 0, 255)))
+    done = predict("--explain", "a.jpg")
     assert done.returncode == 0, done.stderr
-    text = page.read_text(encoding="utf-8")
+    assert done.stderr == "page: predictions.html\n"
+    text = pathlib.Path("predictions.html").read_text(encoding="utf-8")
     assert text.count("<img") == 2
     assert "what blue, deep depends on" in text
+
+
+LARGE = {
+    "line.png": PIL.Image.linear_gradient("L")
+    .resize((4000, 3000))
+    .point(lambda v: v & 128),
+    "line.tif": PIL.Image.linear_gradient("L")
+    .resize((4000, 3000))
+    .point(lambda v: v & 128),
+    "scan.png": PIL.Image.linear_gradient("L")
+    .resize((4960, 7016))
+    .convert("1", dither=0),
+    "smooth.jpg": PIL.Image.linear_gradient("L").resize((4000, 3000)).convert("RGB"),
+}
+
+
+def test_what_preparation_takes_is_taken(predict, tmp_path):
+    """Large pictures of few bytes, whose decoding a server would not dare."""
+    for name, image in LARGE.items():
+        options = {"compression": "tiff_lzw"} if name.endswith(".tif") else {}
+        image.save(tmp_path / name, **options)
+        assert (tmp_path / name).stat().st_size < 1_000_000
+    done = predict("--format=csv", tmp_path)
+    assert best_classes(done).keys() == {str(tmp_path / name) for name in LARGE}
+    predictions = Classifier(
+        keras.Sequential(
+            [keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D()]
+        ),
+        NAMES,
+        Fitting("warp", 32),
+    ).predict_pictures(tmp_path)
+    assert [one.error for one in predictions] == [None] * len(LARGE)
+    pictures = pictures_of_folder(
+        str(tmp_path), [str(tmp_path / name) for name in LARGE], Fitting(), 224
+    )
+    ((_, rows),) = pictures.batches(0)
+    assert [row.error for row in rows] == [None] * len(LARGE)
+    items = [Item(name, 0, str(tmp_path / name)) for name in LARGE]
+    records = transcode(items, Options(), {})
+    assert [record.rejected for record in records] == [""] * len(LARGE)
+
+
+def test_an_unreachable_picture_is_one_error(predict, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(picture((0, 0, 255)))
+    names = ["no-such-scheme://bucket/a.jpg", "ram://none/a.jpg", tmp_path / "a.jpg"]
+    done = predict("--format=json", *names)
+    first, second, third = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert "scheme" in first["error"]
+    assert second["error"]
+    assert third["predictions"][0]["class"] == "blue, deep"

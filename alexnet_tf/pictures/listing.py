@@ -17,10 +17,12 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import MAX_PICTURE_BYTES
 
 # As Pillow calls them. It decodes these by itself; for others (EPS) it starts programs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _BEGINNING = re.compile(
     rb"""\xff\xd8\xff | \x89PNG\r\n\x1a\n | GIF8[79]a | RIFF....WEBP
     | II[*+]\0 | MM\0[*+] | P[1-6]\s+[\d#]
+    | .{4}ftyp(avi[fs]|hei[cxms]|hev[cxms]|mif1|msf1)
+    | \0\0\0\x0cjP\ \ \r\n\x87\n | \xff\x4f\xff\x51
     | BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0""",
     re.DOTALL | re.VERBOSE,
 )
