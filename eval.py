@@ -30,7 +30,6 @@ def define_flags() -> None:
     )
     command_line.define_weights_flags()
     define_path("data_dir", None, "Data set; by default that of the run.", exists=True)
-    command_line.define_label_flags(expert=True)
     text("split", "validation", "Split to evaluate.")
     define_path(
         "checkpoint",
@@ -93,8 +92,6 @@ def main(values: flags.FlagValues, _) -> None:
     evaluation.evaluate_run(
         values.model_dir,
         data_dir=values.data_dir,
-        class_names=values.class_names,
-        label_offset=values.label_offset,
         split=values.split,
         checkpoints=values.checkpoint,
         init_weights=values.init_weights,

@@ -28,7 +28,6 @@ def define_flags() -> None:
     define_path = command_line.define_path
     define_path("input", None, "Folder of pictures, at any depth.", exists=True)
     define_path("data_dir", None, "Or a data set.", exists=True)
-    command_line.define_label_flags(expert=True)
     flags.DEFINE_string("split", "validation", "Of the data set.")
     define_path("model_dir", None, "Directory of a run.", exists=True)
     command_line.define_weights_flags()
@@ -68,9 +67,7 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     """Writes the features as the flags say."""
     from alexnet_tf import features
     from alexnet_tf.evaluation.evaluation import fit_as_trained
-    from alexnet_tf.pictures.fitting import Fitting
     from alexnet_tf.pipeline.data_set import open_data_set
-    from alexnet_tf.pipeline.decoding import RESIZED
     from alexnet_tf.run import Run, checkpoint_sha256
     from alexnet_tf.weights.loading import load_network
 
@@ -81,14 +78,11 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     model, config, path = loaded
     size = model.input_shape[1]
     if values.input:
-        fitting = Fitting(config.recipe.fit, config.stored_size or RESIZED)
-        pictures = features.pictures_of_folder(values.input, paths, fitting, size)
-    else:
-        data_set = open_data_set(
-            values.data_dir,
-            class_names=values.class_names,
-            label_offset=values.label_offset,
+        pictures = features.pictures_of_folder(
+            values.input, paths, config.fitting, size
         )
+    else:
+        data_set = open_data_set(values.data_dir)
         data_set = fit_as_trained(config, data_set)
         pictures = features.pictures_of_split(data_set, values.split, size)
     layers = list(dict.fromkeys(values.layer))

@@ -109,8 +109,6 @@ def main(values: flags.FlagValues, own_pictures=None) -> int:
         model_dir,
         values.recipe,
         command_line.given_flags(values, Recipe, Config),
-        class_names=values.class_names,
-        label_offset=values.label_offset,
         overwrite=values.overwrite,
         export=values.export,
     )

@@ -12,7 +12,6 @@ from PIL import Image
 from alexnet_tf.pictures.decoding import open_picture
 from alexnet_tf.pictures.fitting import Fitting, fit_for_network
 from alexnet_tf.pictures.listing import LeftOut, find_pictures
-from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.weights.loading import load_network
 
 _BATCH = 32  # pictures at a time
@@ -125,7 +124,7 @@ def load(
     model, config, _ = load_network(
         path, checkpoint=checkpoint, recipe=recipe, class_names=class_names
     )
-    fitting = Fitting(config.recipe.fit, config.stored_size or RESIZED)
+    fitting = config.fitting
     return Classifier(model, config.class_names, fitting)
 
 

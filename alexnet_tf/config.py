@@ -6,6 +6,7 @@ import typing
 from collections.abc import Mapping
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.recipes import (
     LARS_SETTINGS,
     RECIPES,
@@ -30,8 +31,7 @@ class Config:
         data_dir: Directory of the data set.
         class_names: Its classes; the index is the label.
         num_train_examples: Images in its training split.
-        stored_size: Height and width of its pictures, pixels; None where they vary.
-        given_offset: Label of the first class, where the user told what labels mean.
+        fitting: How its pictures were made square, and a picture of a person's is.
         given: Names of the settings that came from the user.
     """
 
@@ -39,8 +39,7 @@ class Config:
     data_dir: str
     class_names: tuple[str, ...]
     num_train_examples: int
-    stored_size: int | None = None
-    given_offset: int | None = None
+    fitting: Fitting = dataclasses.field(default_factory=Fitting)
     given: tuple[str, ...] = ()
 
     init_weights: str | None = setting(
@@ -179,14 +178,12 @@ def resolve(
     settings |= {name: given[name] for name in _names(Config) if name in given}
     changes = {name: given[name] for name in _names(Recipe) if name in given}
     try:
-        chosen = dataclasses.replace(chosen, **changes)
         return Config(
-            dataclasses.replace(chosen, fit=_choose_fit(data_set, chosen, given)),
+            dataclasses.replace(chosen, **changes),
             data_dir=data_set.data_dir,
             class_names=data_set.class_names,
             num_train_examples=num_train_examples,
-            stored_size=data_set.image_shape and data_set.image_shape[0],
-            given_offset=data_set.given_offset,
+            fitting=data_set.fitting,
             given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
             **settings,
         )
@@ -212,20 +209,6 @@ def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
     return dataclasses.replace(chosen, **changes)
 
 
-def _choose_fit(data_set: "DataSet", recipe: Recipe, given) -> str:
-    """How pictures are made square: as the data set has done it, or else the recipe."""
-    if not data_set.image_shape:
-        if recipe.fit == "pad":
-            raise UserError("--fit=pad is for data.prepare: give it there")
-        return recipe.fit
-    if given.get("fit", data_set.fit) != data_set.fit:
-        raise UserError(
-            f"--fit={given['fit']}: the pictures of {data_set.data_dir} are square "
-            f"already ({data_set.fit}): prepare them with data.prepare and this flag"
-        )
-    return data_set.fit
-
-
 def _names(kind: type) -> list[str]:
     """The settings of a dataclass."""
     return [field.name for field in settings_of(kind)]
@@ -244,7 +227,6 @@ def fixed_settings(config: Config) -> dict[str, object]:
         "recipe": config.recipe.name,
         **fixed,
         "class_names": config.class_names,
-        "label_offset": config.given_offset,
     }
 
 

@@ -21,7 +21,6 @@ from alexnet_tf.network.layers import LocalResponseNormalization
 from alexnet_tf.paths import for_tensorflow, local_only
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
 from alexnet_tf.pictures.in_graph import decode_pictures, fit_images, map_each
-from alexnet_tf.pipeline.decoding import RESIZED
 from alexnet_tf.run import (
     Run,
     checkpoint_sha256,
@@ -82,7 +81,7 @@ def export_run(
         model, config, path = run.load_model(checkpoint)
     else:
         model, config, path = load_network(init_weights, recipe=recipe)
-    fitting = Fitting(config.recipe.fit, config.stored_size or RESIZED)
+    fitting = config.fitting
     card = _model_card(run, config, path, fitting)
     with files.replacing(output, EXPORT_FILES[format]) as unfinished:
         if format == "saved_model":

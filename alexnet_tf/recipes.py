@@ -163,14 +163,9 @@ class Recipe:
     )
 
     # The training images (section 4.1).
-    fit: str = setting(
-        "crop",
-        "How pictures that a data set keeps in their own sizes become square: crop "
-        "scales the shorter side and keeps the centre (section 2), warp scales both.",
-        fixed=True,
-        expert=True,
-        choices=("crop", "warp", "pad"),
-    )
+    # How a published network's own pictures were made square; no setting, since what
+    # training sees was made square by data.prepare.
+    fit: str = "crop"
     random_crops: bool = expert_setting(
         True, "Train on random crops, else on the centre."
     )
@@ -464,7 +459,7 @@ def network_fields(recipe: Recipe) -> dict[str, object]:
 
     The share that dropout drops is one of them where it matters at test time.
     """
-    free = {"fit"} if recipe.dropout == "mask" else {"fit", "dropout_rate"}
+    free = set() if recipe.dropout == "mask" else {"dropout_rate"}
     return {
         field.name: getattr(recipe, field.name)
         for field in settings_of(Recipe)

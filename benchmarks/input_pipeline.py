@@ -1,16 +1,16 @@
 """Images per second of the input pipeline, beside its parts and its peers.
 
-    python benchmarks/input_pipeline.py --data_dir=… [--originals=FOLDER] [--torch]
+    python benchmarks/input_pipeline.py --data_dir=… [--torch]
 
 Everything is measured on the same pictures, those of the training split of `--data_dir`
 (JPEG records of 256×256), in turns, in one process; the figures are medians over the
-turns. "raw" are the same pictures as uncompressed records; `--originals` is a folder of
-JPEG files in their original sizes. The peers: the colour operations of `tf.image` one
-by one, `keras.utils.image_dataset_from_directory` with Keras' preprocessing layers, and
-PIL with torchvision's definitions of the same transforms in one process a core: to
-uint8 pixels by `multiprocessing`, and with `--torch` by `torch.utils.data.DataLoader`,
-also to the normalised floats that PyTorch's own ImageNet example feeds to AlexNet
-(ToTensor, Normalize). Ours leaves that to the model.
+turns. "raw" are the same pictures as uncompressed records. The peers: the colour
+operations of `tf.image` one by one, `keras.utils.image_dataset_from_directory` with
+Keras' preprocessing layers, and PIL with torchvision's definitions of the same
+transforms in one process a core: to uint8 pixels by `multiprocessing`, and with
+`--torch` by `torch.utils.data.DataLoader`, also to the normalised floats that PyTorch's
+own ImageNet example feeds to AlexNet (ToTensor, Normalize). Ours leaves that to the
+model.
 
 "of crop's speed" compares CPU seconds, what decides where all cores are busy and what
 other load disturbs least: turn by turn, then the median. Last, what it takes to start
@@ -41,12 +41,12 @@ from absl import app, flags
 
 from alexnet_tf.pipeline import augmentation
 from alexnet_tf.pipeline.batches import training_batches
-from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.pipeline.reading import parse_record
 from alexnet_tf.recipes import RECIPES
-from benchmarks.records import convert, with_train, write_records
+from benchmarks.records import convert, with_train
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared set.", required=True)
-_ORIGINALS = flags.DEFINE_string("originals", None, "Folder of JPEG files, any size.")
 _TORCH = flags.DEFINE_bool("torch", False, "Measure torch's DataLoader too.")
 _PEERS = flags.DEFINE_bool("peers", True, "Measure the peers too.")
 _TURNS = flags.DEFINE_integer("turns", 3, "Turns; medians are printed.")
@@ -72,7 +72,7 @@ def decode_only(data_set):
     """`tf.io.decode_jpeg` alone."""
     return mapped(
         records(data_set),
-        lambda r: tf.io.decode_jpeg(parse_record(r, data_set)[0], **_JPEG),
+        lambda r: tf.io.decode_jpeg(parse_record(r)[0], **_JPEG),
     )
 
 
@@ -86,7 +86,7 @@ def decode_and_crop(data_set):
     """`tf.io.decode_and_crop_jpeg`, or a slice of raw pixels."""
 
     def function(record):
-        image_bytes, label = parse_record(record, data_set)
+        image_bytes, label = parse_record(record)
         window = random_window()
         if data_set.encoding == "raw":
             image = tf.reshape(tf.io.decode_raw(image_bytes, tf.uint8), (256, 256, 3))
@@ -101,7 +101,7 @@ def tf_image(data_set):
     """Decode, crop, and `tf.image` one operation after another."""
 
     def function(record):
-        image_bytes, label = parse_record(record, data_set)
+        image_bytes, label = parse_record(record)
         image = tf.io.decode_jpeg(image_bytes, **_JPEG)
         image = tf.image.random_crop(image, [224, 224, 3])
         image = tf.image.random_flip_left_right(image)
@@ -289,12 +289,6 @@ def main(_):
             "cached: ours, --color=none": lambda: ours(data_set, "none", True),
             "cached: ours, --color=jitter": lambda: ours(data_set, "jitter", True),
         }
-        if _ORIGINALS.value:
-            names = sorted(glob.glob(f"{_ORIGINALS.value}/**/*.*", recursive=True))
-            files = ((open(name, "rb").read(), 0) for name in names)  # noqa: SIM115
-            path = f"{folder}/originals"
-            originals = write_records(path, data_set, files, image_shape=None)
-            rows["original sizes: ours, jitter"] = lambda: ours(originals, "jitter")
         if _PEERS.value:
             rows["tf.image, one by one"] = lambda: tf_image(data_set)
             files = f"{folder}/files"

@@ -7,7 +7,8 @@ import os
 import PIL.Image
 import tensorflow as tf
 
-from alexnet_tf.pipeline.data_set import Split, parse_record
+from alexnet_tf.pipeline.data_set import Split
+from alexnet_tf.pipeline.reading import parse_record
 
 
 def with_train(data_set, filenames, lengths, **changes):
@@ -24,18 +25,18 @@ def write_records(path, data_set, examples, **changes):
         for image_bytes, label in examples:
             image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[image_bytes]))
             label = tf.train.Feature(int64_list=tf.train.Int64List(value=[label]))
-            feature = {data_set.image_key: image, data_set.label_key: label}
+            feature = {"image": image, "label": label}
             features = tf.train.Features(feature=feature)
             writer.write(tf.train.Example(features=features).SerializeToString())
             count += 1
-    return with_train(data_set, [path], [count], label_offset=0, **changes)
+    return with_train(data_set, [path], [count], **changes)
 
 
 def convert(data_set, folder):
     """Writes the pictures as files in folders of classes, and as raw records."""
     pictures = []
     for record in tf.data.TFRecordDataset(data_set.splits["train"].filenames):
-        image_bytes, label = (x.numpy() for x in parse_record(record, data_set))
+        image_bytes, label = (x.numpy() for x in parse_record(record))
         path = f"{folder}/files/{label}/{len(pictures)}.jpg"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:

@@ -24,35 +24,23 @@ _DAMAGED = "damaged, and what follows it cannot be read"
 _FLAT = 2  # of 255: JPEG makes no more of a picture of one colour
 
 
-def check(
-    data_dir: str,
-    fast: bool = False,
-    *,
-    class_names: str | None = None,
-    label_offset: int | None = None,
-) -> list[str]:
+def check(data_dir: str, fast: bool = False) -> list[str]:
     """Reads every record, prints what is there, and returns what is wrong.
 
     Args:
         data_dir: Of a data set that `open_data_set` opens.
         fast: Whether to leave the pictures undecoded.
-        class_names: See `open_data_set`.
-        label_offset: See `open_data_set`.
     """
     import numpy as np
 
     from alexnet_tf.pipeline.data_set import open_data_set
     from data.counting import Duplicates, find_gaps
 
-    data_set = open_data_set(
-        data_dir, class_names=class_names, label_offset=label_offset
-    )
-    kind = "older ImageNet shards" if "/" in data_set.image_key else "TFDS directory"
-    first = data_set.label_offset
-    print(f"{data_set.data_dir}: {data_set.name}, {kind}, {data_set.encoding} pictures")
+    data_set = open_data_set(data_dir)
+    size, last = data_set.image_size, data_set.num_classes - 1
     print(
-        f"  {data_set.num_classes} classes, labels {first}.."
-        f"{first + data_set.num_classes - 1}"
+        f"{data_set.data_dir}: {data_set.name}, {data_set.encoding} pictures of "
+        f"{size}×{size}, {data_set.num_classes} classes, labels 0..{last}"
     )
     problems, duplicates, counts = [], Duplicates(), {}
     try:
@@ -91,8 +79,8 @@ def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
             if isinstance(record, str):
                 problems.append(f"{shard}, record {found}: {record}")
             elif not 0 <= record[0] < data_set.num_classes:
-                label = record[0] + data_set.label_offset
-                problems.append(f"{shard}, record {found}: label {label} out of range")
+                label = f"label {record[0]} out of range"
+                problems.append(f"{shard}, record {found}: {label}")
             else:
                 labels.append(record[0])
                 name = f"{shard}, record {found}"
@@ -114,22 +102,18 @@ def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | 
     """Yields (label, hash, whether it is of one colour), or what is wrong with it."""
     import tensorflow as tf
 
-    from alexnet_tf.pipeline.data_set import parse_record
-    from alexnet_tf.pipeline.decoding import decode_any
-    from alexnet_tf.pipeline.tfrecords import count_records
+    from alexnet_tf.pipeline.examples import decode_crop
+    from alexnet_tf.pipeline.reading import parse_record
+    from data.tfrecords import count_records
 
-    height, width, _ = data_set.image_shape or (None, None, 3)
+    corner = tf.constant([0, 0])
 
     def inspect(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image_bytes, label = parse_record(serialized, data_set)
+        image_bytes, label = parse_record(serialized)
         content = tf.strings.to_hash_bucket_fast(image_bytes, 2**63 - 1)
-        if data_set.encoding == "raw":
-            image = tf.io.decode_raw(image_bytes, tf.uint8)
-            image = tf.reshape(image, data_set.image_shape)
-        elif fast:
+        if fast and data_set.encoding == "jpeg":
             return label, content, False
-        else:
-            image = tf.ensure_shape(decode_any(image_bytes), [height, width, 3])
+        image = decode_crop(image_bytes, data_set, corner, data_set.image_size)
         image = tf.cast(image, tf.int32)
         spread = tf.reduce_max(image, (0, 1)) - tf.reduce_min(image, (0, 1))
         return label, content, tf.reduce_max(spread) <= _FLAT
@@ -138,7 +122,7 @@ def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | 
     if not is_remote(filename):  # a request for each record would take too long
         # TensorFlow crashes at a record that declares more bytes than there can be.
         number, is_whole = count_records(filename)
-    records = tf.data.TFRecordDataset(filename, split.compression).take(number)
+    records = tf.data.TFRecordDataset(filename).take(number)
     records = iter(records.map(inspect, num_parallel_calls=tf.data.AUTOTUNE))
     while True:
         try:
@@ -194,18 +178,12 @@ def _check_order(labels) -> list[str]:
 def define_flags() -> None:
     """Defines the flags of this script."""
     command_line.define_path("data_dir", None, "Data set to read.", required=True)
-    command_line.define_label_flags()
     flags.DEFINE_bool("fast", False, "Leave the pictures undecoded.")
 
 
 def main(values: flags.FlagValues) -> int:
     """Checks the data set; returns 1 if it has problems."""
-    problems = check(
-        values.data_dir,
-        values.fast,
-        class_names=values.class_names,
-        label_offset=values.label_offset,
-    )
+    problems = check(values.data_dir, values.fast)
     for problem in problems[:50]:
         print(f"problem: {problem}")
     if len(problems) > 50:

@@ -31,14 +31,15 @@ from data.workers import in_workers
 
 SOURCES = ("imagenet", "folder", "tfds", "elpv")
 _WRITTEN = (  # in the output, as `files.check_ours` takes it
-    "dataset_info.json",
-    "*.tfrecord-#-of-#",
-    "features.json",
     "metadata.json",
+    "statistics.npz",
+    "*.tfrecord-#-of-#",
+    "dataset_info.json",
+    "features.json",
     "label.labels.txt",
     "rejected.tsv",
     "duplicates.tsv",
-    ".alexnet_tf-*.npz",  # what was measured of it
+    ".alexnet_tf-*.npz",  # what earlier versions measured of it
 )
 # `--help` and mistakes in flags need no TensorFlow: it is imported inside functions.
 

@@ -1,59 +1,42 @@
-"""Writes records as a TensorFlow Datasets directory, through TFDS's own writers.
+"""Writes records in shards, in random order, and the card of the data set last.
 
-These are TFDS's private modules. The public `tfds.dataset_builders` cannot carry this:
-they write one split after another where ours come mixed (every picture would have to be
-decoded twice), take no seed for the order and no metadata, leave the order of a
-record's features to chance, and hold a gigabyte in memory before they use the disk.
+The order on disk is that of a hash of (seed, split, name), and the range of that hash
+is cut into as many equal parts as there are shards. So the same pictures become the
+same bytes on any number of processes or machines, and no process needs all of them:
+records are first put into bucket files by their hash, and a shard is made of the
+buckets of its part, sorted one at a time in memory.
 """
 
+import array
+import collections
 import dataclasses
+import hashlib
+import io
+import itertools
 import json
+import math
 import os
-import resource
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import (
-    dataset_info,
-    example_serializer,
-    file_adapters,
-    naming,
-    shuffle,
-    splits,
-    writer,
-)
-from tensorflow_datasets.core.utils import shard_utils
 
+from alexnet_tf.pipeline import data_set as reader
+from data.pixels import measure_pixels
 from data.source import Source
 from data.transcode import Options, Record, transcode
 
-# A split larger than this is shuffled on disk (TFDS would take a gigabyte of memory).
-shuffle.MAX_MEM_BUFFER_SIZE = 16 << 20
-_FILE_FORMAT = file_adapters.FileFormat.TFRECORD
-_RECORDS = "beam-records"  # what became of the pictures, for a moment
-
-
-@dataclasses.dataclass(frozen=True)
-class _ShardConfig(shard_utils.ShardConfig):
-    """No shard is empty, and Beam makes as many as the writer without it."""
-
-    def get_number_shards(self, total_size, num_examples, **_):
-        return min(super().get_number_shards(total_size, num_examples), num_examples)
-
-
-class _Serializer(example_serializer.ExampleSerializer):
-    """Gives the same bytes in every run; TFDS leaves the order to chance."""
-
-    def serialize_example(self, example: dict) -> bytes:
-        """Returns a serialised `tf.train.Example`."""
-        return self.get_tf_example(example).SerializeToString(deterministic=True)
+_BUCKETS = 2**10  # for each split; of ImageNet's raw pixels, one has 250 MB
+_MAX_SHARDS, _SHARD_BYTES = 2**10, 2**26
+_HEADER = struct.Struct("<QQ")  # in a bucket: of a record the hash, and its length
+_LOG = "beam-records"  # what became of the pictures, for a moment
 
 
 class DataSetWriter:
-    """Shuffles records by the hash of (seed, split, name) and writes them in shards."""
+    """Writes one data set: the records, then what `finish` adds to them."""
 
     def __init__(
         self,
@@ -63,26 +46,23 @@ class DataSetWriter:
         num_shards: int | None = None,
         seed: int = 0,
     ):
-        self._directory = directory
-        self._source = source
-        self._options = options
-        self._shard_config = _ShardConfig(num_shards=num_shards)
-        self._seed = seed
-        self._features = _features(source, options)
-        self._writers = {}
+        self._directory, self._source, self._options = directory, source, options
+        self._shards = _Shards(directory, source.name, num_shards, seed)
+        self._labels = range(len(source.class_names))
+        self._keys = collections.defaultdict(lambda: array.array("Q"))  # by split
+        self._num_bytes = collections.Counter()  # by split
+        self._class_counts = collections.Counter()  # by split and label
 
-    def write(self, records: Iterator[Record]) -> None:
-        """Takes the records on, those in memory or in temporary files."""
-        # The shuffle on disk keeps a thousand files open for each split.
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-        for record in records:
-            if record.split not in self._writers:
-                self._writers[record.split] = self._split_writer(
-                    writer.Writer, record.split
-                )
-            self._writers[record.split].write(*_example(record))
+    def write(self, records: Iterable[Record]) -> None:
+        """Writes the shards of all splits."""
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix=".") as buckets:
+            for record in records:
+                key, example = self._count(record), _serialize(record)
+                path = os.path.join(buckets, _bucket(record.split, key))
+                with open(path, "ab") as bucket:
+                    bucket.write(_HEADER.pack(key, len(example)) + example)
+            for split in self._keys:
+                _write_shards(self._paths(split), _read_buckets(buckets, split))
 
     def write_with_beam(
         self, beam_options: Sequence[str], thresholds: Mapping[int, int]
@@ -90,9 +70,9 @@ class DataSetWriter:
         """Prepares the pictures in a Beam pipeline instead.
 
         Args:
-            thresholds: As `transcode` takes them.
             beam_options: Such as `--runner=DataflowRunner`; by default Beam's runner
                 inside this process.
+            thresholds: As `transcode` takes them.
 
         Returns:
             What became of the pictures, without the pictures themselves.
@@ -101,11 +81,10 @@ class DataSetWriter:
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-        options, source = self._options, self._source
+        options, source, labels = self._options, self._source, self._labels
         runner = None if any("runner" in o for o in beam_options) else FnApiRunner()
-        pipeline_options = PipelineOptions(list(beam_options))
-        log = os.path.join(self._directory, _RECORDS)
-        with beam.Pipeline(runner, pipeline_options) as pipeline:
+        log = os.path.join(self._directory, _LOG)
+        with beam.Pipeline(runner, PipelineOptions(list(beam_options))) as pipeline:
             records = (
                 pipeline
                 | beam.Create(source.parts)
@@ -113,96 +92,189 @@ class DataSetWriter:
                 | beam.FlatMap(source.items)
                 | "Spread pictures" >> beam.Reshuffle()
                 | beam.FlatMap(lambda item: transcode([item], options, thresholds))
+                | "Keep pictures" >> beam.Reshuffle()  # used twice, made once
             )
-            for split in source.splits:
-                self._writers[split] = self._split_writer(writer.BeamWriter, split)
-                (
-                    records
-                    | f"Select {split}"
-                    >> beam.Filter(lambda r, s=split: r.split == s and not r.rejected)
-                    | f"Example {split}" >> beam.Map(_example)
-                    | f"Write {split}"
-                    >> beam.ptransform_fn(
-                        lambda examples, w: w.write_from_pcollection(examples)
-                    )(self._writers[split])
-                )
-            (records | beam.Map(_to_json) | beam.io.WriteToText(log))
+            good = records | beam.Filter(lambda r: not r.rejected and r.label in labels)
+            sizes = good | beam.Map(lambda r: (r.split, r.num_bytes))
+            sizes = beam.pvalue.AsDict(sizes | beam.CombinePerKey(sum))
+            shards = good | beam.Map(self._shards.place, sizes) | beam.GroupByKey()
+            shards | beam.MapTuple(
+                lambda path, group: _write_shard(path, sorted(group))
+            )
+            records | beam.Map(_to_json) | beam.io.WriteToText(log)
         for name in sorted(tf.io.gfile.listdir(self._directory)):
-            if name.startswith(_RECORDS):
+            if name.startswith(_LOG):
                 path = os.path.join(self._directory, name)
                 with tf.io.gfile.GFile(path) as lines:
-                    yield from map(_from_json, lines)
+                    for record in map(_from_json, lines):
+                        if not record.rejected and record.label in labels:
+                            self._count(record)
+                        yield record
                 tf.io.gfile.remove(path)
+        for path in itertools.chain(*map(self._paths, self._keys)):
+            if not tf.io.gfile.exists(path):  # no record's hash is in its part
+                _write_shard(path, [])
 
-    def _split_writer(self, kind: type, split: str) -> writer.Writer:
-        return kind(
-            serializer=_Serializer(self._features.get_serialized_info()),
-            filename_template=self._filename_template(split),
-            hash_salt=f"{self._seed} {split}",
-            disable_shuffling=False,
-            example_writer=writer.ExampleWriter(file_format=_FILE_FORMAT),
-            shard_config=self._shard_config,
-        )
+    def _count(self, record: Record) -> int:
+        """Counts a record, and returns the hash that orders it."""
+        key = self._shards.key(record)
+        self._keys[record.split].append(key)
+        self._num_bytes[record.split] += record.num_bytes
+        self._class_counts[record.split, record.label] += 1
+        return key
 
-    def _filename_template(self, split: str) -> naming.ShardedFileTemplate:
-        return naming.ShardedFileTemplate(
-            data_dir=self._directory,
-            dataset_name=self._source.name,
-            split=split,
-            filetype_suffix=_FILE_FORMAT.value,
-        )
+    def _paths(self, split: str) -> list[str]:
+        return self._shards.paths(split, self._num_bytes[split])
 
-    def finish(self, metadata: dict) -> None:
-        """Writes the shards and, last, what makes the directory a data set."""
-        if not sys.stderr.isatty():
-            tfds.disable_progress_bar()
-        infos = []
-        for split in sorted(self._writers):
-            shard_lengths, num_bytes = self._writers[split].finalize()
-            infos.append(
-                splits.SplitInfo(
-                    name=split,
-                    shard_lengths=shard_lengths,
-                    num_bytes=num_bytes,
-                    filename_template=self._filename_template(split),
-                )
-            )
-        info = tfds.core.DatasetInfo(
-            builder=dataset_info.DatasetIdentity(
-                name=self._source.name,
-                version=tfds.core.Version("1.0.0"),
-                data_dir=self._directory,
-                module_name="data.prepare",
-            ),
-            features=self._features,
-            supervised_keys=("image", "label"),
-            metadata=tfds.core.MetadataDict(metadata),
-        )
-        info.set_file_format(_FILE_FORMAT)
-        info.set_splits(splits.SplitDict(infos))
-        info.write_to_directory(self._directory)
+    def finish(self, facts: dict) -> None:
+        """Writes what tells of the shards, and last the card, which makes a data set.
 
-
-def _features(source: Source, options: Options) -> tfds.features.FeaturesDict:
-    shape = (options.image_size, options.image_size, 3)
-    if options.encoding == "raw":
-        as_bytes = tfds.features.Encoding.BYTES
-        image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=as_bytes)
-    else:
-        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
-    return tfds.features.FeaturesDict(
-        {
-            "image": image,
-            "label": tfds.features.ClassLabel(names=list(source.class_names)),
-            "file_name": tfds.features.Text(),
+        Args:
+            facts: Of the source, for the card.
+        """
+        splits = {split: self._describe(split) for split in sorted(self._keys)}
+        self._write_tfds_metadata(splits)
+        card = {
+            "format": reader.FORMAT,
+            "version": reader.VERSION,
+            "name": self._source.name,
+            "class_names": list(self._source.class_names),
+            "image_size": self._options.image_size,
+            "encoding": self._options.encoding,
+            "fit": self._options.fit,
+            "resampling": "bicubic",
+            "splits": splits,
+            "statistics": reader.STATISTICS_FILE if "train" in splits else None,
+            "source": facts,
         }
-    )
+        if "train" in splits:
+            content = io.BytesIO()
+            data_set = reader.from_card(card, self._directory)
+            np.savez(content, **vars(measure_pixels(data_set)))
+            self._write_file(reader.STATISTICS_FILE, content.getvalue())
+        self._write_file(reader.CARD_FILE, json.dumps(card, indent=1).encode())
+
+    def _write_file(self, name: str, content: bytes) -> None:
+        with tf.io.gfile.GFile(os.path.join(self._directory, name), "wb") as file:
+            file.write(content)
+
+    def _describe(self, split: str) -> dict:
+        """What the card says of a split."""
+        paths = self._paths(split)
+        shards = [_part(key, len(paths)) for key in self._keys[split]]
+        return {
+            "shards": [os.path.basename(path) for path in paths],
+            "shard_lengths": np.bincount(shards, minlength=len(paths)).tolist(),
+            "class_counts": [self._class_counts[split, i] for i in self._labels],
+        }
+
+    def _write_tfds_metadata(self, splits: dict[str, dict]) -> None:
+        """Writes that by which TFDS opens the directory, too."""
+        shape = (self._options.image_size, self._options.image_size, 3)
+        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+        if self._options.encoding == "raw":
+            as_bytes = tfds.features.Encoding.BYTES
+            image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=as_bytes)
+        label = tfds.features.ClassLabel(names=list(self._source.class_names))
+        name = tfds.features.Text()
+        tfds.folder_dataset.write_metadata(
+            data_dir=self._directory,
+            features={"image": image, "label": label, "file_name": name},
+            split_infos=[
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=facts["shard_lengths"],
+                    num_bytes=self._num_bytes[split],
+                )
+                for split, facts in splits.items()
+            ],
+            supervised_keys=("image", "label"),
+            check_data=False,
+        )
 
 
-def _example(record: Record) -> tuple[bytes, dict]:
-    """Returns the key of the shuffle, and the example as the features encode it."""
-    example = {"image": record.image, "label": record.label, "file_name": record.name}
-    return record.name.encode(), example
+@dataclasses.dataclass(frozen=True)
+class _Shards:
+    """Which shard, and which place in it, a record has.
+
+    Attributes:
+        directory: Of the data set.
+        name: Of the data set.
+        number: Shards of a split; None for as many as have 64 MiB or more.
+        seed: Of the order.
+    """
+
+    directory: str
+    name: str
+    number: int | None
+    seed: int
+
+    def key(self, record: Record) -> int:
+        """The hash that orders a record, of 64 bits."""
+        text = f"{self.seed} {record.split} {record.name}".encode()
+        digest = hashlib.blake2b(text, digest_size=8).digest()
+        return int.from_bytes(digest, "big")
+
+    def paths(self, split: str, num_bytes: int) -> list[str]:
+        """The shards of a split with so many bytes of pictures."""
+        number = self.number or 2 ** int(math.log2(max(1, num_bytes / _SHARD_BYTES)))
+        number = self.number or min(number, _MAX_SHARDS)
+        start = os.path.join(self.directory, f"{self.name}-{split}.tfrecord")
+        return [f"{start}-{i:05d}-of-{number:05d}" for i in range(number)]
+
+    def place(self, record: Record, sizes: Mapping[str, int]) -> tuple:
+        """The shard of a record, and there (its hash, its example)."""
+        paths, key = self.paths(record.split, sizes[record.split]), self.key(record)
+        return paths[_part(key, len(paths))], (key, _serialize(record))
+
+
+def _part(key: int, number: int) -> int:
+    """In which of so many equal parts of their range a hash of 64 bits is."""
+    return key * number >> 64
+
+
+def _bucket(split: str, key: int) -> str:
+    return f"{split}-{_part(key, _BUCKETS):04d}"
+
+
+def _read_buckets(directory: str, split: str) -> Iterator[tuple[int, bytes]]:
+    """Yields (hash, example) in order, and removes what was read."""
+    for number in range(_BUCKETS):
+        path = os.path.join(directory, f"{split}-{number:04d}")
+        if os.path.exists(path):
+            records = []
+            with open(path, "rb") as bucket:
+                while header := bucket.read(_HEADER.size):
+                    key, length = _HEADER.unpack(header)
+                    records.append((key, bucket.read(length)))
+            os.remove(path)
+            yield from sorted(records)
+
+
+def _write_shards(paths: Sequence[str], records: Iterator[tuple[int, bytes]]) -> None:
+    for path in paths:
+        _write_shard(path, [])  # where no record's hash is in its part
+    for number, group in itertools.groupby(
+        records, lambda record: _part(record[0], len(paths))
+    ):
+        _write_shard(paths[number], group)
+
+
+def _write_shard(path: str, records: Iterable[tuple[int, bytes]]) -> None:
+    with tf.io.TFRecordWriter(path) as writer:
+        for _, example in records:
+            writer.write(example)
+
+
+def _serialize(record: Record) -> bytes:
+    def feature(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    label = tf.train.Feature(int64_list=tf.train.Int64List(value=[record.label]))
+    features = {"image": feature(record.image), "label": label}
+    features["file_name"] = feature(record.name.encode())
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
 
 
 def _to_json(record: Record) -> str:

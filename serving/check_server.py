@@ -96,7 +96,8 @@ def main(values: flags.FlagValues) -> int:
     """Checks as the flags say; prints both results."""
     import tensorflow as tf
 
-    from alexnet_tf.pipeline.data_set import open_data_set, parse_record
+    from alexnet_tf.pipeline.data_set import open_data_set
+    from alexnet_tf.pipeline.reading import parse_record
 
     python = make_environment(values.environment)
     scripts, run = os.path.dirname(HERE), f"--model_dir={values.model_dir}"
@@ -112,7 +113,7 @@ def main(values: flags.FlagValues) -> int:
             expected = json.load(file)
         data_set = open_data_set(expected["data_dir"])
         records = tf.data.TFRecordDataset(data_set.splits["validation"].filenames)
-        examples = records.map(lambda record: parse_record(record, data_set))
+        examples = records.map(parse_record)
         wrong, losses = 0, []
         start = time.perf_counter()
         with serve(python, saved_model, values.port) as url:

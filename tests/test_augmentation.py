@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.pipeline import augmentation
-from alexnet_tf.pipeline.statistics import PixelStatistics
+from alexnet_tf.pipeline.data_set import PixelStatistics
 
 
 def adjust_with_tf_image(image, brightness, contrast, saturation):

@@ -100,18 +100,6 @@ def test_values_out_of_range_are_one_line(data_dir, given, message):
         resolve(open_data_set(data_dir), given=given)
 
 
-def test_pictures_become_square_as_the_data_set_or_else_the_recipe_has_it(data_dir):
-    data_set = open_data_set(data_dir)
-    own_sizes = dataclasses.replace(data_set, image_shape=None)
-    fits = [resolve(s, "bvlc").recipe.fit for s in (data_set, own_sizes)]
-    assert fits == ["crop", "warp"]
-    assert resolve(own_sizes, "bvlc", {"fit": "crop"}).recipe.fit == "crop"
-    with pytest.raises(UserError, match=r"--fit=warp: .* square already \(crop\)"):
-        resolve(data_set, given={"fit": "warp"})
-    with pytest.raises(UserError, match=r"--fit=pad is for data\.prepare"):
-        resolve(own_sizes, given={"fit": "pad"})
-
-
 def test_large_data_sets_and_large_batches(data_dir):
     data_set = open_data_set(data_dir)
     given = {"optimizer": "lars", "global_batch_size": 1024, "scale_lr": True}
@@ -287,7 +275,7 @@ def test_a_run_and_its_data_move_together(data_dir, tmp_path):
 
 def test_every_number_of_a_recipe_is_a_setting():
     for field in dataclasses.fields(Recipe):
-        assert field.name == "name" or field.metadata["help"]
+        assert field.name in ("name", "fit") or field.metadata["help"]
 
 
 def test_another_networks_checkpoint_is_refused(data_dir, tmp_path):

@@ -204,7 +204,7 @@ def test_a_signal_ends_it(tmp_path, signum, code):
         time.sleep(0.01)
     assert not any(map(is_alive, pids))
     if signum == signal.SIGKILL:
-        with pytest.raises(UserError, match="did not finish"):
+        with pytest.raises(UserError, match="no data set in"):
             open_data_set(str(tmp_path / "out"))
         (source / "cat" / "0.bmp").unlink()  # and all links to it
         run(source, tmp_path / "out")

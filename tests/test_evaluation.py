@@ -15,7 +15,7 @@ from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import evaluation, report, results
+from alexnet_tf.evaluation import report, results
 from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.evaluator import Evaluator, _part_of_worker
 from alexnet_tf.evaluation.metrics import (
@@ -58,11 +58,8 @@ def write(folder, spoilt=()):
         name="test",
         class_names=tuple(f"class {i}" for i in range(CLASSES)),
         splits={"validation": Split("validation", tuple(filenames), LENGTHS)},
+        image_size=SIDE,
         encoding="raw",
-        image_shape=(SIDE, SIDE, 3),
-        image_key="image",
-        label_key="label",
-        label_offset=0,
     )
 
 
@@ -539,20 +536,6 @@ def test_data_that_are_gone_are_to_be_given(runs, data_dir, tmp_path):
     with pytest.raises(UserError, match=r"no longer in .*gone: give --data_dir"):
         evaluate_run(run.model_dir)
     assert evaluate_run(run.model_dir, data_dir).num_evaluated == 25
-
-
-@pytest.mark.parametrize("given", [None, "ram://data"])
-def test_what_training_was_told_of_its_remote_data_holds(runs, monkeypatch, given):
-    def open_data_set(data_dir, **told):
-        raise UserError(f"{data_dir} {told}")
-
-    config = runs[0].read_config()
-    config = dataclasses.replace(config, data_dir="ram://data", given_offset=10)
-    monkeypatch.setattr(evaluation, "open_data_set", open_data_set)
-    monkeypatch.setattr(tf.io.gfile, "isdir", lambda _: True)
-    member = evaluation.Member(None, "checkpoint", config)
-    with pytest.raises(UserError, match=r"ram://data .*'label_offset': 10"):
-        evaluation._open_data(given, None, None, "validation", member)
 
 
 def test_a_checkpoint_without_a_run_needs_model_dir():

@@ -16,10 +16,10 @@ from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
-from alexnet_tf.training import loop, step, training
+from alexnet_tf.training import loop, training
 from alexnet_tf.training.training import train
 from alexnet_tf.weights.published import PublishedWeights, read_weights
 
@@ -201,7 +201,7 @@ def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(
     data_dir, tmp_path, monkeypatch
 ):
     """A linear probe of a run with other classes: all but the head stays."""
-    monkeypatch.setattr(step, "pixel_statistics", None)  # nobody asks for them
+    monkeypatch.setattr(DataSet, "statistics", None)  # nobody asks for them
     first = Run(str(tmp_path / "first"))
     config = make_config(data_dir, "small", mean="image", width=0.05)
     config = dataclasses.replace(config, class_names=("a", "b", "c", "d", "e"))

@@ -583,8 +583,6 @@ def test_pictures_made_square_in_another_way_are_said(
     caplog.clear()
     warped = dataclasses.replace(data_set, fit="warp")
     assert fit_as_trained(config, warped) == warped
-    own_sizes = dataclasses.replace(data_set, image_shape=None)
-    assert fit_as_trained(config, own_sizes).fit == "warp"
     assert not caplog.text
 
 

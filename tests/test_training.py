@@ -25,7 +25,6 @@ from helpers import (
 
 from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.evaluation.results import Evaluation, Predictions
 from alexnet_tf.files import lock
 from alexnet_tf.paths import LOCK_FILE
@@ -200,36 +199,6 @@ def test_a_run_goes_on_with_other_replicas(data_dir, tmp_path):
     found = [w.numpy() for w in trainer.model.trainable_variables]
     assert largest_difference(start, expected) > 1e-4
     assert largest_difference(found, expected) < 1e-6
-
-
-def test_what_labels_mean_is_told_to_a_run_once(tmp_path):
-    """Shards with labels 10..12 and no names; evaluation knows what training knew."""
-    (tmp_path / "shards").mkdir()
-    for split in ("train", "validation"):
-        path = tmp_path / "shards" / f"{split}-00000-of-00001"
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for i in range(32):
-                example = tf.train.Example()
-                feature = example.features.feature
-                image = np.full((32, 32, 3), 7 * i, np.uint8)
-                feature["image/encoded"].bytes_list.value.append(
-                    tf.io.encode_png(image).numpy()
-                )
-                feature["image/class/label"].int64_list.value.append(10 + i % 3)
-                writer.write(example.SerializeToString())
-    names = tmp_path / "names"
-    names.write_text("a\nb\nc\nd\n")
-    data_dir, model_dir = str(tmp_path / "shards"), str(tmp_path / "run")
-    given = {"given": SMALL | {"train_steps": 1}, "export": False}
-    with pytest.raises(UserError, match="--class_names=FILE"):
-        train(data_dir, model_dir, **given)
-    told = {"class_names": str(names), "label_offset": 10}
-    assert train(data_dir, model_dir, **given, **told)
-    assert Run(model_dir).read_config().class_names == ("a", "b", "c", "d")
-    labels = evaluate_run(model_dir).predictions.labels
-    assert np.bincount(labels).tolist() == [11, 11, 10]
-    with pytest.raises(UserError, match="label_offset 10, now 9"):
-        train(data_dir, model_dir, **given, **told | {"label_offset": 9})
 
 
 def test_checkpoint_metrics_and_summary_of_a_run(data_dir, tmp_path, capsys):

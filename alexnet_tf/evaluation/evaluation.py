@@ -45,8 +45,6 @@ def evaluate_run(
     model_dir: str | None,
     data_dir: str | None = None,
     *,
-    class_names: str | None = None,
-    label_offset: int | None = None,
     split: str = "validation",
     checkpoints: Sequence[str] = ("latest",),
     init_weights: str | None = None,
@@ -65,8 +63,6 @@ def evaluate_run(
     Args:
         model_dir: Directory of the run; None where `checkpoints` says it all.
         data_dir: Directory of the data set; None for the one it was trained on.
-        class_names: See `open_data_set`; by default as the run was told.
-        label_offset: See `open_data_set`; by default as the run was told.
         split: Name of the split.
         checkpoints: See `load_members`; the probabilities of several are averaged.
         init_weights: Published weights to evaluate instead; see `load_network`.
@@ -94,7 +90,7 @@ def evaluate_run(
             members = [Member(model, path, config)]
         else:
             members = load_members(checkpoints, model_dir, precision)
-    data_set = _open_data(data_dir, class_names, label_offset, split, members[0])
+    data_set = _open_data(data_dir, split, members[0])
     evaluator = Evaluator([member.model for member in members], strategy)
     start = time.perf_counter()
     evaluation = _evaluate(evaluator, data_set, split, global_batch_size, views)
@@ -164,8 +160,6 @@ def _load_member(name: str, model_dir: str | None, precision: str) -> Member:
 
 def _open_data(
     data_dir: str | None,
-    class_names: Sequence[str] | str | None,
-    label_offset: int | None,
     split: str,
     member: Member,
 ) -> DataSet:
@@ -178,12 +172,7 @@ def _open_data(
             f"the data set of {member.run.model_dir} is no longer in "
             f"{config.data_dir}: give --data_dir"
         )
-    wanted = data_dir or config.data_dir
-    is_own = config.data_dir in (wanted, os.path.abspath(wanted))  # remote, local
-    if is_own and class_names is label_offset is None:
-        label_offset = config.given_offset  # what training was told holds here too
-        class_names = None if label_offset is None else config.class_names
-    data_set = open_data_set(wanted, class_names=class_names, label_offset=label_offset)
+    data_set = open_data_set(data_dir or config.data_dir)
     splits = data_set.splits
     if split not in splits or not splits[split].num_examples:
         raise UserError(
@@ -209,9 +198,9 @@ def _has_classes(config: Config, data_set: DataSet) -> bool:
 
 
 def fit_as_trained(config: Config, data_set: DataSet) -> DataSet:
-    """Has pictures of other sizes made square as in training; says if they are not."""
-    fit = config.recipe.fit
-    if data_set.image_shape and data_set.fit != fit:
+    """Says if pictures were made square in another way than those of the training."""
+    fit = config.fitting.fit
+    if data_set.fit != fit:
         logging.info(
             "these pictures were made square by %s, those of the training by %s: "
             "to compare with published figures, prepare them with --fit=%s",
@@ -219,7 +208,7 @@ def fit_as_trained(config: Config, data_set: DataSet) -> DataSet:
             fit,
             fit,
         )
-    return data_set if data_set.image_shape else dataclasses.replace(data_set, fit=fit)
+    return data_set
 
 
 def _facts_of_runs(members: Sequence[Member]) -> dict:

@@ -22,7 +22,7 @@ import tensorflow as tf
 from alexnet_tf.evaluation.metrics import precision_recall_f1, wilson_interval
 from alexnet_tf.files import format_cell, writing
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.pipeline.reading import read_all
+from alexnet_tf.pipeline.reading import records_in_order
 from alexnet_tf.run import checkpoint_sha256, library_versions
 
 # Table 2 of the paper, ILSVRC-2012, ten views: top-1 and top-5 error (validation);
@@ -293,7 +293,7 @@ def write_predictions(
     predictions, split = evaluation.predictions, data_set.splits[evaluation.split]
     class_names = list(map(format_cell, data_set.class_names))
     names = np.array(class_names, object)
-    ids = read_ids(split)[predictions.positions]
+    ids = predictions.positions  # evaluation takes records by their ids
     shards = np.searchsorted(split.first_ids, ids, side="right") - 1
     shard_names = np.array([os.path.basename(name) for name in split.filenames], object)
     file_names = np.array(list(map(format_cell, read_names(split))), object)
@@ -320,12 +320,6 @@ def _round(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64).round(6)
 
 
-def read_ids(split: Split) -> np.ndarray:
-    """The ids of a split's records in the order of evaluation, int64 `(n,)`."""
-    ids = read_all(split, ids_only=True).map(lambda record_id, _: record_id)
-    return np.fromiter(ids.as_numpy_iterator(), np.int64)
-
-
 def read_names(split: Split) -> list[str]:
     """The names of a split's pictures in the order of evaluation; "" for none."""
     feature = {"file_name": tf.io.FixedLenFeature((), tf.string, "")}
@@ -334,9 +328,9 @@ def read_names(split: Split) -> list[str]:
         return record_id, tf.io.parse_single_example(record, feature)["file_name"]
 
     names = {}
-    for part in read_all(split).map(parse).ignore_errors().batch(1024):
+    for part in records_in_order(split).map(parse).ignore_errors().batch(1024):
         names.update(zip(*(column.numpy().tolist() for column in part), strict=True))
-    ids = read_ids(split).tolist()
+    ids = range(split.num_examples)
     return [names.get(i, b"").decode(errors="surrogateescape") for i in ids]
 
 

@@ -8,13 +8,11 @@ import numpy as np
 from alexnet_tf.config import Config
 from alexnet_tf.evaluation import figures, mosaics
 from alexnet_tf.pipeline.batches import read_pictures, training_batches
-from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
-from alexnet_tf.pipeline.reading import read_all, shuffled_records
-from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
+from alexnet_tf.pipeline.data_set import DataSet, PixelStatistics, Split
+from alexnet_tf.pipeline.reading import shuffled_records
 
 _PICTURES, _VERSIONS = 4, 8  # of which augmented versions are shown, and how many
 _MOSAIC = 32  # pictures of a training batch
-_COUNTED = 5_000  # records of a split, at most, whose classes are counted
 
 
 def augmented_versions(data_set: DataSet, config: Config) -> np.ndarray:
@@ -29,13 +27,13 @@ def augmented_versions(data_set: DataSet, config: Config) -> np.ndarray:
     # In each of as many epochs every picture comes once, as another version.
     statistics = _statistics(data_set, config)
     images, _ = next(iter(_augmented(few, config, number * _VERSIONS, statistics)))
-    order = shuffled_records(split, config.seed, 0, ids_only=True)
+    order = shuffled_records(few, "train", config.seed, 0, ids_only=True)
     versions = collections.defaultdict(list)
     for (_, (record_id, _)), image in zip(order, images.numpy(), strict=False):
         versions[int(record_id)].append(image)
     originals = read_pictures(few, "train", np.arange(number), images.shape[1])
-    ids = [int(record_id) for record_id, _ in read_all(split, ids_only=True)]
-    return mosaics.lay_beside(originals, np.stack([versions[i] for i in ids]))
+    ordered = np.stack([versions[i] for i in range(number)])
+    return mosaics.lay_beside(originals, ordered)
 
 
 def training_batch(data_set: DataSet, config: Config) -> bytes:
@@ -50,18 +48,11 @@ def training_batch(data_set: DataSet, config: Config) -> bytes:
 
 def class_counts(data_set: DataSet) -> bytes:
     """A PNG of how many pictures each class has for training and validation."""
-    counts, is_part = {}, False
-    for name in ("train", "validation"):
-        split = data_set.splits[name]
-        part = _first_records(split, _COUNTED)
-        is_part |= part.num_examples < split.num_examples
-        labels = read_all(part).map(lambda _, record: parse_record(record, data_set)[1])
-        labels = np.array(list(labels.ignore_errors().as_numpy_iterator()), int)
-        known = labels[(labels >= 0) & (labels < data_set.num_classes)]
-        counts[name] = np.bincount(known, minlength=data_set.num_classes)
+    counts = {
+        name: np.array(data_set.splits[name].class_counts)
+        for name in ("train", "validation")
+    }
     title = "pictures a class"
-    if is_part:
-        title += f", of the first {_COUNTED:,} of a split"
     figure = figures.draw_class_counts(counts, data_set.class_names, title)
     return mosaics.encode_png(figure)
 
@@ -70,7 +61,7 @@ def _statistics(data_set: DataSet, config: Config) -> PixelStatistics | None:
     """What PCA colours need, of the whole training split."""
     if config.recipe.color != "pca":
         return None
-    return pixel_statistics(data_set, config.recipe.image_size)
+    return data_set.statistics()
 
 
 def _augmented(data_set: DataSet, config: Config, number: int, statistics):

@@ -7,7 +7,7 @@ batches stay small and the model alone subtracts the mean.
 import tensorflow as tf
 
 from alexnet_tf.pipeline.color_loop import adjust_colors
-from alexnet_tf.pipeline.statistics import PixelStatistics
+from alexnet_tf.pipeline.data_set import PixelStatistics
 
 # Ranges of the colour jitter, each drawn uniformly once an image.
 BRIGHTNESS = 0.125  # added to pixels in 0..1: -BRIGHTNESS..BRIGHTNESS

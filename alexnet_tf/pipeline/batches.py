@@ -1,7 +1,10 @@
-"""Records → shuffled, augmented, batched uint8 images, the same ones every time.
+"""Records → batches of uint8 images: training's chain, and evaluation's beside it.
 
-`reading.py` says which record stands at a position of a run; what the augmentation
-draws from (seed, position) is the same wherever a run starts.
+Both read records, hand each worker its own, decode and crop them in chunks, and batch.
+Training's chain shuffles and augments; every draw of it is a function of the seed and
+the example's position in the run, so a run that was interrupted goes on with the very
+batches that it would have had. Evaluation's chain takes every record once, in the order
+on disk, and fills the last batch up, so that counts are exact on any number of workers.
 """
 
 import dataclasses
@@ -13,20 +16,22 @@ import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import augmentation
-from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
-from alexnet_tf.pipeline.decoding import decode_crop, frame_size
+from alexnet_tf.pipeline.cache import MemoryCache, check_memory
+from alexnet_tf.pipeline.data_set import DataSet, PixelStatistics, Split
 from alexnet_tf.pipeline.examples import (
     CHUNK,
     BadRecords,
     decode_chunk,
-    decode_in_order,
+    decode_crop,
+    find_names,
 )
-from alexnet_tf.pipeline.frames import MappedFrames, MemoryFrames, check_memory
-from alexnet_tf.pipeline.reading import shuffled_records
-from alexnet_tf.pipeline.statistics import PixelStatistics, pixel_statistics
+from alexnet_tf.pipeline.reading import (
+    parse_record,
+    records_in_order,
+    shuffled_records,
+)
 from alexnet_tf.recipes import Recipe
 
-_ENDLESS = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
 _READ_BATCH = 128
 
 
@@ -35,7 +40,6 @@ def training_batches(
     recipe: Recipe,
     *,
     seed: int,
-    split: str = "train",
     start_step: int = 0,
     statistics: PixelStatistics | None = None,
     cache: bool = False,
@@ -46,18 +50,16 @@ def training_batches(
     """The batches of a training run from a step on, without end.
 
     Args:
-        data_set: The data.
+        data_set: The data, whose split "train" is read.
         recipe: Says how large batches and images are, and how images are changed.
         seed: Of the order and of the augmentation.
-        split: Name of the split.
         start_step: Steps done; the batches are those that an uninterrupted run yields
             from there on.
         statistics: What the colours "pca" need; None for those of the data set.
-        cache: Whether to decode all images into memory first. The batches are the same,
-            but for the rounding of pictures that have to be scaled.
+        cache: Whether to decode all images into memory first; the batches are the same.
         data_service: Address of a tf.data service, "grpc://host:port", that reads and
-            augments in place of this machine. Its workers take a block of shards each:
-            every example still comes once an epoch, but batches arrive in any order.
+            augments in place of this machine. Its workers take shards in turn: every
+            example still comes once an epoch, but batches arrive in any order.
         input_context: This worker's place among the input workers; together they get
             the batches that a single one would.
         bad_records: Collects the records that cannot be used (not those that a data
@@ -69,49 +71,171 @@ def training_batches(
         record could not be used.
 
     Raises:
-        UserError: The split is empty, or the cache does not fit.
+        UserError: The split is empty, its pictures are too small, or the cache does not
+            fit.
     """
-    records = _check_arguments(data_set, split, cache, data_service)
+    records = _check_arguments(data_set, "train", recipe.image_size)
+    if cache and data_service:
+        raise UserError("cache and data_service exclude each other; choose one")
     context = input_context or tf.distribute.InputContext()
     batch_size = context.get_per_replica_batch_size(recipe.global_batch_size)
     if recipe.color == "pca":
-        statistics = statistics or pixel_statistics(data_set, recipe.image_size)
-    frame = frame_size(data_set, recipe.image_size)
-    if data_service:
-        bad_records = frames = None  # out of reach there
-    else:
-        frames = _open_frames(data_set, split, frame, cache, bad_records)
-    chunk = _Chunk(
+        statistics = statistics or data_set.statistics()
+    # Decoded pictures in memory are cropped from there; then only the order is "read".
+    cached = _load_cache(data_set, bad_records) if cache else None
+    report_bad = None if data_service else _reporter(bad_records, data_set, records)
+    make = _ImageMaker(
         size=min(batch_size, CHUNK),
         seed=seed,
         recipe=recipe,
         data_set=data_set,
-        frame=frame,
-        frames=frames,
+        cached=cached,
         statistics=statistics,
         colored_until=_position(records, recipe.color_until_epoch),
-        report_bad=_reporter(bad_records, data_set, records),
+        report_bad=None if cached else report_bad,
     )
+    # Shuffled, then split among workers: a batch is the same on any number of them.
     start = start_step * recipe.global_batch_size
-    examples = shuffled_records(records, seed, start, ids_only=frames is not None)
+    examples = shuffled_records(data_set, "train", seed, start, ids_only=cache)
     if not data_service:
         examples = _part_of_worker(examples, recipe.global_batch_size, context)
-    batches = examples.window(chunk.size).map(chunk.make, tf.data.AUTOTUNE)
+    # Decoded in chunks: a call for each image would take as long as its colours.
+    batches = examples.window(make.size).map(make, tf.data.AUTOTUNE)
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
         is_shared = context.num_input_pipelines > 1  # the hosts of a run share a job
         name = f"alexnet_tf-{seed}-{start_step}" if is_shared else None
         batches = _distribute(batches, data_service, name)
-    return batches.apply(_ENDLESS).prefetch(2).with_options(_options())
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return batches.apply(endless).prefetch(2).with_options(_options())
 
 
-def _check_arguments(data_set, split, cache, data_service) -> Split:
+def evaluation_batches(
+    data_set: DataSet,
+    split: str,
+    *,
+    global_batch_size: int,
+    image_size: int = 224,
+    views: int = 1,
+    cache: bool = False,
+    input_context: tf.distribute.InputContext | None = None,
+    bad_records: BadRecords | None = None,
+) -> tf.data.Dataset:
+    """The batches of one pass over a split, every example once.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        global_batch_size: Images in a batch of all replicas.
+        image_size: Height and width of the crops, pixels.
+        views: 1, the central crop, or 10 (section 4.1).
+        cache: Whether the first pass keeps the decoded images in memory for later
+            passes over the same `tf.data.Dataset`.
+        input_context: This worker's place among the input workers; each decodes its own
+            part of every batch.
+        bad_records: Collects the records that cannot be used.
+
+    Returns:
+        Batches of this worker, of the size that one replica takes: uint8 RGB
+        `(batch, image_size, image_size, 3)`, or
+        `(batch, 10, image_size, image_size, 3)`, and int32 labels `(batch,)`, -1 where
+        the last batch is filled up and where a record could not be used.
+    """
+    if views not in (1, 10):
+        raise UserError(f"views must be 1 or 10, received {views}")
+    records = _check_arguments(data_set, split, image_size)
+    context = input_context or tf.distribute.InputContext()
+    batch_size = context.get_per_replica_batch_size(global_batch_size)
+    size = image_size if views == 1 else data_set.image_size
+    # Filled up with records that are none, so that every worker has as many batches.
+    missing = -records.num_examples % global_batch_size
+    nothing = tf.data.Dataset.from_tensors((np.int64(-1), "")).repeat(missing)
+    examples = records_in_order(records).concatenate(nothing)
+    examples = _part_of_worker(examples, global_batch_size, context)
+    report_bad = _reporter(bad_records, data_set, records)
+    decode = functools.partial(_decode_centres, data_set, size, report_bad)
+    batches = examples.window(min(batch_size, CHUNK)).map(decode, tf.data.AUTOTUNE)
+    if cache:
+        check_memory(records.num_examples // context.num_input_pipelines, size, split)
+        batches = batches.cache()
+    batches = batches.rebatch(batch_size, drop_remainder=True)
+    if views == 10:
+        batches = batches.map(
+            lambda images, labels: (augmentation.ten_views(images, image_size), labels)
+        )
+    return batches.prefetch(2).with_options(_options())
+
+
+def named_batches(
+    data_set: DataSet,
+    split: str,
+    image_size: int,
+    start: int = 0,
+    bad_records: BadRecords | None = None,
+) -> tf.data.Dataset:
+    """What evaluation sees, and the names of the pictures, from an example on.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        image_size: Height and width of the crops, pixels.
+        start: Examples to leave out first.
+        bad_records: Collects the records that cannot be used.
+
+    Returns:
+        Batches of `CHUNK`, the last one may be smaller: uint8 RGB
+        `(batch, image_size, image_size, 3)`; int32 labels `(batch,)`, -1 where a record
+        could not be used; names, string `(batch,)`, "" where a record has none.
+    """
+    records = _check_arguments(data_set, split, image_size)
+    report_bad = _reporter(bad_records, data_set, records)
+
+    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
+    def decode(*window):
+        decoded = _decode_centres(data_set, image_size, report_bad, *window)
+        return *decoded, find_names(window[1], window[0].cardinality())
+
+    chunks = records_in_order(records).skip(start).window(CHUNK)
+    batches = chunks.map(decode, tf.data.AUTOTUNE)
+    return batches.prefetch(2).with_options(_options())
+
+
+def read_pictures(
+    data_set: DataSet, split: str, positions: np.ndarray, size: int
+) -> np.ndarray:
+    """Reads the central crops of some records.
+
+    Args:
+        data_set: The data.
+        split: Name of the split.
+        positions: `(n,)`, ids of records, which are positions in evaluation's order.
+        size: Height and width, pixels.
+
+    Returns:
+        uint8 `(n, size, size, 3)`.
+    """
+    pictures = np.zeros((len(positions), size, size, 3), np.uint8)
+    batches = evaluation_batches(
+        data_set, split, global_batch_size=_READ_BATCH, image_size=size
+    )
+    last = max(positions, default=-1) // _READ_BATCH
+    for number, (images, _) in enumerate(batches.take(last + 1)):
+        chosen = positions // _READ_BATCH == number
+        pictures[chosen] = images.numpy()[positions[chosen] % _READ_BATCH]
+    return pictures
+
+
+def _check_arguments(data_set: DataSet, split: str, image_size: int) -> Split:
     """Returns the split; raises `UserError` for what cannot be."""
-    if cache and data_service:
-        raise UserError("cache and data_service exclude each other; choose one")
     records = data_set.splits[split]
     if not records.num_examples:
         raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
+    if data_set.image_size < image_size:
+        raise UserError(
+            f"the pictures of {data_set.data_dir} have {data_set.image_size} pixels a "
+            f"side, the network takes {image_size}: prepare them with data.prepare "
+            f"--image_size={max(256, image_size)}, or train with a smaller --image_size"
+        )
     return records
 
 
@@ -126,32 +250,25 @@ def _position(records: Split, epoch: float | None) -> int:
     return tf.int64.max if epoch is None else round(epoch * records.num_examples)
 
 
-def _open_frames(
-    data_set: DataSet,
-    split: str,
-    frame: int,
-    cache: bool,
-    bad_records: BadRecords | None,
-) -> MemoryFrames | MappedFrames | None:
-    """Decoded images that can be had in any order, where there are some."""
-    if cache:
-        return MemoryFrames.load(data_set, split, frame, bad_records)
-    if MappedFrames.suits(data_set, data_set.splits[split], frame):
-        return MappedFrames.open(data_set, data_set.splits[split])
-    return None
+def _load_cache(data_set: DataSet, bad_records: BadRecords | None) -> MemoryCache:
+    records, size = data_set.splits["train"], data_set.image_size
+    report_bad = _reporter(bad_records, data_set, records)
+    decode = functools.partial(_decode_centres, data_set, size, report_bad)
+    chunks = records_in_order(records).window(CHUNK).map(decode, tf.data.AUTOTUNE)
+    chunks = chunks.prefetch(2).with_options(_options())
+    return MemoryCache.load(chunks, records.num_examples, size, "train")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chunk:
+class _ImageMaker:
     """Makes some images: draws, decodes and crops, mirrors, changes colours.
 
     Attributes:
         size: Images in a chunk.
         seed: Of the draws.
         recipe: Says how images are changed.
-        data_set: Where they are from.
-        frame: Height and width of what they are cut from, pixels.
-        frames: Decoded images, where there are some.
+        data_set: Their data set.
+        cached: Its decoded pictures, where they are in memory.
         statistics: What the colours "pca" need.
         colored_until: The position from which on colours stay as they are.
         report_bad: What `decode_chunk` tells of records that cannot be used.
@@ -161,39 +278,41 @@ class _Chunk:
     seed: int
     recipe: Recipe
     data_set: DataSet
-    frame: int
-    frames: MemoryFrames | MappedFrames | None
+    cached: MemoryCache | None
     statistics: PixelStatistics | None
     colored_until: int
     report_bad: Callable | None
 
     @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
-    def make(self, positions, window) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, positions, window) -> tuple[tf.Tensor, tf.Tensor]:
         """From the positions of examples and their ids and records."""
         positions = positions.batch(self.size).get_single_element()
         positions = tf.ensure_shape(positions, [self.size])
+        # The draws of all images at once; each belongs to its position.
         uniform = augmentation.draw_uniform(self.seed, positions)
         image_size, num_classes = self.recipe.image_size, self.data_set.num_classes
-        space = self.frame - image_size
+        space = self.data_set.image_size - image_size
         corners = tf.cast(uniform[:, :2] * (space + 1), tf.int32)
         if not self.recipe.random_crops:
             corners = tf.fill([self.size, 2], space // 2)
         mirrored = (uniform[:, 2] < 0.5) & self.recipe.mirror
+        # One image after another is decoded, cropped and mirrored …
         decode = functools.partial(self._crop, corners, mirrored)
         images, labels = decode_chunk(decode, window, num_classes, self.report_bad)
         images = tf.ensure_shape(images, [self.size, image_size, image_size, 3])
         labels = tf.ensure_shape(labels, [self.size])
+        # … and the colours of all are changed by one loop over their bytes.
         active = (positions < self.colored_until) & (labels >= 0)
         return self._recolor(images, positions, uniform[:, 3:], active), labels
 
     def _crop(self, corners, mirrored, number, record_id, record):
         """What `decode_chunk` calls for each example."""
         corner, size = tf.gather(corners, number), self.recipe.image_size
-        if self.frames:
-            image, label = self.frames.crop(record_id, corner, size)
+        if self.cached:
+            image, label = self.cached.crop(record_id, corner, size)
         else:
-            image_bytes, label = parse_record(record, self.data_set)
-            image = decode_crop(image_bytes, self.data_set, corner, size, self.frame)
+            image_bytes, label = parse_record(record)
+            image = decode_crop(image_bytes, self.data_set, corner, size)
         mirror = functools.partial(tf.reverse, image, [1])
         return tf.cond(tf.gather(mirrored, number), mirror, lambda: image), label
 
@@ -208,6 +327,20 @@ class _Chunk:
                 images, normal, active, self.statistics, source_2012
             )
         return images
+
+
+@tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
+def _decode_centres(
+    data_set: DataSet, size: int, report_bad: Callable | None, *window
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Central crops and labels of a window of examples."""
+    corner = tf.constant([(data_set.image_size - size) // 2] * 2)
+
+    def decode(_, __, record):
+        image_bytes, label = parse_record(record)
+        return decode_crop(image_bytes, data_set, corner, size), label
+
+    return decode_chunk(decode, window, data_set.num_classes, report_bad)
 
 
 def _part_of_worker(
@@ -237,111 +370,6 @@ def _distribute(
     return batches.with_options(_options()).apply(
         service.distribute(sharding, address, job_name=job_name, compression=None)
     )
-
-
-def evaluation_batches(
-    data_set: DataSet,
-    split: str,
-    *,
-    global_batch_size: int,
-    image_size: int = 224,
-    views: int = 1,
-    cache: bool = False,
-    bad_records: BadRecords | None = None,
-) -> tf.data.Dataset:
-    """The batches of one pass over a split, every example once.
-
-    Args:
-        data_set: The data.
-        split: Name of the split.
-        global_batch_size: Images in a batch.
-        image_size: Height and width of the crops, pixels.
-        views: 1, the central crop, or 10 (section 4.1).
-        cache: Whether the first pass keeps the decoded images in memory for later
-            passes over the same `tf.data.Dataset`.
-        bad_records: Collects the records that cannot be used.
-
-    Returns:
-        uint8 RGB `(global_batch_size, image_size, image_size, 3)`, or
-        `(global_batch_size, 10, image_size, image_size, 3)`, and int32 labels
-        `(global_batch_size,)`, -1 where the last batch is filled up and where a record
-        could not be used.
-    """
-    if views not in (1, 10):
-        raise UserError(f"views must be 1 or 10, received {views}")
-    frame = frame_size(data_set, image_size)
-    size = image_size if views == 1 else frame
-
-    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
-    def fill_up(images, labels):
-        missing = global_batch_size - tf.size(labels)
-        images = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-        images = tf.ensure_shape(images, [global_batch_size, size, size, 3])
-        labels = tf.pad(labels, [[0, missing]], constant_values=-1)
-        if views == 10:
-            images = augmentation.ten_views(images, image_size)
-        return images, tf.ensure_shape(labels, [global_batch_size])
-
-    chunk_size = min(global_batch_size, CHUNK)
-    batches = decode_in_order(data_set, split, size, frame, bad_records, chunk_size)
-    if cache:
-        check_memory(data_set.splits[split].num_examples, size, split)
-        batches = batches.cache()
-    batches = batches.rebatch(global_batch_size).map(fill_up)
-    return batches.prefetch(2).with_options(_options())
-
-
-def named_batches(
-    data_set: DataSet,
-    split: str,
-    image_size: int,
-    start: int = 0,
-    bad_records: BadRecords | None = None,
-) -> tf.data.Dataset:
-    """What evaluation sees, and the names of the pictures, from a place on.
-
-    Args:
-        data_set: The data.
-        split: Name of the split.
-        image_size: Height and width of the crops, pixels.
-        start: Examples to leave out first.
-        bad_records: Collects the records that cannot be used.
-
-    Returns:
-        Batches of `CHUNK`, the last one may be smaller: uint8 RGB
-        `(batch, image_size, image_size, 3)`; int32 labels `(batch,)`, -1 where a record
-        could not be used; names, string `(batch,)`, "" where a record has none.
-    """
-    frame = frame_size(data_set, image_size)
-    batches = decode_in_order(
-        data_set, split, image_size, frame, bad_records, start=start, with_names=True
-    )
-    return batches.prefetch(2).with_options(_options())
-
-
-def read_pictures(
-    data_set: DataSet, split: str, positions: np.ndarray, size: int
-) -> np.ndarray:
-    """Reads the central crops at places of the order of evaluation.
-
-    Args:
-        data_set: The data.
-        split: Name of the split.
-        positions: `(n,)`.
-        size: Height and width, pixels.
-
-    Returns:
-        uint8 `(n, size, size, 3)`.
-    """
-    found = np.zeros((len(positions), size, size, 3), np.uint8)
-    batches = evaluation_batches(
-        data_set, split, global_batch_size=_READ_BATCH, image_size=size
-    )
-    last = max(positions, default=-1) // _READ_BATCH
-    for number, (images, _) in enumerate(batches.take(last + 1)):
-        here = positions // _READ_BATCH == number
-        found[here] = images.numpy()[positions[here] % _READ_BATCH]
-    return found
 
 
 def _options() -> tf.data.Options:

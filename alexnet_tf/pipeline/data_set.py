@@ -1,35 +1,65 @@
-"""What a prepared data set is on disk: opening one, parsing a record of it.
+"""What a prepared data set is on disk, and how it is opened.
 
-Two formats: the directory of TensorFlow Datasets that `data.prepare` writes, and the
-older convention for ImageNet, `train-00000-of-01024`, with `image/encoded` and
-`image/class/label`.
+`data.prepare` writes a directory of TFRecord shards and, last of all, a card that says
+all that a reader needs: which shards, how many records in each, which classes, how the
+pictures are stored. So a directory is a data set if and only if it has a card, and
+nothing has to be counted or guessed at the door.
+
+A data set may come from a stranger. What the card says is checked before anything is
+made of it, and no file is read but regular files of the directory itself: a link could
+lead to any file of the reader's, and a pipe has no end.
 """
 
-import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import json
+import math
 import os
-import re
-import tempfile
-from collections.abc import Iterator, Sequence
+import unicodedata
+import zipfile
+from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
-from absl import logging
 
+from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand, is_remote, list_names
-from alexnet_tf.pipeline import older_shards
-from alexnet_tf.pipeline.measurements import describe_files, measured_once
-from alexnet_tf.pipeline.tfrecords import count_all, read_record
+from alexnet_tf.pictures.fitting import Fitting
 
-INCOMPLETE_SUFFIX = ".incomplete"
-INFO_FILE = "dataset_info.json"
-FIRST_EXAMPLES = 100  # of a split; where none of them has a label, the split has none
-_FEATURES_FILE = "features.json"
-_TFDS_FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
+CARD_FILE, STATISTICS_FILE = "metadata.json", "statistics.npz"
+FORMAT, VERSION = "alexnet_tf", 1
+# Of a card; ImageNet's has 100 kB.
+_MAX_CARD_BYTES, _MAX_CLASSES, _MAX_IMAGE_SIZE = 2**24, 100_000, 2**13
+_MAX_RECORDS = 2**31  # of a split
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what is no text
+_RECORD_BYTES = 16  # of a TFRecord file, beside what a record holds
+_CHOICES = {
+    "encoding": ("jpeg", "raw"),
+    "fit": ("crop", "pad", "warp"),
+    "resampling": ("bicubic", "bilinear"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelStatistics:
+    """Statistics of the stored training pictures, as the preparation measured them.
+
+    Attributes:
+        mean_image: float32 `(image_size, image_size, 3)`, RGB in 0..255.
+        mean_color: float64 `(3,)`, RGB in 0..255, of all pixels.
+        color_eigenvalues: float64 `(3,)`, of the covariance of all pixels' RGB,
+            descending, in squared units of 0..255.
+        color_eigenvectors: float64 `(3, 3)`; column i belongs to eigenvalue i.
+        num_images: Pictures that were measured.
+    """
+
+    mean_image: np.ndarray
+    mean_color: np.ndarray
+    color_eigenvalues: np.ndarray
+    color_eigenvectors: np.ndarray
+    num_images: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +70,13 @@ class Split:
         name: "train", "validation" or "test".
         filenames: Absolute paths of the TFRecord shards, in order.
         shard_lengths: Records in each shard.
-        compression: Of the shards, "" or "GZIP".
-        whole_lengths: Records in each shard that are whole, which alone are read; () if
-            that is not known.
+        class_counts: Pictures of each class.
     """
 
     name: str
     filenames: tuple[str, ...]
     shard_lengths: tuple[int, ...]
-    compression: str = ""
-    whole_lengths: tuple[int, ...] = ()
+    class_counts: tuple[int, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -67,339 +94,212 @@ class DataSet:
     """A data set on disk.
 
     Attributes:
-        data_dir: Where it is.
+        data_dir: Its directory.
         name: What it is: "elpv", "imagenet2012", …
         class_names: Readable; the index is the label.
         splits: By name.
-        encoding: "jpeg" (anything that `tf.io.decode_image` takes) or "raw" (the uint8
-            pixels of a picture of `image_shape`).
-        image_shape: (height, width, 3), None where the pictures' sizes vary.
-        image_key: Key of the picture in a `tf.train.Example`.
-        label_key: Key of the label.
-        label_offset: What to subtract from a stored label: 1 for labels 1..1000.
-        given_offset: The `label_offset`, where the user told what labels mean; None
-            where the data tell it.
-        fit: How the pictures were fitted to their shape, or how they are to be where
-            their sizes vary: "crop" (scaled, the centre cut out), "warp" (both sides
-            scaled) or "pad" (the whole picture on its mean colour).
+        image_size: Height and width of the stored pictures, pixels.
+        encoding: "jpeg", or "raw" for the uint8 RGB pixels themselves.
+        fit: How the pictures were made square: "crop", "pad" or "warp".
+        resampling: How they were scaled: "bicubic" or "bilinear".
     """
 
     data_dir: str
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
-    encoding: str
-    image_shape: tuple[int, int, int] | None
-    image_key: str
-    label_key: str
-    label_offset: int
-    given_offset: int | None = None
+    image_size: int
+    encoding: str = "jpeg"
     fit: str = "crop"
+    resampling: str = "bicubic"
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def fitting(self) -> Fitting:
+        """How a picture becomes one like those of the data set."""
+        return Fitting(self.fit, self.image_size, self.resampling)
 
-def open_data_set(
-    data_dir: str,
-    *,
-    class_names: str | Sequence[str] | None = None,
-    label_offset: int | None = None,
-) -> DataSet:
-    """Opens a data set made by `data.prepare`, or another one that it can read.
+    def statistics(self) -> PixelStatistics:
+        """Reads the statistics of the training pixels.
+
+        Raises:
+            UserError: They are missing, which they are without training pictures, or
+                damaged.
+        """
+        path = os.path.join(self.data_dir, STATISTICS_FILE)
+        if STATISTICS_FILE not in _regular_files(self.data_dir):
+            raise UserError(
+                f"{self.data_dir} has no {STATISTICS_FILE}, which data.prepare writes "
+                "where there are training pictures: prepare it again"
+            )
+        shapes = {
+            "mean_image": (self.image_size, self.image_size, 3),
+            "mean_color": (3,),
+            "color_eigenvalues": (3,),
+            "color_eigenvectors": (3, 3),
+            "num_images": (),
+        }
+        max_bytes = 2**16 + 8 * math.prod(shapes["mean_image"])
+        arrays = _read_arrays(path, max_bytes)
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise UserError(f"{path} is not of this data set: prepare it again")
+        return PixelStatistics(**arrays | {"num_images": int(arrays["num_images"])})
+
+
+def _read_arrays(path: str, max_bytes: int) -> dict[str, np.ndarray]:
+    """The numbers of an `npz` file that holds them as they are, not compressed."""
+    try:
+        content = io.BytesIO(files.read_whole(path, max_bytes))
+        if any(entry.compress_type for entry in zipfile.ZipFile(content).infolist()):
+            raise ValueError("it is compressed")  # and could inflate to any size
+        arrays = dict(np.load(content, allow_pickle=False))
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("it holds numbers that are none")
+    except Exception as error:  # of damaged bytes, NumPy and zipfile raise all sorts
+        raise UserError(f"{path} cannot be read ({error}): prepare it again") from None
+    return arrays
+
+
+def open_data_set(data_dir: str) -> DataSet:
+    """Opens a data set that `data.prepare` made.
 
     Args:
-        data_dir: The directory with `dataset_info.json`, or one above it; or one with
-            ImageNet's older shards, or with folders of them.
-        class_names: The names of the classes, or a text file of them, one a line, for
-            older shards whose records do not tell them.
-        label_offset: The label of the first class in older shards.
+        data_dir: Its directory, local or remote.
 
     Raises:
-        UserError: It is missing, empty, half-written or in an unknown format.
+        UserError: There is none, or what its card says cannot be.
     """
     data_dir = expand(data_dir)
     if not is_remote(data_dir):
         data_dir = os.path.abspath(data_dir)
-    if not list_names(data_dir) and _is_unfinished(data_dir):
-        raise UserError(
-            f"the preparation of {data_dir} did not finish; run data.prepare again"
-        )
-    if not tf.io.gfile.isdir(data_dir):
-        raise UserError(f"no such data_dir: {data_dir}; make one with data.prepare")
-    shards = older_shards.find_shards(data_dir)
-    if shards:
-        if isinstance(class_names, str):
-            class_names = _read_names(class_names)
-        return _open_shards(data_dir, shards, class_names, label_offset)
-    if class_names is not None or label_offset is not None:
-        raise UserError(
-            f"{data_dir} holds no shards such as train-00000-of-01024: its labels need "
-            "neither --class_names nor --label_offset"
-        )
-    return _open_tfds(_find_version_dir(data_dir))
-
-
-def _read_names(path: str) -> list[str]:
-    """The lines of a file of class names."""
+    path = os.path.join(data_dir, CARD_FILE)
+    card = _read_card(path)
     try:
-        with tf.io.gfile.GFile(expand(path), "rb") as file:
-            names = file.read().decode("utf-8-sig").splitlines()
-    except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--class_names={path} cannot be read: {reason}") from None
-    names = [name.strip() for name in names]
-    if not all(names) or len(set(names)) < len(names) or not names:
-        raise UserError(
-            f"--class_names={path} must have a name on each line, each of them once"
-        )
-    return names
+        return from_card(card, data_dir)
+    except KeyError as error:
+        reason = f"it lacks {error}"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise UserError(f"{path} cannot be used: {reason}: prepare the data set again")
 
 
-def _is_unfinished(data_dir: str) -> bool:
-    """Whether there is beside it what a killed preparation left."""
-    parent, name = os.path.split(data_dir.rstrip("/"))
-    return f".{name}.unfinished" in list_names(parent)
+def _regular_files(directory: str) -> dict[str, float]:
+    """The sizes, bytes, of the files of a directory; without links and pipes."""
+    if is_remote(directory):  # where there are none, and a size costs a request
+        return dict.fromkeys(list_names(directory), math.inf)
+    with os.scandir(directory) as entries:
+        return {
+            entry.name: entry.stat(follow_symlinks=False).st_size
+            for entry in entries
+            if entry.is_file(follow_symlinks=False)
+        }
 
 
-def _find_version_dir(data_dir: str) -> str:
-    """Finds the one directory with a `dataset_info.json`, at most three levels down."""
-    level = [data_dir]
-    for _ in range(4):
-        found = [d for d in level if tf.io.gfile.exists(os.path.join(d, INFO_FILE))]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(
-                f"{data_dir} holds several data sets; give one of: {', '.join(found)}"
-            )
-        entries = [
-            os.path.join(directory, name)
-            for directory in level
-            for name in list_names(directory)
-            if not name.endswith(INCOMPLETE_SUFFIX)
-        ]
-        level = [entry for entry in entries if tf.io.gfile.isdir(entry)]
-    raise UserError(
-        f"no data set in {data_dir}: expected {INFO_FILE} or shards such as "
-        "train-00000-of-01024; make one with data.prepare"
-    )
-
-
-def _open_tfds(version_dir: str) -> DataSet:
-    import tensorflow_datasets as tfds
-
-    check_features(os.path.join(version_dir, _FEATURES_FILE))
+def _read_card(path: str) -> dict:
+    directory = os.path.dirname(path)
+    advice = "make one with data.prepare, or give it to train.py, which prepares it"
+    names = list_names(directory)
+    if not names:
+        raise UserError(f"no data set in {directory}: make one with data.prepare")
+    if CARD_FILE not in names:
+        raise UserError(f"{directory} is no data set, it has no {CARD_FILE}: {advice}")
+    if CARD_FILE not in _regular_files(directory):
+        raise UserError(f"{path} is a link, or no file: copy the file itself there")
     try:
-        with _readable_metadata(version_dir) as directory:
-            info = tfds.builder_from_directory(directory).info
-            shards = {
-                name: (list(split.filenames), tuple(split.shard_lengths))
-                for name, split in info.splits.items()
-            }
-    except Exception as error:  # TFDS says it in a dozen ways
-        reason = " ".join(str(error).split())[:200]
+        card = json.loads(files.read_whole(path, _MAX_CARD_BYTES))
+    except (UserError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise UserError(f"{directory} is no data set of this program: {advice}")
+    if card.get("version") != VERSION:
         raise UserError(
-            f"{os.path.join(version_dir, INFO_FILE)} and what belongs to it cannot be "
-            f"read: {reason}"
-        ) from None
-    image_key, label_key = picture_and_label(info, version_dir)
-    image, label = info.features[image_key], info.features[label_key]
-    if info.file_format is not tfds.core.FileFormat.TFRECORD:
-        raise UserError(
-            f"{version_dir} is in the format {info.file_format.value}, not tfrecord; "
-            "prepare it with --source=tfds"
+            f"{directory} is a data set of another version of this program: prepare it "
+            "again"
         )
-    splits, found = {}, list_names(version_dir)
-    for name, (filenames, lengths) in shards.items():
-        older_shards.check_complete(version_dir, name, filenames, found)
-        paths = tuple(os.path.join(version_dir, filename) for filename in filenames)
-        splits[name] = Split(name, paths, lengths)
-    if not is_remote(version_dir):  # a request for each record would take long
-        splits = _with_whole_lengths(version_dir, splits)
-    data_set = DataSet(
-        data_dir=version_dir,
-        name=info.name,
-        class_names=tuple(label.names),
-        splits=splits,
-        encoding="jpeg" if isinstance(image, tfds.features.Image) else "raw",
-        image_shape=None if None in image.shape else tuple(image.shape),
-        image_key=image_key,
-        label_key=label_key,
-        label_offset=0,
-        fit=(info.metadata or {}).get("fit", "crop"),
-    )
-    labelled = {n: s for n, s in splits.items() if not _is_unlabelled(s, data_set)}
-    return dataclasses.replace(data_set, splits=labelled)
+    return card
 
 
-def check_features(path: str) -> None:
-    """Refuses a data set that names a class of others, which TFDS would import and run.
+def from_card(card: dict, data_dir: str) -> DataSet:
+    """Makes a data set of what a card says.
 
     Args:
-        path: Of its `features.json`.
+        card: As `data.prepare` writes it.
+        data_dir: Directory of the shards.
 
     Raises:
-        UserError: It does, or the file is damaged.
+        KeyError: It does not say enough.
+        TypeError: It is of another form.
+        ValueError: It says what cannot be.
     """
-
-    def check(content: dict) -> dict:
-        for key in ("pythonClassName", "python_class_name", "type"):
-            name = content.get(key)
-            if isinstance(name, str) and not _TFDS_FEATURE.fullmatch(name):
-                raise UserError(
-                    f"{path} names the class {name[:100]!a}, which is none of TFDS's "
-                    "features and could run a program; do not use this data set"
-                )
-        return content
-
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            json.load(file, object_hook=check)
-    except UserError:
-        raise
-    except (tf.errors.OpError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read: {reason}") from None
-
-
-@contextlib.contextmanager
-def _readable_metadata(version_dir: str) -> Iterator[str]:
-    """Where TFDS can read all but the records: it knows few file systems."""
-    if not is_remote(version_dir):
-        yield version_dir
-        return
-    with tempfile.TemporaryDirectory() as copy:
-        for name in list_names(version_dir):
-            if name.endswith((".json", ".txt")):
-                target = os.path.join(copy, name)
-                tf.io.gfile.copy(os.path.join(version_dir, name), target)
-        yield copy
-
-
-def _with_whole_lengths(version_dir: str, splits: dict[str, Split]) -> dict[str, Split]:
-    """Adds how many records are whole: TensorFlow crashes at one of absurd length."""
-    paths = [path for split in splits.values() for path in split.filenames]
-
-    def measure() -> dict[str, np.ndarray]:
-        return {"counts": np.array([count for count, _ in count_all(paths).values()])}
-
-    described = describe_files(version_dir, paths)
-    counts = measured_once(version_dir, "headers", described, measure)["counts"]
-    counts = dict(zip(paths, counts.tolist(), strict=True))
-    return {
-        name: dataclasses.replace(
-            split, whole_lengths=tuple(counts[path] for path in split.filenames)
-        )
-        for name, split in splits.items()
-    }
-
-
-def _is_unlabelled(split: Split, data_set: DataSet) -> bool:
-    """Whether -1 stands for every label, as in the test split of TFDS's ImageNet."""
-    labels = _first_labels(split, data_set)
-    is_unlabelled = next(labels, 0) < 0 and all(label < 0 for label in labels)
-    if is_unlabelled:
-        logging.info("left out: the split %s, which has no labels", split.name)
-    return is_unlabelled
-
-
-def _first_labels(split: Split, data_set: DataSet) -> Iterator[int]:
-    """Those of the first shard's first records that can be parsed."""
-    for filename, length in zip(split.filenames[:1], split.shard_lengths, strict=False):
-        for index in range(min(length, FIRST_EXAMPLES)):
-            record = read_record(filename, index)
-            with contextlib.suppress(tf.errors.OpError, UnicodeDecodeError):
-                if record is not None:
-                    yield int(parse_record(record, data_set)[1])
-
-
-def picture_and_label(info, where: str) -> tuple[str, str]:
-    """Returns the keys of the picture and of its class in a data set of TFDS.
-
-    Args:
-        info: Its `tfds.core.DatasetInfo`.
-        where: Its name or directory, for the error.
-
-    Raises:
-        UserError: There is no picture, encoded or uint8 RGB, with a class label.
-    """
-    import tensorflow_datasets as tfds
-
-    image_key, label_key, *_ = info.supervised_keys or ("image", "label")
-    features = dict(info.features.items())
-    image, label = features.get(image_key), features.get(label_key)
-    is_raw = isinstance(image, tfds.features.Tensor) and (
-        len(image.shape) == 3 and image.shape[2] == 3 and image.np_dtype == np.uint8
-    )
-    if not (is_raw or isinstance(image, tfds.features.Image)) or not isinstance(
-        label, tfds.features.ClassLabel
+    sizes = _regular_files(data_dir)
+    for key, choices in _CHOICES.items():
+        if card[key] not in choices:
+            raise ValueError(f"its {key} is none of {', '.join(choices)}")
+    class_names = tuple(_check_list(card["class_names"], str, "class_names"))
+    if not 0 < len(class_names) <= _MAX_CLASSES:
+        raise ValueError(f"it has {len(class_names)} classes, {_MAX_CLASSES} may be")
+    if not all(map(_is_printable, [*class_names, card["name"]])):
+        raise ValueError("a name in it is empty or has a control character")
+    if (
+        not 0
+        < _check_list([card["image_size"]], int, "image_size")[0]
+        < _MAX_IMAGE_SIZE
     ):
-        raise UserError(
-            f"{where} has no picture with a class label; it has "
-            + ", ".join(sorted(features))
-        )
-    return image_key, label_key
-
-
-def _open_shards(
-    data_dir: str,
-    shards: dict[str, list[str]],
-    class_names: Sequence[str] | None,
-    label_offset: int | None,
-) -> DataSet:
-    """Opens data in ImageNet's older convention, whose facts have to be measured."""
-    is_given = class_names is not None or label_offset is not None
-    paths = list(itertools.chain.from_iterable(shards.values()))
-    facts = older_shards.measure_shards(data_dir, paths)
-    try:
-        classes = older_shards.find_classes(facts.classes, class_names, label_offset)
-    except UserError as error:
-        raise UserError(f"{data_dir}: {error}") from None
+        raise ValueError(f"its image_size is none of 1..{_MAX_IMAGE_SIZE - 1}")
     splits = {
-        name: Split(
-            name,
-            tuple(paths),
-            tuple(facts.shard_lengths[path] for path in paths),
-            facts.compression,
-        )
-        for name, paths in shards.items()
+        name: _make_split(name, card["splits"][name], data_dir, sizes, class_names)
+        for name in ("train", "validation", "test")
+        if name in card["splits"]
     }
     return DataSet(
         data_dir=data_dir,
-        name="imagenet2012" if classes.are_imagenets else os.path.basename(data_dir),
-        class_names=classes.names,
+        name=card["name"],
+        class_names=class_names,
         splits=splits,
-        encoding="jpeg",
-        image_shape=None,
-        image_key=older_shards.IMAGE_KEY,
-        label_key=older_shards.LABEL_KEY,
-        label_offset=classes.offset,
-        given_offset=classes.offset if is_given else None,
+        image_size=card["image_size"],
+        **{key: card[key] for key in _CHOICES},
     )
 
 
-def parse_record(
-    serialized: tf.Tensor, data_set: DataSet
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Parses one record, without decoding the picture.
+def _make_split(
+    name: str, values: dict, data_dir: str, sizes: dict[str, float], class_names
+) -> Split:
+    shards = _check_list(values["shards"], str, "shards")
+    lengths = _check_list(values["shard_lengths"], int, "shard_lengths")
+    counts = _check_list(values["class_counts"], int, "class_counts")
+    if not len(set(shards)) == len(shards) == len(lengths):
+        raise ValueError(f"its shards of {name} and their lengths do not fit")
+    if missing := [shard for shard in shards if shard not in sizes]:
+        raise ValueError(
+            f"of {len(shards)} shards of {name} {len(missing)} are missing or no "
+            f"regular files, {missing[0]!a} first"
+        )
+    for shard, length in zip(shards, lengths, strict=True):
+        if not 0 <= length * _RECORD_BYTES <= sizes[shard]:
+            raise ValueError(f"{shard!a} is too short for {length} records")
+    if len(counts) != len(class_names) or min(counts) < 0:
+        raise ValueError(f"its class_counts of {name} do not fit its classes")
+    if not sum(counts) == sum(lengths) <= _MAX_RECORDS:
+        raise ValueError(f"its numbers of records of {name} do not fit")
+    paths = tuple(os.path.join(data_dir, shard) for shard in shards)
+    return Split(name, paths, tuple(lengths), tuple(counts))
 
-    Args:
-        serialized: string scalar, a `tf.train.Example`.
-        data_set: Where it is from.
 
-    Returns:
-        The picture's bytes, a string scalar, and its label, an int64 scalar counted
-        from 0; it may be out of range.
-    """
-    example = tf.io.parse_single_example(
-        serialized,
-        {
-            data_set.image_key: tf.io.FixedLenFeature([], tf.string),
-            data_set.label_key: tf.io.FixedLenFeature([], tf.int64),
-        },
+def _check_list(values, element_type: type, name: str) -> Sequence:
+    # `bool` is an `int`, too.
+    if type(values) is list and all(type(value) is element_type for value in values):
+        return values
+    raise ValueError(f"its {name} are not of the type {element_type.__name__}")
+
+
+def _is_printable(name) -> bool:
+    """Whether a name can stand in a line of a terminal or of a file."""
+    return (
+        type(name) is str
+        and name != ""
+        and not any(unicodedata.category(c) in _CONTROL for c in name)
     )
-    label = example[data_set.label_key] - data_set.label_offset
-    return example[data_set.image_key], label

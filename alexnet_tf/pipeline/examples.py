@@ -6,15 +6,15 @@ import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
 
-from alexnet_tf.pipeline.data_set import DataSet, Split, parse_record
-from alexnet_tf.pipeline.decoding import decode_any, decode_crop
-from alexnet_tf.pipeline.reading import find_record, read_all
-from alexnet_tf.pipeline.tfrecords import read_record
+from alexnet_tf.errors import UserError
+from alexnet_tf.pipeline.data_set import DataSet, Split
+from alexnet_tf.pipeline.reading import find_record
 
 # Images, at most, that one call decodes, one after another: twice as many fall out of
 # the processor's cache before their colours change.
 CHUNK = 64
-NAME_KEYS = ("file_name", "image/filename")  # of data.prepare and of ImageNet's shards
+_JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+_LOST = "missing, because the shard is gone, cut short or corrupt"
 
 
 class BadRecords:
@@ -23,28 +23,41 @@ class BadRecords:
     The pipeline's threads put the records' ids into queues of TensorFlow; what is wrong
     with them is found out when somebody asks. So no thread of TensorFlow ever enters
     Python: one that did after the interpreter has begun to end would hang the process.
+    To ask is also what tells a bad record from a bad disk or a full memory, which the
+    pipeline cannot: a record that is good when it is read again is an error.
     """
 
     def __init__(self):
         self._reasons: dict[tuple[str, int], str] = {}
         self._sources = []
+        self._lost_from: dict[str, int] = {}  # what follows a lost record is lost, too
 
     def __len__(self) -> int:
         return len(self.reasons)
 
     @property
     def reasons(self) -> dict[tuple[str, int], str]:
-        """What is wrong, by (shard's path, index of the record in it)."""
+        """What is wrong, by (shard's path, index of the record in it).
+
+        Raises:
+            UserError: Nothing is wrong with a record that could not be read before.
+        """
         for queue, data_set, split in self._sources:
             for record_id in queue.dequeue_many(queue.size()).numpy().tolist():
-                self._add(*find_record(split, record_id), data_set)
+                if record_id >= 0:  # others only fill the last batch up
+                    self._add(*find_record(split, record_id), data_set)
         return self._reasons
 
     def _add(self, filename: str, index: int, data_set: DataSet) -> None:
-        if (filename, index) not in self._reasons:
+        if (filename, index) in self._reasons:
+            return
+        reason = _LOST
+        if index < self._lost_from.get(filename, index + 1):
             reason = _why_bad(filename, index, data_set)
-            self._reasons[filename, index] = reason
-            logging.warning("bad record %d of %s: %s", index, filename, reason)
+        if reason == _LOST:
+            self._lost_from[filename] = min(index, self._lost_from.get(filename, index))
+        self._reasons[filename, index] = reason
+        logging.warning("bad record %d of %s: %s", index, filename, reason)
 
     def add_source(self, data_set: DataSet, split: Split) -> Callable:
         """Returns a function for graphs that takes ids of bad records of a split."""
@@ -55,38 +68,78 @@ class BadRecords:
 
 
 def _why_bad(filename: str, index: int, data_set: DataSet) -> str:
-    record = read_record(filename, index)
-    lost = "missing, because the shard is gone, cut short or corrupt"
-    if record is None:
-        return lost
+    """What is wrong with a record, which is read and decoded again."""
+    name = f"record {index} of {filename}"
+    try:
+        records = tf.data.TFRecordDataset(filename).skip(index).take(1)
+        record = next(records.as_numpy_iterator(), None)
+        reason = _LOST if record is None else _what_is_wrong(record, data_set)
+    except (tf.errors.NotFoundError, tf.errors.DataLossError):
+        return _LOST
+    except tf.errors.OpError as error:  # of the disk, the network, the memory
+        raise UserError(f"{name} cannot be read: {_first_line(error)}") from None
+    if reason is None:
+        raise UserError(
+            f"{name} is good, but could not be read or decoded before: see to the disk "
+            "or the network that it lies on, and to the memory that is free"
+        )
+    return reason
+
+
+def _what_is_wrong(record: bytes, data_set: DataSet) -> str | None:
     try:
         features = tf.train.Example.FromString(record).features.feature
     except DecodeError:
         return "not a tf.train.Example"
-    image_key, label_key = data_set.image_key, data_set.label_key
-    if len(features[image_key].bytes_list.value) != 1:
-        return f"{image_key} is not one string of bytes"
-    if len(features[label_key].int64_list.value) != 1:
-        return f"{label_key} is not one integer"
-    label, first = features[label_key].int64_list.value[0], data_set.label_offset
-    if not first <= label < first + data_set.num_classes:
-        last = first + data_set.num_classes - 1
-        return f"label {label} is out of range: expected {first}..{last}"
-    return _why_no_picture(features[image_key].bytes_list.value[0], data_set) or lost
-
-
-def _why_no_picture(image_bytes: bytes, data_set: DataSet) -> str | None:
-    shape = data_set.image_shape
-    if data_set.encoding == "raw":
-        is_picture = len(image_bytes) == tf.TensorShape(shape).num_elements()
-        return None if is_picture else f"not the pixels of a picture of {shape}"
+    images, labels = features["image"].bytes_list, features["label"].int64_list
+    if len(images.value) != 1:
+        return "image is not one string of bytes"
+    if len(labels.value) != 1:
+        return "label is not one integer"
+    if not 0 <= labels.value[0] < data_set.num_classes:
+        last = data_set.num_classes - 1
+        return f"label {labels.value[0]} is out of range: expected 0..{last}"
     try:
-        image = decode_any(tf.constant(image_bytes))
-    except tf.errors.OpError as error:  # between the names of the operations
-        return error.message.splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
-    if shape and image.shape != shape:
-        return f"a picture of {tuple(image.shape)}, not of {shape}"
+        decode_crop(images.value[0], data_set, tf.constant([0, 0]), data_set.image_size)
+    except tf.errors.InvalidArgumentError as error:
+        return _first_line(error)
     return None
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    # The names of the operation stand before and behind it.
+    return error.message.splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
+
+
+def decode_crop(
+    image_bytes: tf.Tensor, data_set: DataSet, corner: tf.Tensor, size: int
+) -> tf.Tensor:
+    """Decodes a stored picture and cuts out a crop.
+
+    Args:
+        image_bytes: string scalar.
+        data_set: Its data set.
+        corner: int32 `(2,)`, top and left of the crop, pixels.
+        size: Height and width of the crop, pixels.
+
+    Returns:
+        uint8 `(size, size, 3)`.
+
+    Raises:
+        InvalidArgumentError: It is no picture of the data set's size.
+    """
+    shape = [data_set.image_size, data_set.image_size, 3]
+    if data_set.encoding == "raw":
+        image = tf.reshape(tf.io.decode_raw(image_bytes, tf.uint8), shape)
+    else:
+        # Before a small file is decoded that declares a picture of gigabytes.
+        declared = tf.io.extract_jpeg_shape(image_bytes)
+        message = f"not a JPEG of {shape[0]}×{shape[1]} pixels"
+        check = tf.debugging.assert_equal(declared, shape, message)
+        with tf.control_dependencies([check]):
+            image = tf.io.decode_jpeg(image_bytes, **_JPEG)
+        image = tf.ensure_shape(image, shape)
+    return tf.slice(image, tf.concat([corner, [0]], axis=0), [size, size, 3])
 
 
 def decode_chunk(
@@ -108,7 +161,8 @@ def decode_chunk(
         uint8 images and int32 labels, batched; zeros and -1 where it failed.
     """
     numbered = tf.data.Dataset.zip(tf.data.Dataset.range(CHUNK), *window)
-    # An error leaves its example out, at no cost for the others.
+    # An error leaves its example out, at no cost for the others; of which sort it was
+    # is found out afterwards (`BadRecords`).
     good = numbered.map(lambda *args: (args[0], *decode(*args))).ignore_errors()
     none = [tf.zeros([0, *spec.shape], spec.dtype) for spec in good.element_spec]
     good = good.batch(CHUNK).concatenate(tf.data.Dataset.from_tensors(tuple(none)))
@@ -131,59 +185,20 @@ def decode_chunk(
     return tf.cond(all_good, lambda: (images, labels), fill_gaps)
 
 
-def decode_in_order(
-    data_set: DataSet,
-    split: str,
-    size: int,
-    frame: int,
-    bad_records: BadRecords | None = None,
-    chunk: int = CHUNK,
-    *,
-    start: int = 0,
-    with_names: bool = False,
-) -> tf.data.Dataset:
-    """Every example of a split once, centrally cropped, in chunks.
+def find_names(records: tf.data.Dataset, number: tf.Tensor) -> tf.Tensor:
+    """The names of the pictures of some records, "" for those that cannot be read.
 
     Args:
-        data_set: The data.
-        split: Name of the split.
-        size: Height and width of the crops, pixels.
-        frame: Of what they are cut from.
-        bad_records: Collects the records that cannot be used.
-        chunk: Examples in a chunk, at most `CHUNK`.
-        start: Examples to leave out first.
-        with_names: Whether to yield the pictures' names, too.
+        records: string, at most `CHUNK`.
+        number: int64 scalar, how many.
 
     Returns:
-        (images, labels), as `decode_chunk` has them, or (images, labels, names), string
-        `(chunk,)`, "" where a record has none.
+        string `(number,)`.
     """
-    records = data_set.splits[split]
-    report_bad = None
-    if bad_records is not None:
-        report_bad = bad_records.add_source(data_set, records)
-    corner = tf.constant([(frame - size) // 2] * 2)
+    absent = {"file_name": tf.io.FixedLenFeature((), tf.string, default_value="")}
 
-    def decode(_, __, record):
-        image_bytes, label = parse_record(record, data_set)
-        return decode_crop(image_bytes, data_set, corner, size, frame), label
-
-    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
-    def decode_window(*window):
-        decoded = decode_chunk(decode, window, data_set.num_classes, report_bad)
-        return (*decoded, _find_names(*window)) if with_names else decoded
-
-    chunks = read_all(records).skip(start).window(chunk)
-    return chunks.map(decode_window, tf.data.AUTOTUNE)
-
-
-def _find_names(ids: tf.data.Dataset, records: tf.data.Dataset) -> tf.Tensor:
-    """The names of the pictures of some records, "" for those that cannot be read."""
-    absent = tf.io.FixedLenFeature((), tf.string, default_value="")
-
-    def find(number, record):
-        parsed = tf.io.parse_single_example(record, dict.fromkeys(NAME_KEYS, absent))
-        return number, tf.strings.join([parsed[key] for key in NAME_KEYS])
+    def find(i, record):
+        return i, tf.io.parse_single_example(record, absent)["file_name"]
 
     numbered = tf.data.Dataset.zip(tf.data.Dataset.range(CHUNK), records)
     good = numbered.map(find).ignore_errors().batch(CHUNK)
@@ -191,5 +206,5 @@ def _find_names(ids: tf.data.Dataset, records: tf.data.Dataset) -> tf.Tensor:
         (tf.zeros([0], tf.int64), tf.zeros([0], "string"))
     )
     numbers, names = good.concatenate(none).take(1).get_single_element()
-    empty = tf.fill([ids.cardinality()], "")
+    empty = tf.fill([number], "")
     return tf.tensor_scatter_nd_update(empty, numbers[:, tf.newaxis], names)

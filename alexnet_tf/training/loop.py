@@ -72,7 +72,7 @@ class Loop:
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
         with stop_requests() as is_stop_requested, contextlib.closing(self._progress):
-            batches = self._trainer.batches()
+            batches = self._trainer.batches(self._config.cache)
             while True:
                 step = self._trainer.step
                 # Also when the process was killed between an epoch and its validation.

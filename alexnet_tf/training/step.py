@@ -12,7 +12,6 @@ from alexnet_tf.network.alexnet import IMAGENET_MEAN
 from alexnet_tf.network.layers import Dropout
 from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
 from alexnet_tf.pipeline.data_set import DataSet
-from alexnet_tf.pipeline.statistics import pixel_statistics
 from alexnet_tf.run import build_model
 from alexnet_tf.training import schedules
 from alexnet_tf.training.optimizers import make_optimizer, sum_over_replicas
@@ -42,7 +41,7 @@ class Trainer:
         self.bad_records = BadRecords()
         self._statistics = None
         if _needs_pixels(config):
-            self._statistics = pixel_statistics(data_set, recipe.image_size)
+            self._statistics = data_set.statistics()
         self._schedule = schedules.make_schedule(
             recipe.lr_schedule,
             config.epoch(config.last_step),
@@ -178,8 +177,12 @@ class Trainer:
         images = tf.cast(step, tf.float64) * self.recipe.global_batch_size
         return tf.cast(images / self.config.num_train_examples, tf.float32)
 
-    def batches(self) -> Iterator:
-        """The batches from the current step on, for every replica."""
+    def batches(self, cache: bool = False) -> Iterator:
+        """The batches from the current step on, for every replica.
+
+        Args:
+            cache: Whether to decode all training images into memory first.
+        """
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: training_batches(
                 self.data_set,
@@ -187,7 +190,7 @@ class Trainer:
                 seed=self.config.seed,
                 start_step=self.step,
                 statistics=self._statistics,
-                cache=self.config.cache,
+                cache=cache,
                 data_service=self.config.data_service,
                 input_context=context,
                 bad_records=self.bad_records,

@@ -45,8 +45,6 @@ def train(
     recipe: str = "auto",
     given: Mapping[str, object] = types.MappingProxyType({}),
     *,
-    class_names: str | None = None,
-    label_offset: int | None = None,
     overwrite: bool = False,
     export: bool = True,
 ) -> bool:
@@ -60,8 +58,6 @@ def train(
         recipe: A name in `RECIPES`, or "auto".
         given: Values by the names of fields of `Recipe` and `Config`. Others are the
             recipe's or the default; of a run that goes on, what they were.
-        class_names: See `open_data_set`.
-        label_offset: See `open_data_set`.
         overwrite: Whether to remove an earlier run in `model_dir`.
         export: Whether to export a SavedModel.
 
@@ -77,9 +73,7 @@ def train(
         given.get("simulate_gpus", 0),
         given.get("memory_growth", True),
     )
-    data_set = open_data_set(
-        data_dir, class_names=class_names, label_offset=label_offset
-    )
+    data_set = open_data_set(data_dir)
     _check_splits(data_set)
     with contextlib.ExitStack() as stack:
         if model_dir is None:
@@ -137,7 +131,6 @@ def _can_go_on(run: Run, data_set: DataSet, recipe: str, given, export: bool) ->
     return (
         config.data_dir == data_set.data_dir
         and config.class_names == data_set.class_names
-        and config.given_offset == data_set.given_offset
         and recipe in ("auto", config.recipe.name)
         and set(config.given) == set(given)
         and all(values[name] == wanted_values[name] for name in given)
@@ -157,7 +150,6 @@ def _is_finished(run: Run, config: Config, export: bool) -> bool:
 
 
 def _train_run(run, config, data_set, strategy, weights, export) -> bool:
-    data_set = dataclasses.replace(data_set, fit=config.recipe.fit)
     _log_configuration(run, config, strategy)
     if config.deterministic:
         keras.utils.set_random_seed(config.seed)

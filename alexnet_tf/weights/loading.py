@@ -13,7 +13,7 @@ from alexnet_tf import imagenet
 from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand
-from alexnet_tf.pipeline.decoding import RESIZED
+from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.run import build_model, run_of
 from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
 from alexnet_tf.weights.weight_layout import HEAD
@@ -90,7 +90,7 @@ def _configure(weights: PublishedWeights, path: str, recipe, class_names) -> Con
         data_dir="",
         class_names=_name_outputs(weights, class_names),
         num_train_examples=0,
-        stored_size=RESIZED,
+        fitting=Fitting(chosen.fit),
         init_weights=path,
     )
 

@@ -2,22 +2,23 @@
 
 import functools
 import itertools
+import json
 import os
 import pathlib
+import re
 import tarfile
 from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import is_remote
 from alexnet_tf.pickles import load_arrays
-from alexnet_tf.pipeline.data_set import (
-    FIRST_EXAMPLES,
-    check_features,
-    picture_and_label,
-)
 from data.source import Item, Source, find_splits, hold_out, our_splits
+
+FIRST_EXAMPLES = 100  # of a split; where none of them has a label, the split has none
+_TFDS_FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
 
 
 def open_source(input: str | None, name: str | None, **_) -> Source:
@@ -58,6 +59,64 @@ def open_source(input: str | None, name: str | None, **_) -> Source:
         metadata={"tfds": builder.info.full_name},
         notes=notes,
     )
+
+
+def check_features(path: str) -> None:
+    """Refuses a data set that names a class of others, which TFDS would import and run.
+
+    Args:
+        path: Of its `features.json`.
+
+    Raises:
+        UserError: It does, or the file is damaged.
+    """
+
+    def check(content: dict) -> dict:
+        for key in ("pythonClassName", "python_class_name", "type"):
+            name = content.get(key)
+            if isinstance(name, str) and not _TFDS_FEATURE.fullmatch(name):
+                raise UserError(
+                    f"{path} names the class {name[:100]!a}, which is none of TFDS's "
+                    "features and could run a program; do not use this data set"
+                )
+        return content
+
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            json.load(file, object_hook=check)
+    except UserError:
+        raise
+    except (tf.errors.OpError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read: {reason}") from None
+
+
+def picture_and_label(info, where: str) -> tuple[str, str]:
+    """Returns the keys of the picture and of its class in a data set of TFDS.
+
+    Args:
+        info: Its `tfds.core.DatasetInfo`.
+        where: Its name or directory, for the error.
+
+    Raises:
+        UserError: There is no picture, encoded or uint8 RGB, with a class label.
+    """
+    import tensorflow_datasets as tfds
+
+    image_key, label_key, *_ = info.supervised_keys or ("image", "label")
+    features = dict(info.features.items())
+    image, label = features.get(image_key), features.get(label_key)
+    is_raw = isinstance(image, tfds.features.Tensor) and (
+        len(image.shape) == 3 and image.shape[2] == 3 and image.np_dtype == np.uint8
+    )
+    if not (is_raw or isinstance(image, tfds.features.Image)) or not isinstance(
+        label, tfds.features.ClassLabel
+    ):
+        raise UserError(
+            f"{where} has no picture with a class label; it has "
+            + ", ".join(sorted(features))
+        )
+    return image_key, label_key
 
 
 def _find_splits(builder, name: str, items) -> tuple[dict[str, str], list[str]]:

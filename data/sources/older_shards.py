@@ -17,8 +17,8 @@ from absl import logging
 from alexnet_tf import imagenet
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import list_names
-from alexnet_tf.pipeline.measurements import describe_files, measured_once
-from alexnet_tf.pipeline.tfrecords import count_all, find_compression
+from data.measurements import describe_files, measured_once
+from data.tfrecords import count_all, find_compression
 
 IMAGE_KEY, LABEL_KEY = "image/encoded", "image/class/label"
 _TEXT_KEY, _SYNSET_KEY = "image/class/text", "image/class/synset"
