@@ -31,9 +31,10 @@ def define_flags() -> None:
     command_line.define_path(
         "data_dir",
         None,
-        "A folder with a folder of pictures for each class, which is prepared in "
-        f"{_PREPARED_DIR}/; or a data set made by data.prepare. Default: that of the "
-        "run in --model_dir, or else the demo's.",
+        "What to train on: a data set made by data.prepare; or a folder with a folder "
+        "of pictures for each class, or anything else that data.prepare reads, of "
+        f"which one is made in {_PREPARED_DIR}/, once. Default: that of the run in "
+        "--model_dir, or else the demo's.",
         exists=True,
     )
     command_line.define_path(
@@ -75,18 +76,23 @@ def _describe_default(field: dataclasses.Field) -> str:
 
 
 def check(values: flags.FlagValues, arguments: list[str]):
-    """Returns the pictures where `--data_dir` is a folder of them, else None."""
+    """Returns what a data set is to be made of, None where `--data_dir` is one."""
     if arguments:
         hint = f"; give --data_dir={arguments[0]}" * os.path.exists(arguments[0])
         raise flags.Error(f"unexpected argument {arguments[0]!r}{hint}")
-    if not values.data_dir:
-        return None
-    from data.own_pictures import find_own_pictures
+    from data.own_data import find_own_data
+    from data.source import Reading
 
-    return find_own_pictures(values.data_dir, _PREPARED_DIR)
+    names, offset = values.class_names, values.label_offset
+    if values.data_dir:
+        reading = Reading(class_names=names, label_offset=offset)
+        return find_own_data(values.data_dir, _PREPARED_DIR, reading, values.model_dir)
+    if names is not None or offset is not None:
+        raise flags.Error("--class_names and --label_offset belong to a --data_dir")
+    return None
 
 
-def main(values: flags.FlagValues, own_pictures=None) -> int:
+def main(values: flags.FlagValues, own_data=None) -> int:
     """Trains as the flags say; returns the exit code."""
     from alexnet_tf.run import Run
     from alexnet_tf.training.training import train
@@ -102,8 +108,8 @@ def main(values: flags.FlagValues, own_pictures=None) -> int:
         data_dir, model_dir = _DEMO_DATA_DIR, model_dir or _DEMO_MODEL_DIR
         if not list_names(data_dir):  # not yet, or its preparation was killed
             prepare(source="elpv", output=data_dir)
-    elif own_pictures:
-        data_dir = own_pictures.prepare()
+    elif own_data:
+        data_dir = own_data.prepare()
     finished = train(
         data_dir,
         model_dir,

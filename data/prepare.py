@@ -1,7 +1,7 @@
 """Turns pictures into a data set to train on.
 
-python -m data.prepare --source=folder --input=PICTURES --output=DIR
-python -m data.prepare --source=imagenet --input=DOWNLOADS --output=DIR
+python -m data.prepare --input=PICTURES --output=DIR
+python -m data.prepare --input=LABELS.csv --output=DIR
 python -m data.prepare --source=tfds --name=cifar100 --output=DIR
 python -m data.prepare --source=elpv --output=DIR
 """
@@ -15,21 +15,20 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 import collections
 import contextlib
 import functools
-import importlib
-import itertools
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.listing import shown
-from data.held_out import find_thresholds
-from data.source import Item, Source, check_class_names
+from data import sources
+from data.held_out import find_thresholds, split_by_groups
+from data.source import Reading, Source, check_class_names
 from data.transcode import Options, transcode
 from data.workers import in_workers
 
-SOURCES = ("imagenet", "folder", "tfds", "elpv")
 _WRITTEN = (  # in the output, as `files.check_ours` takes it
     "metadata.json",
     "statistics.npz",
@@ -39,17 +38,19 @@ _WRITTEN = (  # in the output, as `files.check_ours` takes it
     "label.labels.txt",
     "rejected.tsv",
     "duplicates.tsv",
+    "made_of.json",
     ".alexnet_tf-*.npz",  # what earlier versions measured of it
 )
+_UNPACKED = "unpacked"  # what was in archives, until the data set is there
 # `--help` and mistakes in flags need no TensorFlow: it is imported inside functions.
 
 
 def prepare(
     *,
-    source: str,
     output: str,
+    source: str = "auto",
     input: str | None = None,
-    name: str | None = None,
+    reading: Reading | None = None,
     options: Options | None = None,
     num_shards: int | None = None,
     num_workers: int | None = None,
@@ -61,13 +62,14 @@ def prepare(
     """Prepares a data set and prints a summary.
 
     Args:
-        source: One of `SOURCES`.
         output: Directory to make.
-        input: What the source reads: a directory or an archive.
-        name: Which data set of the source "tfds".
+        source: One of `data.sources.NAMES`, or "auto" for what the input looks like.
+        input: What the source reads: a directory, a list or an archive.
+        reading: How it is read.
         options: How pictures are stored.
         num_shards: Shards of a split; by default so many that they have 64 MiB or more.
-        num_workers: Processes that decode and encode; by default one for each core.
+        num_workers: Processes that decode and encode; by default one for each core; 0
+            for none but this one.
         max_errors: Pictures that may be rejected; more stop the preparation.
         seed: Of the order on disk.
         overwrite: Whether to replace a data set in `output`.
@@ -80,10 +82,8 @@ def prepare(
 
     from data.summary import Report
 
-    options = options or Options()
-    if name and source != "tfds":
-        raise UserError(f"--source={source} has no --name; leave it out")
-    input, output = _check_paths(source, input, output)
+    options, reading = options or Options(), reading or Reading()
+    input, output = _check_paths(source, input, output, reading)
     with (
         files.disk_errors(),
         files.lock(output, "the data set"),
@@ -91,9 +91,13 @@ def prepare(
     ):
         _check_free(output, overwrite)
         gfile.makedirs(directory)
-        module = importlib.import_module(f"data.sources.{source}")
-        pictures = module.open_source(input=input, name=name)
+        unpacked = os.path.join(directory, _UNPACKED)
+        input = sources.unpack_archives(input, unpacked)
+        pictures = sources.open_source(source, input, reading)
         check_class_names(pictures.class_names)
+        if reading.group_by:
+            fraction = options.validation_fraction
+            pictures = split_by_groups(pictures, reading.group_by, fraction)
         print(*pictures.notes, sep="\n", end="\n" if pictures.notes else "")
         report = Report(pictures.class_names, max_errors)
         _write(
@@ -102,21 +106,22 @@ def prepare(
             options,
             report,
             num_shards=num_shards,
-            num_workers=num_workers or _num_cores(),
+            num_workers=_num_cores() if num_workers is None else num_workers,
             seed=seed,
             beam_options=beam_options,
         )
+        shutil.rmtree(unpacked, ignore_errors=True)
     print(f"{shown(output)}: {report.summary()}")
 
 
-def _check_paths(source: str, input: str | None, output: str) -> tuple:
+def _check_paths(source: str, input: str | None, output: str, reading) -> tuple:
     """Expands the paths, and raises `UserError` for those that cannot be used."""
-    if source in ("folder", "imagenet") and not input:
-        raise UserError(f"--source={source} needs --input")
     if source == "elpv" and input:
         raise UserError("--source=elpv brings its own pictures; leave --input out")
+    if not input and source not in ("elpv", "tfds") and not reading.name:
+        raise UserError("give --input, or --source=elpv for the demo's pictures")
     input, output = input and expand(input), expand(output)
-    if input and source != "tfds":
+    if input and source in ("folder", "csv", "imagenet", "cifar", "parquet"):
         local_only(input, f"the input of --source={source}")
     files.check_output(output, [input] if input else [], what="--output")
     return input, output
@@ -141,7 +146,7 @@ def _write(
     writer = DataSetWriter(directory, pictures, options, num_shards, seed)
     if beam_options is None:
         work = functools.partial(transcode, options=options, thresholds=thresholds)
-        records = in_workers(work, _all_items(pictures), num_workers)
+        records = in_workers(work, pictures.all_items(), num_workers)
         bar = progress_bar(records, pictures.num_items, "images")
         with contextlib.closing(records), bar:
             writer.write(report.count(bar))
@@ -155,17 +160,13 @@ def _write(
     writer.finish({**pictures.metadata, **vars(options)})
 
 
-def _all_items(pictures: Source) -> Iterator[Item]:
-    return itertools.chain.from_iterable(map(pictures.items, pictures.parts))
-
-
 def _find_thresholds(pictures: Source, options: Options) -> dict[int, int]:
     """Reads the pictures that come without a split, if there are any."""
     from data.counting import progress_bar
 
     if not pictures.holds_out:
         return {}
-    items = _all_items(pictures)
+    items = pictures.all_items()
     with progress_bar(items, pictures.num_items, "images to choose from") as bar:
         return find_thresholds(bar, options.validation_fraction)
 
@@ -185,20 +186,36 @@ def _check_free(output: str, overwrite: bool) -> None:
 def define_flags() -> None:
     """Defines the flags of this script."""
     whole = flags.DEFINE_integer
-    flags.DEFINE_enum("source", None, SOURCES, "Where the pictures are from.")
-    command_line.define_path("input", None, "Directory or archive to read.")
+    flags.DEFINE_enum(
+        "source",
+        "auto",
+        ["auto", *sources.NAMES],
+        "What the input is. By default it is recognised.",
+    )
+    command_line.define_path(
+        "input",
+        None,
+        "What to read: a folder with a folder of pictures for each class, a list of "
+        "pictures (CSV, JSON lines, text), TFRecord files, a directory of TFDS, the "
+        "files of ImageNet or CIFAR, or a zip or tar archive of one of these.",
+        exists=True,
+    )
     command_line.define_path("output", None, "Directory to make.", required=True)
-    help = "Data set of --source=tfds, as TFDS calls it."
-    flags.DEFINE_string("name", None, help)
+    command_line.define_flags_from(Reading)
     command_line.define_flags_from(Options)
     whole("num_shards", None, "Of a split. Default: by size.", lower_bound=1)
-    whole("num_workers", None, "Processes. Default: all cores.", lower_bound=1)
+    whole(
+        "num_workers",
+        None,
+        "Processes that decode pictures; 0 for none but the program's own. By default "
+        "there is one for each core.",
+        lower_bound=0,
+    )
     whole("max_errors", 100, "Unusable pictures to go on after.", lower_bound=0)
     whole("seed", 0, "Of the order on disk.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
     flags.DEFINE_enum("runner", "local", ["local", "beam"], "beam: on a cluster.")
     flags.DEFINE_multi_string("beam_option", [], "Option of Beam: --runner=…")
-    flags.mark_flag_as_required("source")
 
 
 def main(values: flags.FlagValues) -> None:
@@ -207,7 +224,7 @@ def main(values: flags.FlagValues) -> None:
         source=values.source,
         input=values.input,
         output=values.output,
-        name=values.name,
+        reading=Reading(**command_line.given_flags(values, Reading)),
         options=Options(**command_line.given_flags(values, Options)),
         num_shards=values.num_shards,
         num_workers=values.num_workers,

@@ -2,14 +2,18 @@
 
 import collections
 import dataclasses
+import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.listing import shown
+from alexnet_tf.settings import setting
 
 _SPLITS = {
     "train": "train",
@@ -24,6 +28,56 @@ _SPLITS = {
 }
 
 
+# Words beside that of a split which say nothing: "test_images", "train set".
+_NEUTRAL = "data dataset set images image imgs img folder dir"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How pictures and labels are read where what a person has does not tell it."""
+
+    name: str | None = setting(
+        None, "The data set of --source=tfds, as TensorFlow Datasets calls it."
+    )
+    class_names: str | None = setting(
+        None,
+        "A text file with the names of the classes, one on each line, for records that "
+        "hold only numbers.",
+        path=True,
+    )
+    label_offset: int | None = setting(
+        None,
+        "The label of the first class in such records. By default it is 0 or 1, as the "
+        "records show.",
+    )
+    images: str | None = setting(
+        None,
+        "The folder of the pictures that a list names. By default it is the folder of "
+        "the list, or one beside it.",
+        path=True,
+    )
+    image_column: str | None = setting(
+        None, "The column of a list, or the key of records, that has the picture."
+    )
+    label_column: str | None = setting(
+        None, "The column of a list, or the key of records, that has the label."
+    )
+    split_column: str | None = setting(
+        None, "The column of a list that says train, validation or test."
+    )
+    label_from: str | None = setting(
+        None,
+        "A regular expression whose first group finds the class in a picture's path, "
+        "below the folder of its split: '^([^/]+)/' takes the first folder.",
+    )
+    group_by: str | None = setting(
+        None,
+        "A column of the list, or a regular expression whose first group is searched "
+        "in a picture's path: pictures with the same value (of one patient, camera or "
+        "burst) stay together when some are held out.",
+    )
+
+
 class Item(NamedTuple):
     """One picture to prepare: an encoded image file, or a byte range of one.
 
@@ -35,6 +89,7 @@ class Item(NamedTuple):
             "train" for "validation".
         offset: Where in the file the picture starts, in bytes.
         size: Its length in bytes; -1 for up to the end of the file.
+        group: What else must be on the same side of a split; "" for nothing.
     """
 
     name: str
@@ -43,6 +98,7 @@ class Item(NamedTuple):
     split: str = ""
     offset: int = 0
     size: int = -1
+    group: str = ""
 
     def read(self) -> bytes:
         """Returns the encoded picture."""
@@ -68,6 +124,7 @@ class Source:
         num_items: Pictures in all parts, None if that is not known beforehand.
         metadata: Further facts for the data set's `metadata.json`.
         notes: Lines for the person: what was left out, how folders were understood.
+        files: The files that hold the pictures, where each is not a file of its own.
     """
 
     name: str
@@ -79,17 +136,24 @@ class Source:
     num_items: int | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    files: Sequence[str] = ()
+
+    def all_items(self) -> Iterator[Item]:
+        """Lists the pictures of all parts."""
+        return itertools.chain.from_iterable(map(self.items, self.parts))
 
 
 def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
     """Finds which of the names mean a split.
 
     "train" or "training"; "val", "valid", "validation", "dev" or "eval"; "test" or
-    "testing", without case. With something before or after ("seg_train", "train2017")
-    only where another split's name is made in the same way ("seg_test", "val2017").
+    "testing", without case. With a number or a word such as "images" beside it
+    ("test1", "train_images") only where another name means another split; with any
+    other word ("seg_train", "flowers_train") only where another split's name is made
+    in the same way ("seg_test", "flowers_val").
 
     Args:
-        names: Of folders, or of TFDS's splits.
+        names: Of folders, of groups of shards, or of TFDS's splits.
         where: Where they are, for the error.
 
     Returns:
@@ -98,26 +162,38 @@ def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
     Raises:
         UserError: Two names mean the same split.
     """
-    splits, patterns = {}, collections.defaultdict(dict)
+    exact, loose, patterns = {}, {}, collections.defaultdict(dict)
     for name in names:
         words = re.split(r"([\W\d_]+)", name.lower())
         known = [i for i, word in enumerate(words) if word in _SPLITS]
-        if len(words) == 1 and known:
-            splits[name] = _SPLITS[name.lower()]
-        elif len(known) == 1:
-            split, words[known[0]] = _SPLITS[words[known[0]]], "*"
-            patterns["".join(words)][name] = split
+        if len(known) != 1:
+            continue
+        split, words[known[0]] = _SPLITS[words[known[0]]], "*"
+        if len(words) == 1:
+            exact[name] = split
+        elif all(
+            word == "*" or word in _NEUTRAL.split() for word in words[::2] if word
+        ):
+            loose[name] = split
+        patterns["".join(words)][name] = split
+    splits = exact
+    if len({*exact.values(), *loose.values()}) > 1:
+        splits = exact | loose
     for alike in patterns.values():
         if not splits and len(set(alike.values())) > 1:
             splits = alike
-    for one in splits:
-        for other in splits:
-            if one < other and splits[one] == splits[other]:
-                raise UserError(
-                    f"{shown(one)} and {shown(other)} in {shown(where)} both mean the "
-                    f"split {splits[one]}; rename one of them or move it away"
-                )
+    for first, second in itertools.combinations(splits, 2):
+        if splits[first] == splits[second]:
+            raise UserError(
+                f"{shown(first)} and {shown(second)} in {shown(where)} both mean the "
+                f"split {splits[first]}; rename one of them or move it away"
+            )
     return splits
+
+
+def split_meant_by(name: str) -> str:
+    """Returns the split that a name by itself means; "" for none."""
+    return _SPLITS.get(name.strip().lower(), "")
 
 
 def hold_out(splits: Mapping[str, str]) -> dict[str, str]:
@@ -154,3 +230,22 @@ def data_set_name(path: str) -> str:
     """Makes a lower-case identifier of a path's last part."""
     name = re.sub(r"\W+", "_", os.path.basename(path).lower(), flags=re.ASCII)
     return name if name.isidentifier() else f"pictures_{name}".rstrip("_")
+
+
+def sort_classes(names: Iterable[str]) -> list[str]:
+    """Returns the different names in order, numbers in the order of numbers."""
+    return sorted(
+        set(names), key=lambda n: (not n.isdecimal(), n.isdecimal() and int(n), n)
+    )
+
+
+def encode_pixels(pixels: np.ndarray) -> bytes:
+    """Makes a picture file, in the portable formats, of uint8 pixels.
+
+    Args:
+        pixels: `(height, width, 3)` in RGB; `(height, width)` or `(height, width, 1)`
+            in grey.
+    """
+    height, width = pixels.shape[:2]
+    letter = b"P6" if pixels.size == 3 * height * width else b"P5"
+    return letter + b" %d %d 255\n" % (width, height) + pixels.tobytes()

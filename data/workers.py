@@ -30,8 +30,12 @@ def in_workers(
     Args:
         work: Of a module that can be imported: it is sent to other processes.
         items: The pictures.
-        num_workers: Processes.
+        num_workers: Processes; 0 for none but this one.
     """
+    if not num_workers:
+        for item in items:
+            yield from work([item])
+        return
     items = iter(items)
     tasks = iter(lambda: list(itertools.islice(items, _ITEMS_PER_TASK)), [])
     others = set(multiprocessing.active_children())

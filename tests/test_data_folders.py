@@ -13,7 +13,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.listing import LeftOut, find_pictures
 from data.check import check
 from data.prepare import prepare
-from data.source import check_class_names, find_splits
+from data.source import Reading, check_class_names, find_splits
 from data.sources import folder, imagenet
 from data.transcode import Options
 
@@ -47,8 +47,8 @@ def items(source):
     }
 
 
-def open_folder(root):
-    source = folder.open_source(input=str(root))
+def open_folder(root, **reading):
+    source = folder.open_source(str(root), Reading(**reading))
     return source, items(source)
 
 
@@ -105,7 +105,7 @@ def test_what_stands_beside_is_named(tmp_path):
     assert "folders beside the splits: 1, the first extra" in notes
     assert f"outside the folders of the splits: 1, the first {tmp_path}" in notes
     assert "outside the folders of the classes: 1, the first train" in notes
-    assert "splits without folders of classes: 1, the first test" in notes
+    assert "pictures of test in no folder of a class: 1, the first test" in notes
 
 
 def test_loose_pictures_in_the_root_are_named(tmp_path):
@@ -129,7 +129,14 @@ def test_a_class_may_be_called_train(tmp_path):
         (("train/1.png", "val/a/1.png", "val/b/1.png"), "train in .* should have"),
         (("dev/a/1.png", "eval/a/1.png"), "dev and eval in .* both mean .* validation"),
         (("train/a/1.png", "train/b/1.png", "bus/1.png"), "may be a split, or a class"),
-        (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "c is a class of validat"),
+        (
+            ("train/a/1.png", "train/b/1.png", "val/c/1.png"),
+            "val in .* cannot validate",
+        ),
+        (("train/a/1.png", "train/b/1.png", "val/1.png"), "val in .* cannot validate"),
+        (("train/good/1.png", "test/good/1.png", "test/bad/1.png"), "found good$"),
+        (("a/train/1.png", "a/test/1.png", "b/train/1.png"), "a split inside another"),
+        (("data/train/a/1.png", "data/val/a/1.png", "test/a/1.png"), "inside another"),
         (("train/a/1.png",), "two or more classes.*found a"),
         (("a/1.png",), "two or more classes.*found a"),
         (("1.png",), "two or more classes.*found none"),
@@ -294,7 +301,7 @@ def test_synset_folders_with_one_basename(tmp_path):
     make(tmp_path, "train/n01440764/1.JPEG", "train/n01443537/1.JPEG")
     make(tmp_path, "train/n01440764/n01440764_1.JPEG")
     make(tmp_path, "val/n01440764/ILSVRC2012_val_00000293.JPEG")
-    names = items(imagenet.open_source(input=str(tmp_path)))
+    names = items(imagenet.open_source(str(tmp_path)))
     assert names == {
         "train/n01440764/1.JPEG": ("tench", "train"),
         "train/n01443537/1.JPEG": ("goldfish", "train"),
@@ -305,18 +312,18 @@ def test_synset_folders_with_one_basename(tmp_path):
 
 def test_imagenet_with_one_split_only(tmp_path):
     make(tmp_path / "val", "val/ILSVRC2012_val_00000001.JPEG")
-    source = imagenet.open_source(input=str(tmp_path / "val"))
+    source = imagenet.open_source(str(tmp_path / "val"))
     assert source.splits == ["validation"]
     assert list(items(source).values()) == [("sea snake", "validation")]
     make(tmp_path / "train", "train/n01440764/1.JPEG")
-    assert imagenet.open_source(input=str(tmp_path / "train")).holds_out
+    assert imagenet.open_source(str(tmp_path / "train")).holds_out
 
 
 def test_what_stands_beside_imagenets_archives_is_named(tmp_path):
     make(tmp_path, "train/n01440764/1.JPEG")
     with tarfile.open(tmp_path / imagenet.VALIDATION_ARCHIVE, "w") as tar:
         tar.add(tmp_path / "train/n01440764/1.JPEG", "ILSVRC2012_val_00000001.JPEG")
-    source = imagenet.open_source(input=str(tmp_path))
+    source = imagenet.open_source(str(tmp_path))
     assert source.splits == ["validation"]
     left_out = "left out: what stands beside the archives: 1, the first train"
     assert source.notes == [left_out]
@@ -327,7 +334,7 @@ def test_what_stands_beside_imagenets_archives_is_named(tmp_path):
 
 def prepared(root, output, capsys, **options):
     options = Options(image_size=16, encoding="raw", **options)
-    prepare(source="folder", input=str(root), output=str(output), options=options)
+    prepare(input=str(root), output=str(output), options=options, num_workers=0)
     return capsys.readouterr().out
 
 

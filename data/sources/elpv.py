@@ -19,10 +19,11 @@ CLASS_NAMES = (
     "defective polycrystalline cell",
 )
 HELD_OUT = 0.2
+TAKES = ()
 _SPLIT_SEED = 0
 
 
-def open_source(**_) -> Source:
+def open_source(*_) -> Source:
     """Returns the demo source; the split is fixed: random, stratified by class."""
     package = importlib.util.find_spec("elpv_dataset")
     if package is None:

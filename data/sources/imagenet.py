@@ -1,4 +1,8 @@
-"""ImageNet (ILSVRC 2012): the two archives as downloaded, or the unpacked tree."""
+"""ImageNet (ILSVRC 2012): the two archives as downloaded, or an unpacked tree.
+
+Trees are known as people have them: `train/n01440764/…` and `val/`, in folders or flat;
+Kaggle's `ILSVRC/Data/CLS-LOC`; Hugging Face's flat folders with synsets in the names.
+"""
 
 import functools
 import os
@@ -10,13 +14,17 @@ from typing import NamedTuple
 from alexnet_tf.errors import UserError
 from alexnet_tf.imagenet import NUM_CLASSES, class_names, synsets, validation_labels
 from alexnet_tf.paths import list_names
-from alexnet_tf.pictures.listing import LeftOut
-from data.source import Item, Source, find_splits, hold_out, our_splits
+from alexnet_tf.pictures.listing import LeftOut, shown
+from data.source import Item, Source, hold_out, our_splits, split_meant_by
 from data.sources.folder import count_pictures, list_items
+
+TAKES = ()
 
 TRAIN_ARCHIVE, VALIDATION_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 NUM_PICTURES = 1_281_167 + 50_000
 _OWN_NAME = re.compile(r"(n\d{8}|ILSVRC2012_val)_\d+\.JPEG")
+_SYNSET = re.compile(r"n\d{8}")
+_KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 
 
 class _Archive(NamedTuple):
@@ -29,9 +37,35 @@ class _Archive(NamedTuple):
     split: str
 
 
-def open_source(input: str, **_) -> Source:
+def find_root(path: str) -> str | None:
+    """Returns the directory of the archives, or of the whole tree; None for others.
+
+    A tree is ImageNet's if it has a thousand folders of synsets, or its validation
+    pictures: some of the synsets are another data set, such as Imagenette.
+    """
+    for root in (path, *(os.path.join(path, folder) for folder in _KAGGLE)):
+        names = list_names(root)
+        if TRAIN_ARCHIVE in names or VALIDATION_ARCHIVE in names:
+            return root
+        for name in filter(_split_of_folder, names):
+            inner = list_names(os.path.join(root, name))
+            if len(list(filter(_SYNSET.fullmatch, inner))) >= NUM_CLASSES:
+                return root
+            if inner and _OWN_NAME.fullmatch(inner[0]) and not _SYNSET.match(inner[0]):
+                return root
+            if inner and re.fullmatch(r"n\d{8}_\d+_n\d{8}\.JPEG", inner[0]):
+                return root
+    return None
+
+
+def _split_of_folder(name: str) -> str:
+    """Returns the split that a word of a name means: "val_images", "train_images_0"."""
+    return next(filter(None, map(split_meant_by, re.split(r"[\W\d_]+", name))), "")
+
+
+def open_source(input: str, _=None) -> Source:
     """Returns the pictures in a directory with both archives, or `train/`, `val/`."""
-    root, left_out = os.path.abspath(os.path.expanduser(input)), LeftOut()
+    root, left_out = os.path.abspath(find_root(input) or input), LeftOut()
     archives = {
         name: os.path.join(root, name)
         for name in (TRAIN_ARCHIVE, VALIDATION_ARCHIVE)
@@ -88,8 +122,11 @@ def _label(synset: str) -> int:
         raise UserError(f"{synset!r} is none of ImageNet's 1000 synsets") from None
 
 
-def _validation_label(name: str) -> int:
-    number = re.search(r"ILSVRC2012_val_(\d{8})\.", name)
+def _label_by_name(name: str) -> int:
+    """The label that a picture's own name tells, by its number or by its synset."""
+    if synset := re.search(r"n\d{8}(?=\.\w+$)", name) or _SYNSET.match(name):
+        return _label(synset[0])
+    number = re.search(r"ILSVRC2012_val_(\d{8})[._]", name)
     if not number or not 1 <= int(number[1]) <= len(validation_labels()):
         raise UserError(f"{name!r} is no validation picture of ImageNet")
     return validation_labels()[int(number[1]) - 1]
@@ -128,7 +165,7 @@ def _archive_items(archive: _Archive) -> Iterator[Item]:
     for member in _members(archive):
         label = archive.label
         if label is None:
-            label = _validation_label(member.name)
+            label = _label_by_name(member.name)
         location = (archive.path, archive.split, member.offset_data, member.size)
         yield Item(os.path.basename(member.name), label, *location)
 
@@ -138,11 +175,11 @@ def _tree_parts(
 ) -> list[tuple[str, str, int | None, str]]:
     """Returns the folders of pictures: (root, folder, label, split)."""
     top = sorted({folder.split("/")[0] for folder in counts} - {""})
-    splits = hold_out(find_splits(top, root))
+    splits = hold_out({f: split for f in top if (split := _split_of_folder(f))})
     if not splits:
         raise UserError(
             f"expected {TRAIN_ARCHIVE} and {VALIDATION_ARCHIVE}, or folders train "
-            f"and val, in {root}; found folders {top}"
+            f"and val, in {shown(root)}; found folders {', '.join(map(shown, top))}"
         )
     parts = []
     for folder, number in counts.items():
@@ -151,10 +188,10 @@ def _tree_parts(
             left_out.add("pictures beside the splits", folder or root, number)
         elif below:
             parts.append((root, folder, _label(below[0]), splits[first]))
-        elif splits[first] == "validation":
-            parts.append((root, folder, None, splits[first]))
-        else:
+        elif splits[first] == "test":
             left_out.add("pictures without a class", folder, number)
+        else:
+            parts.append((root, folder, None, splits[first]))
     return parts
 
 
@@ -164,5 +201,5 @@ def _tree_items(part: tuple[str, str, int | None, str]) -> Iterator[Item]:
         # ImageNet's own names are unique, and those in its archives.
         name = os.path.basename(item.name)
         is_own = folder.count("/") <= 1 and _OWN_NAME.fullmatch(name)
-        label = _validation_label(name) if item.label is None else item.label
+        label = _label_by_name(name) if item.label is None else item.label
         yield item._replace(name=name if is_own else item.name, label=label)

@@ -1,0 +1,207 @@
+"""What a person gives as --data_dir: a data set, or what one is made of, once.
+
+A data set that was made is found again by what it was made of: by the names, sizes and
+times of its files; or, where only times have changed, by their content. Paths are
+looked at without TensorFlow, so that mistakes are said at once.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from alexnet_tf import files
+from alexnet_tf.command_line import command
+from alexnet_tf.errors import UserError
+from alexnet_tf.paths import is_remote, list_names
+from alexnet_tf.pictures.listing import LeftOut, find_folders, shown
+from data import sources
+from data.counting import progress_bar
+from data.prepare import prepare
+from data.source import Reading, data_set_name
+from data.sources import archive
+
+_CARD, _MADE_OF = "metadata.json", "made_of.json"
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnData:
+    """What a data set is made of, and where.
+
+    Attributes:
+        path: A folder, a list, an archive, records, …
+        reading: How it is read.
+        directory: Of the data set; another one when its content has changed.
+        state: What tells without reading the files that nothing has changed.
+        older: Directories of data sets that were made of the same path before.
+    """
+
+    path: str
+    reading: Reading
+    directory: str
+    state: str
+    older: tuple[str, ...] = ()
+
+    def prepare(self) -> str:
+        """Prepares the data set unless it is there, and returns its directory.
+
+        Raises:
+            UserError: It is not there, and other workers would prepare it, too.
+        """
+        path, directory = shown(self.path), shown(self.directory)
+        if _is_data_set(self.directory):
+            print(f"{path} is prepared in {directory}")
+        else:
+            _check_alone(self.path, self.directory)
+            print(f"preparing {path} in {directory}, where the next run finds it")
+            prepare(input=self.path, output=self.directory, reading=self.reading)
+        for older in self.older:
+            print(
+                f"  {shown(older)} is of an earlier state: {command('rm', '-r', older)}"
+            )
+        with files.writing(os.path.join(self.directory, _MADE_OF)) as file:
+            made_of = {"path": os.path.abspath(self.path), "state": self.state}
+            json.dump(made_of, file)
+        return self.directory
+
+
+def find_own_data(
+    data_dir: str,
+    prepared_dir: str,
+    reading: Reading | None = None,
+    model_dir: str | None = None,
+) -> OwnData | None:
+    """Says whether something else was given where a data set is expected.
+
+    Args:
+        data_dir: What was given.
+        prepared_dir: In which data sets are made.
+        reading: How it is read.
+        model_dir: Where a run will be written.
+
+    Returns:
+        What a data set is made of; None for a data set, for what is remote, and for
+        what is not there, of which whoever opens it speaks.
+
+    Raises:
+        UserError: It cannot be read, or the outputs would lie in it.
+    """
+    reading = reading or Reading()
+    is_there = os.path.isfile(data_dir) or list_names(data_dir)
+    if is_remote(data_dir) or not is_there or _is_data_set(data_dir):
+        if reading != Reading():
+            raise UserError(
+                f"{shown(data_dir)} is not prepared here, but a data set that knows "
+                "its classes: leave out --class_names and --label_offset"
+            )
+        return None
+    _check_apart(data_dir, prepared_dir, model_dir)
+    name, members = _list_files(data_dir, reading)
+    facts = f"{_VERSION} {dataclasses.astuple(reading)}"
+    state = _hash(facts, (_describe_file(*member) for member in members))
+    made_of, path = _read_made_of(prepared_dir), os.path.abspath(data_dir)
+    directory = next((d for d, made in made_of.items() if made["state"] == state), "")
+    if not directory:
+        content = _hash(facts, _digest_files(members))
+        directory = os.path.join(prepared_dir, f"{name}-{content[:8]}")
+    older = [d for d, made in made_of.items() if made["path"] == path]
+    older = tuple(other for other in older if other != directory)
+    return OwnData(data_dir, reading, directory, state, older)
+
+
+def _is_data_set(directory: str) -> bool:
+    """Whether a directory has the card of a data set that was prepared here."""
+    try:
+        with open(os.path.join(directory, _CARD), "rb") as file:
+            return {"image_size", "encoding"} <= json.load(file).keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _check_apart(data_dir: str, prepared_dir: str, model_dir: str | None) -> None:
+    """Refuses to write among what is read: it would be read the next time."""
+    root = os.path.realpath(data_dir)
+    for flag, output in (("", prepared_dir), ("--model_dir=", model_dir)):
+        if not output or is_remote(output):
+            continue
+        if os.path.commonpath([os.path.realpath(output), root]) == root:
+            raise UserError(
+                f"--data_dir={shown(data_dir)} holds {flag}{shown(output)}, which "
+                "train.py writes, and would read the next time: "
+                + ("give another" if flag else "start it in another directory")
+            )
+
+
+def _check_alone(path: str, directory: str) -> None:
+    """Refuses to prepare in each of several workers."""
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))["cluster"]
+        number = sum(map(len, cluster.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # whoever makes the strategy says what is wrong with it
+    if number > 1:
+        words = "-m", "data.prepare", f"--input={path}", f"--output={directory}"
+        raise UserError(
+            f"{shown(path)} is to be prepared before {number} workers train on it: "
+            f"type {command('python', *words)}, and give --data_dir={shown(directory)}"
+        )
+
+
+def _list_files(path: str, reading: Reading) -> tuple[str, list[tuple[str, str]]]:
+    """Returns a name, and (what is known of it, path) of each file that is read."""
+    if archives := archive.find_archives(path):
+        return data_set_name(archive.stem_of(path)), [(a, a) for a in archives]
+    source = sources.recognise(path)
+    if source in ("folder", "csv"):
+        pictures = sources.open_source(source, path, reading)
+        names = pictures.class_names
+        return pictures.name, [
+            (repr((i.name, names[i.label], i.split, i.group)), i.content)
+            for i in pictures.all_items()
+        ]
+    found = [path]
+    if os.path.isdir(path):
+        folders = find_folders(path, LeftOut())
+        found = [e.path for f in folders for e in os.scandir(os.path.join(path, f))]
+    files_read = sorted(f for f in found if os.path.isfile(f))
+    return data_set_name(os.path.abspath(path)), [(f, f) for f in files_read]
+
+
+def _describe_file(facts: str, path: str) -> str:
+    status = os.stat(path)
+    return f"{facts} {status.st_size} {status.st_mtime_ns}"
+
+
+def _digest_files(members: Sequence[tuple[str, str]]) -> Iterator[str]:
+    def digest(member: tuple[str, str]) -> str:
+        with open(member[1], "rb") as file:
+            return f"{member[0]} {hashlib.file_digest(file, 'sha1').hexdigest()}"
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        digests = pool.map(digest, members)
+        yield from progress_bar(digests, len(members), "files to recognise")
+
+
+def _hash(facts: str, lines: Iterable[str]) -> str:
+    total = hashlib.sha256(facts.encode())
+    for line in lines:
+        total.update(line.encode(errors="surrogateescape") + b"\n")
+    return total.hexdigest()
+
+
+def _read_made_of(prepared_dir: str) -> dict[str, dict]:
+    """Returns what the data sets in a directory were made of."""
+    found = {}
+    for name in list_names(prepared_dir):
+        directory = os.path.join(prepared_dir, name)
+        try:
+            with open(os.path.join(directory, _MADE_OF), "rb") as file:
+                made = json.load(file)
+            if _is_data_set(directory) and {"path", "state"} <= made.keys():
+                found[directory] = made
+        except (OSError, ValueError, AttributeError):
+            continue
+    return found
