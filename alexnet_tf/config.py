@@ -33,6 +33,8 @@ class Config:
         num_train_examples: Images in its training split.
         fitting: How its pictures were made square, and a picture of a person's is.
         given: Names of the settings that came from the user.
+        loss_weights: What each class's cross-entropy counts in the loss, 1 on average
+            over the training images; empty where all count the same.
     """
 
     recipe: Recipe
@@ -41,6 +43,7 @@ class Config:
     num_train_examples: int
     fitting: Fitting = dataclasses.field(default_factory=Fitting)
     given: tuple[str, ...] = ()
+    loss_weights: tuple[float, ...] = ()
 
     init_weights: str | None = setting(
         None,
@@ -74,8 +77,24 @@ class Config:
         "Steps between two returns to Python; by default those of half a second.",
         lower_bound=1,
     )
+    validate_every: int | None = setting(
+        None, "Steps between two validations; by default an epoch.", lower_bound=1
+    )
+    patience: int | None = setting(
+        None,
+        "Training ends after so many validations that found no better top-1 error.",
+        lower_bound=1,
+    )
     checkpoint_every: int | None = setting(
-        None, "Steps between checkpoints; by default an epoch.", lower_bound=1
+        None,
+        "Steps between two checkpoints; there is one before each validation, too.",
+        lower_bound=1,
+    )
+    checkpoint_minutes: float = setting(
+        10.0,
+        "Minutes after which a checkpoint is written where none was before; 0 for "
+        "never.",
+        lower_bound=0.0,
     )
     keep_checkpoints: int = expert_setting(
         5, "How many of the latest checkpoints to keep.", lower_bound=1
@@ -117,22 +136,6 @@ class Config:
     def image_size(self) -> int:
         """Height and width of the network's input, pixels."""
         return self.recipe.image_size
-
-    def epoch(self, step: int) -> float:
-        """Epochs done after `step` steps."""
-        return step * self.recipe.global_batch_size / self.num_train_examples
-
-    @property
-    def last_step(self) -> int:
-        """The step at which training ends."""
-        if self.train_steps is not None:
-            return self.train_steps
-        return self.first_step_of(self.recipe.num_epochs)
-
-    def first_step_of(self, epoch: float) -> int:
-        """The first step that begins when `epoch` epochs are done."""
-        images = epoch * self.num_train_examples
-        return -int(-images // self.recipe.global_batch_size)
 
 
 def resolve(
@@ -197,14 +200,14 @@ def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
     """A recipe as it stands, but for what follows from the weights and the data."""
     number = data_set.splits["train"].num_examples
     chosen = choose_recipe(number) if name == "auto" else RECIPES[name]
-    is_free, changes = not {"global_batch_size", "num_epochs"} & set(given), {}
+    changes = {}
     if weights:
         wanted = {name: given[name] for name in _names(Recipe) if name in given}
         chosen = weights.recipe_for(None if name == "auto" else name, wanted)
         weights.require_mean(chosen, "give a .keras or .safetensors file instead")
         is_new = not weights.has_classes(data_set.num_classes, data_set.class_names)
         changes = fit_fine_tuning(number, is_new, given.get("global_batch_size"))
-    elif chosen.name == "small" and is_free:
+    elif chosen.name == "small":
         changes = fit_small(number)
     return dataclasses.replace(chosen, **changes)
 

@@ -37,6 +37,7 @@ _CHECKPOINT_FILES = (
     "ckpt-#.index.tempstate*",
     "ckpt-#.data-#-of-#",
     "ckpt-#_temp/*",
+    "ckpt-#.*_temp",
 )
 RUN_FILES = (
     CONFIG_FILE,
@@ -45,8 +46,9 @@ RUN_FILES = (
     "learning_curves.png",
     "batch.png",
     "classes.png",
-    "events.out.tfevents.start",
+    "events.out.tfevents.0",
     "train/events.out.tfevents.#.#.#",
+    "validation/events.out.tfevents.0",
     "validation/events.out.tfevents.#.#.#",
     "plugins/profile/*/*",  # of the profiler
     *(f"checkpoints/{name}" for name in _CHECKPOINT_FILES),

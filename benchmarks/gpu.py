@@ -180,12 +180,14 @@ def train(trainer: Trainer, batches, settings: Settings) -> tuple[float, float]:
     """Images per second, and the share of the time spent waiting for input."""
     results = []
     for _ in range(1 + settings.rounds):
-        start, waited = time.perf_counter(), trainer.waited
+        start = time.perf_counter()
+        trainer.state.waited.assign(0.0)
         trainer.run_steps(batches, tf.constant(settings.steps))
         trainer.metrics()  # waits for the last step
         seconds = time.perf_counter() - start
+        waited = float(trainer.state.waited.numpy())
         images = settings.steps * trainer.recipe.global_batch_size
-        results.append((images / seconds, (trainer.waited - waited) / seconds))
+        results.append((images / seconds, waited / seconds))
     return tuple(statistics.median(column) for column in zip(*results[1:], strict=True))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Tests, and the processes that they start, see no GPU but in `make gpu-test`.
@@ -55,6 +56,13 @@ def data_dir(tmp_path_factory):
                 image.resize((256, 256)).save(folder / f"{i}.jpg")
     prepare(source="folder", input=str(root / "in"), output=str(root / "out"))
     return str(root / "out")
+
+
+@pytest.fixture(autouse=True)
+def _trainers_go_back():
+    yield
+    if helpers := sys.modules.get("helpers"):
+        helpers.give_back_trainers()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,5 +1,6 @@
 """What tests share."""
 
+import collections
 import dataclasses
 import os
 import pathlib
@@ -11,8 +12,10 @@ import numpy as np
 from alexnet_tf.config import Config, resolve
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.monitoring.tensorboard import Monitor
+from alexnet_tf.pipeline.batches import BadRecords
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.training.step import Trainer
+from alexnet_tf.training.timetable import Timetable
 
 ODD_NAMES = ["plain", "lr[0.01]", "x[ab]", "a b;'\"$x", "q?*", "back\\slash", "{a,b}"]
 NOT_UTF8 = os.fsdecode(b"n\xff")
@@ -26,12 +29,65 @@ def make_config(data_set, recipe="auto", **given) -> Config:
     return resolve(data_set, recipe, SMALL | given)
 
 
+# Compiled trainers by what is compiled; those that a test has. Each with its beginning.
+_free, _taken = collections.defaultdict(list), []
+_LOOP = "train_steps steps_per_loop validate_every patience checkpoint_every given "
+_LOOP += "checkpoint_minutes keep_checkpoints histograms_every max_bad_records"
+
+
 def make_trainer(data_dir, replicas=1, recipe="auto", **given) -> Trainer:
-    """A small network in training, on simulated replicas."""
+    """A small network in training, on simulated replicas.
+
+    To compile one takes seconds: those of earlier tests are used again, from their
+    beginning. The rate of `small` is constant unless a schedule is given.
+    """
+    if recipe in ("auto", "small"):
+        given = {"lr_schedule": "constant", "warmup_epochs": 0.0} | given
     config = make_config(data_dir, recipe, **given)
     config = dataclasses.replace(config, simulate_gpus=replicas)
-    strategy = make_strategy(simulate_gpus=replicas)
-    return Trainer(config, open_data_set(data_dir), strategy)
+    end = Timetable(config).last_epoch
+    falls = config.recipe.lr_schedule in ("cosine", "poly")
+    recipe = dataclasses.replace(config.recipe, num_epochs=end if falls else 1.0)
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    loop = {name: defaults[name] for name in _LOOP.split()}
+    key = dataclasses.replace(config, recipe=recipe, **loop)
+    if not _free[key]:
+        strategy = make_strategy(simulate_gpus=replicas)
+        trainer = Trainer(config, open_data_set(data_dir), strategy)
+        _free[key].append((trainer, copy_state(trainer)))
+    trainer, start = _free[key].pop()
+    _taken.append((key, trainer, start))
+    trainer.config, trainer.bad_records = config, BadRecords()
+    put_state(trainer, start)
+    return trainer
+
+
+def give_back_trainers() -> None:
+    """After a test: others may have its trainers."""
+    while _taken:
+        key, trainer, start = _taken.pop()
+        trainer.__dict__.pop("run_steps", None)  # where a test has its own
+        _free[key].append((trainer, start))
+
+
+def _variables(trainer):
+    state = trainer.state
+    parts = [getattr(state, field.name) for field in dataclasses.fields(state)]
+    rest = [part for part in parts[2:] if not isinstance(part, list)]
+    own = [*state.model.variables, *state.optimizer.variables]
+    return [*own, *state.num_masks, *rest]
+
+
+def copy_state(trainer) -> list:
+    """Everything that lasts from step to step."""
+    return [variable.numpy() for variable in _variables(trainer)]
+
+
+def put_state(trainer, values) -> None:
+    """Puts a trainer where it was at `copy_state`."""
+    for variable, value in zip(_variables(trainer), values, strict=True):
+        variable.assign(value)
+    trainer.begin()
 
 
 def draw_no_pictures(patch=setattr) -> None:

@@ -1,10 +1,8 @@
 """Trains in a process that may kill itself; test_resume.py starts it.
 
 `where` is "never", or where the process kills itself with SIGKILL, as a machine that
-loses its power would: "between" (after the first epoch's validation, before its
-checkpoint), "save" (while the checkpoint of step 6 is being written), "step" (while
-step 7 runs), "evaluation" (in its first validation); or "sigterm": SIGTERM during
-step 8.
+loses its power would: "save" (while the checkpoint of step 6 is being written), "step"
+(while step 7 runs).
 """
 
 import functools
@@ -18,15 +16,13 @@ import time
 from absl import logging
 from helpers import draw_no_pictures
 
-from alexnet_tf import signals
-from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.training import loop
 from alexnet_tf.training.step import Trainer
 from alexnet_tf.training.training import train
 
 
-def kill(signum=signal.SIGKILL):
-    os.kill(os.getpid(), signum)
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def before(owner, name, act, when):
@@ -54,19 +50,15 @@ def kill_while_writing(checkpoint_dir):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run(data_dir, model_dir, where, replicas, dropout_rate, output, environment):
+def run(data_dir, model_dir, where, replicas, output):
     """What a process does; `output` is the file for what it prints."""
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ.update(environment)
-    signals.handle(signals.EXIT_INTERRUPTED)
     draw_no_pictures()
     logging.set_verbosity(logging.INFO)
     on_gpus = os.environ.get("GPU_TESTS") == "real"
-    if where == "between":
-        before(loop.Checkpoints, "save", kill, lambda _, step: step == 5)
-    elif where == "save":
+    if where == "save":
         watch = functools.partial(
             kill_while_writing, os.path.join(model_dir, "checkpoints")
         )
@@ -74,12 +66,6 @@ def run(data_dir, model_dir, where, replicas, dropout_rate, output, environment)
     elif where == "step":
         during_step = threading.Timer(0.02, kill)
         before(Trainer, "run_steps", during_step.start, lambda t, *_: t.step == 6)
-    elif where == "sigterm":
-        terminate = functools.partial(kill, signal.SIGTERM)
-        before(Trainer, "run_steps", terminate, lambda t, *_: t.step == 7)
-    elif where == "evaluation":
-        during_evaluation = threading.Timer(0.1, kill)
-        before(Evaluator, "evaluate", during_evaluation.start, lambda *_: True)
     given = {
         "precision": "float32",
         "width": 0.1,
@@ -90,7 +76,6 @@ def run(data_dir, model_dir, where, replicas, dropout_rate, output, environment)
         "num_gpus" if on_gpus else "simulate_gpus": replicas,
         "deterministic": on_gpus,
         "lr_schedule": "plateau",
-        "dropout_rate": dropout_rate,
     }
     finished = train(data_dir, model_dir, given=given, export=False)
     sys.exit(0 if finished else 75)

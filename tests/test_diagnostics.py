@@ -1,12 +1,15 @@
 """What is said about networks that do not learn."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import draw_no_pictures, make_trainer
+from helpers import draw_no_pictures, make_config, make_trainer
 
 from alexnet_tf import alexnet
+from alexnet_tf.evaluation.results import Evaluation, Predictions
 from alexnet_tf.run import Run
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training.loop import Loop
@@ -32,8 +35,28 @@ from alexnet_tf.training.loop import Loop
     ],
 )
 def test_is_stuck(cross_entropy, error, counts, stuck):
-    counts = np.array(counts)
-    assert diagnostics.is_stuck(300, False, cross_entropy, error, counts) == stuck
+    predictions = guess(cross_entropy, error, counts)
+    assert diagnostics.is_stuck(300, False, predictions) == stuck
+
+
+def guess(cross_entropy, error, counts):
+    """Answers of which only the errors and the labels matter."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    ranks = (np.arange(len(labels)) < round(error * len(labels))).astype(int)
+    losses, nothing = np.full(len(labels), cross_entropy), np.zeros((len(labels), 1))
+    return Predictions(np.arange(len(labels)), labels, ranks, losses, nothing, nothing)
+
+
+def test_with_weights_the_classes_count_as_they_do_in_the_loss():
+    """Nine common ones are right, the rare one is answered with confidence, too."""
+    counts = [90, 10]
+    labels, losses = np.repeat([0, 1], counts), np.repeat([0.65, 0.6], counts)
+    ranks = (np.arange(100) % 2).astype(int)  # half of each is wrong
+    nothing = np.zeros((100, 1))
+    predictions = Predictions(np.arange(100), labels, ranks, losses, nothing, nothing)
+    assert diagnostics.is_stuck(300, False, predictions)  # above .325, the entropy
+    weights = (100 / 180, 100 / 20)
+    assert not diagnostics.is_stuck(300, False, predictions, weights)  # below ln 2
 
 
 @pytest.mark.parametrize(
@@ -41,8 +64,8 @@ def test_is_stuck(cross_entropy, error, counts, stuck):
     [(299, False, False), (300, False, True), (79, True, False), (80, True, True)],
 )
 def test_a_network_has_time_to_start(step, is_last, stuck):
-    counts = np.array([1, 1])
-    assert diagnostics.is_stuck(step, is_last, np.log(2), 0.5, counts) == stuck
+    predictions = guess(np.log(2), 0.5, [1, 1])
+    assert diagnostics.is_stuck(step, is_last, predictions) == stuck
 
 
 def test_layer_states_equal_numpy():
@@ -83,25 +106,48 @@ def test_find_first_bad(layer, value, where):
 @pytest.mark.parametrize(
     ("given", "advice"),
     [
-        ({"recipe": "paper", "dropout": "inverted"}, "Try --dropout=mask"),
+        ({"dropout": "inverted"}, "Try --dropout=mask"),
         ({"recipe": "small", "learning_rate": 0.0}, "Try a --learning_rate above 0"),
-        ({"recipe": "small", "width": 0.2}, None),
     ],
 )
-def test_a_stuck_network_is_told_from_one_that_learns(
-    data_dir, tmp_path, given, advice, monkeypatch
+def test_a_stuck_network_is_told_what_to_try(data_dir, given, advice):
+    config = make_config(data_dir, **({"recipe": "paper"} | given))
+    model = alexnet(3, "small", width=0.05, seed=0)
+    images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), np.uint8)
+    evaluation = Evaluation("validation", 1, 30, guess(1.1, 0.6, [12, 10, 8]))
+    rate = config.recipe.learning_rate
+    sentence, details = diagnostics.describe_stuck(
+        model, images, evaluation, config, rate
+    )
+    assert sentence.startswith("The network is stuck: its cross-entropy of 1.100")
+    assert advice in sentence
+    assert "one class" not in sentence
+    assert "fc7    always off" in details
+
+
+def test_a_network_that_answers_the_one_frequent_class_is_told_of_weights(data_dir):
+    config = make_config(data_dir)
+    model = alexnet(3, "small", width=0.05, seed=0)
+    evaluation = Evaluation("validation", 1, 108, guess(0.31, 0.07, [100, 6, 2]))
+    images = tf.zeros((2, 224, 224, 3))
+    sentence, _ = diagnostics.describe_stuck(model, images, evaluation, config, 0.01)
+    assert "(93% of them are one class, 'blue'). Try --class_weights=" in sentence
+    weighted = dataclasses.replace(config, loss_weights=(1.0, 1.0, 1.0))
+    sentence, _ = diagnostics.describe_stuck(model, images, evaluation, weighted, 0.01)
+    assert "class_weights" not in sentence
+
+
+def test_what_is_said_of_a_stuck_network_is_said_at_the_end_again(
+    data_dir, tmp_path, monkeypatch
 ):
     draw_no_pictures(monkeypatch.setattr)
-    if advice:  # it would not start later, either
-        monkeypatch.setattr(diagnostics, "_STUCK_FROM_AT_END", 20)
-    num_epochs = 5.0 if advice else 18.0
-    trainer = make_trainer(data_dir, **({"num_epochs": num_epochs} | given))
+    for name in ("_STUCK_FROM", "_STUCK_FROM_AT_END"):
+        monkeypatch.setattr(diagnostics, name, 4)
+    trainer = make_trainer(data_dir, learning_rate=0.0, validate_every=2, train_steps=6)
     lines = []
     loop = Loop(trainer, Run(str(tmp_path)))
     loop._progress.line = lines.append
     assert loop.run()
-    warnings = [line for line in lines if "is stuck" in line]
-    assert len(warnings) == (advice is not None)
-    if advice:
-        assert "fc7    always off" in warnings[0]
-        assert advice in warnings[0]
+    (warning,) = (line for line in lines if "is stuck" in line)  # once
+    assert loop.remarks == [warning.split("\n")[0]]
+    assert "a --learning_rate above 0" in loop.remarks[0]

@@ -1,61 +1,63 @@
-"""A run that was killed ends as one that was not, bit for bit."""
+"""A run that was stopped anywhere ends as one that was not, bit for bit.
+
+Most are stopped inside this process, by an exception in the place of a kill, with one
+compiled trainer; one of a kind is a real process that gets a real signal.
+"""
 
 import json
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
+import time
 
 import numpy as np
 import pytest
 import run_and_kill
 import tensorflow as tf
+from helpers import (
+    SMALL,
+    draw_no_pictures,
+    give_back_trainers,
+    largest_difference,
+    make_trainer,
+)
 
+from alexnet_tf.evaluation.evaluator import Evaluator
+from alexnet_tf.evaluation.results import Evaluation, Predictions
+from alexnet_tf.paths import list_checkpoints
+from alexnet_tf.run import Run
+from alexnet_tf.signals import Interrupted
+from alexnet_tf.training.checkpoints import Checkpoints
+from alexnet_tf.training.loop import Loop
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 TIMED = ("images_per_second", "input_wait")  # what may differ between two runs
 
-# Each starts as a copy of one that has imported everything and done nothing yet.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload([run_and_kill.train.__module__])
 
-
-def start(data_dir, model_dir, where="never", replicas=1, dropout=0.5, **environment):
-    file, output = tempfile.mkstemp(dir=pathlib.Path(model_dir).parent)
-    os.close(file)
-    directories = data_dir, str(model_dir)
-    arguments = *directories, where, replicas, dropout, output, environment
-    process = processes.Process(target=run_and_kill.run, args=arguments, daemon=True)
-    process.start()
-    return process, pathlib.Path(output)
-
-
-def finish(started, code=0):
-    process, output = started
-    process.join(timeout=180)
-    assert process.exitcode == code, output.read_text()
-    return output.read_text()
-
-
-def final_state(model_dir):
+def read_state(run):
     """Everything in the last checkpoint, and the metrics without the timings."""
-    path = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints"))
-    names = [name for name, _ in tf.train.list_variables(path)]
+    path = run.checkpoint_path()
     tensors = {
         name: tf.train.load_variable(path, name)
-        for name in names
-        if "OBJECT_GRAPH" not in name and "save_counter" not in name
+        for name, _ in tf.train.list_variables(path)
+        if "OBJECT_GRAPH" not in name
     }
-    best = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints", "best"))
-    lines = pathlib.Path(model_dir, "metrics.jsonl").read_text().splitlines()
+    lines = pathlib.Path(run.metrics_file).read_text().splitlines()
     records = [
         {k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines
     ]
-    return os.path.basename(path), os.path.basename(best), tensors, records
+    best = os.path.basename(run.checkpoint_path("best"))
+    return os.path.basename(path), best, tensors, records
 
 
-def assert_same_state(model_dir, reference):
-    latest, best, tensors, records = final_state(model_dir)
+def assert_same_state(run, reference):
+    latest, best, tensors, records = read_state(run)
     expected_latest, expected_best, expected_tensors, expected_records = reference
     assert (latest, best) == (expected_latest, expected_best)
     assert records == expected_records
@@ -64,89 +66,292 @@ def assert_same_state(model_dir, reference):
         np.testing.assert_array_equal(value, expected_tensors[name], err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(data_dir, tmp_path_factory):
-    """The final state of a run that nothing stops, for one and two replicas."""
-    states = {}
-    for replicas in (1, 2):
-        model_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
-        finish(start(data_dir, model_dir, replicas=replicas))
-        states[replicas] = final_state(model_dir)
-    return states
+# In this process.
+
+GIVEN = {
+    "num_epochs": 3.0,
+    "checkpoint_every": 3,
+    "steps_per_loop": 1,
+    "lr_schedule": "plateau",
+}
 
 
-def test_killed_everywhere(data_dir, tmp_path, uninterrupted):
-    """Every start goes on from where the one before was killed."""
-    model_dir, killed = tmp_path / "run", -signal.SIGKILL
-    finish(start(data_dir, model_dir, "between"), killed)
-    assert "from step 3" in finish(start(data_dir, model_dir, "save"), killed)
-    said = finish(start(data_dir, model_dir, "step"), killed)
-    assert "from step 5" in said or "from step 6" in said
-    said = finish(start(data_dir, model_dir, "sigterm"), code=75)
-    assert "from step 5" in said or "from step 6" in said
-    assert "from step 8" in finish(start(data_dir, model_dir, "evaluation"), killed)
-    assert "from step 9" in finish(start(data_dir, model_dir))
-    assert_same_state(model_dir, uninterrupted[1])
+class Killed(BaseException):
+    """What stands for SIGKILL: nothing may catch it."""
 
 
-def test_two_replicas_outlive_a_kill(data_dir, tmp_path, uninterrupted):
-    model_dir = tmp_path / "run"
-    finish(start(data_dir, model_dir, "step", 2), code=-signal.SIGKILL)
-    assert "going on from step" in finish(start(data_dir, model_dir, replicas=2))
-    assert_same_state(model_dir, uninterrupted[2])
+def kill_at(patch, owner, name, number, after=False):
+    """Has the n-th call of a method end everything, before or after it is done."""
+    method, calls = getattr(owner, name), []
+
+    def replaced(*args, **kwargs):
+        calls.append(1)
+        result = None
+        if len(calls) < number or after:
+            result = method(*args, **kwargs)
+        if len(calls) == number:
+            raise Killed
+        return result
+
+    patch.setattr(owner, name, replaced)
 
 
-def start_workers(data_dir, model_dir, where_of_second="never", first="worker"):
-    """Two workers of a cluster on this machine, without dropout.
-
-    `first` is the kind of the first one: clusters may call it "chief".
-    """
-    with (
-        socket.create_server(("127.0.0.1", 0)) as a,
-        socket.create_server(("127.0.0.1", 0)) as b,
-    ):
-        addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
-    cluster, tasks = {}, []
-    for kind, address in zip((first, "worker"), addresses, strict=True):
-        tasks.append({"type": kind, "index": len(cluster.setdefault(kind, []))})
-        cluster[kind].append(address)
-    processes = []
-    for task, where in zip(tasks, ("never", where_of_second), strict=True):
-        config = json.dumps({"cluster": cluster, "task": task})
-        processes.append(start(data_dir, model_dir, where, 0, 0.0, TF_CONFIG=config))
-    return processes
+# Each goes on from where the one before was killed.
+KILLS = {
+    "in the first step": ("run_steps", 1, False),
+    "after a step": ("run_steps", 4, True),
+    "before a checkpoint": (Checkpoints, "save", 2, False),
+    "in a validation": (Evaluator, "evaluate", 1, False),
+    "between a validation and its record": (Loop, "_write", 1, False),
+    "after a validation": (Loop, "_validate", 1, True),
+    "in the last validation": (Evaluator, "evaluate", 1, False),
+}
 
 
-@pytest.fixture(scope="module")
-def two_workers(data_dir, tmp_path_factory):
-    """The final state of a run of two workers that nothing stops."""
-    model_dir = tmp_path_factory.mktemp("two_workers") / "run"
-    for worker in start_workers(data_dir, model_dir, first="chief"):
-        finish(worker)
-    return final_state(model_dir)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_run_killed_anywhere_ends_as_one_that_was_not(
+    data_dir, tmp_path, replicas, monkeypatch
+):
+    draw_no_pictures(monkeypatch.setattr)
+    errors, trainers = {5: 0.5, 10: 0.4, 15: 0.45}, []
+    monkeypatch.setattr(
+        Evaluator, "evaluate", lambda *_, **__: guess(errors[trainers[-1].step])
+    )
+
+    def loop(folder):
+        give_back_trainers()  # the same compiled one again, from its beginning
+        trainers.append(make_trainer(data_dir, replicas, "small", **GIVEN))
+        return Loop(trainers[-1], Run(str(tmp_path / folder)))
+
+    assert loop("whole").run()
+    whole = read_state(Run(str(tmp_path / "whole")))
+    assert [record["step"] for record in whole[3]] == [5, 5, 10, 10, 15, 15]
+    run = Run(str(tmp_path / "killed"))
+    for kill in KILLS.values():
+        with monkeypatch.context() as patch:
+            started = loop("killed")
+            owner, *rest = kill if len(kill) == 4 else (started._trainer, *kill)
+            kill_at(patch, owner, *rest)
+            with pytest.raises(Killed):
+                started.run()
+    assert loop("killed").run()
+    assert_same_state(run, whole)
+    # Once more: it is at its end, and stays as it is.
+    assert loop("killed").run()
+    assert_same_state(run, whole)
 
 
-def test_two_workers_outlive_a_kill_and_stop_together(data_dir, tmp_path, two_workers):
-    model_dir, killed = tmp_path / "run", -signal.SIGKILL
-    first, second = start_workers(data_dir, model_dir, "step")
-    finish(second, killed)
-    assert "another worker was lost" in finish(first, code=1)
-    for worker in start_workers(data_dir, model_dir, "sigterm"):  # to the second
-        said = finish(worker, code=75)
-        assert "going on from step" in said
-        assert "checkpoint saved" in said
-    saved = tf.train.latest_checkpoint(model_dir / "checkpoints")
-    assert os.path.basename(saved) == "ckpt-8"  # the signal came in step 8
-    for worker in start_workers(data_dir, model_dir):
-        assert "going on from step 8" in finish(worker)
-    assert_same_state(model_dir, two_workers)
+def test_a_signal_ends_a_validation_between_two_batches(
+    data_dir, tmp_path, monkeypatch
+):
+    """It is saved before, and validated again when training goes on."""
+    draw_no_pictures(monkeypatch.setattr)
+    run, batches = Run(str(tmp_path)), []
+    given = {"num_epochs": 1.0, "global_batch_size": 8}
+    loop = Loop(make_trainer(data_dir, **given), run)
+    evaluate = loop._trainer.evaluator.evaluate
+
+    def evaluate_and_get_a_signal(*args, on_batch):
+        def on(number):
+            batches.append(number)
+            if len(batches) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            on_batch(number)
+
+        return evaluate(*args, on_batch=on)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._trainer.evaluator, "evaluate", evaluate_and_get_a_signal)
+        assert not loop.run()
+    assert batches == [8, 16]  # of 25 images
+    assert [record["split"] for record in loop._log.records] == ["train"]
+    assert os.path.basename(run.checkpoint_path()) == "ckpt-19"
+    give_back_trainers()
+    again = Loop(make_trainer(data_dir, **given), run)
+    assert again.run()
+    assert [r["split"] for r in again._log.records] == ["train", "validation"]
+    assert again.evaluations["validation"].num_evaluated == 25
 
 
-def test_two_workers_equal_one_process(data_dir, tmp_path, two_workers):
-    finish(start(data_dir, tmp_path / "one", dropout=0.0))
-    _, _, tensors, _ = final_state(tmp_path / "one")
-    for name, value in tensors.items():
-        if "seeds" not in name:
-            np.testing.assert_allclose(
-                value, two_workers[2][name], rtol=1e-5, atol=1e-5, err_msg=name
+def test_a_run_goes_on_with_another_batch_in_mid_epoch(data_dir, tmp_path, monkeypatch):
+    """The images seen count, and none of an epoch comes twice or never."""
+    draw_no_pictures(monkeypatch.setattr)
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: guess(0.5))
+    run = Run(str(tmp_path))
+    first = make_trainer(data_dir, global_batch_size=8, train_steps=7, num_epochs=2.0)
+    assert Loop(first, run).run()
+    assert int(first.state.images.numpy()) == 56
+    second = make_trainer(data_dir, global_batch_size=32, num_epochs=2.0)
+    loop = Loop(second, run)
+    assert second.timetable.epoch(7) == 56 / 150
+    assert loop.run()
+    assert second.step == 7 + 8  # 244 images are left of two epochs
+    assert int(second.state.images.numpy()) == 56 + 8 * 32
+    epochs = [r["epoch"] for r in loop._log.records if r["split"] == "validation"]
+    assert epochs == [round((56 + n * 32) / 150, 6) for n in (0, 3, 8)]
+
+
+def guess(error):
+    """What a validation found of which only the error matters."""
+    ranks = (np.arange(100) < round(100 * error)).astype(int)
+    three = np.zeros((100, 3))
+    answers = np.arange(100) % 3, ranks, np.ones(100), three, three
+    return Evaluation("validation", 1, 100, Predictions(np.arange(100), *answers))
+
+
+def test_patience_ends_a_run_and_the_best_is_kept(data_dir, tmp_path, monkeypatch):
+    draw_no_pictures(monkeypatch.setattr)
+    errors = iter([0.5, 0.3, 0.4, 0.35, 0.1])
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: guess(next(errors)))
+    trainer = make_trainer(data_dir, validate_every=2, patience=2)
+    run = Run(str(tmp_path))
+    assert Loop(trainer, run).run()
+    assert trainer.step == 8
+    assert trainer.validations[:, 1].tolist() == [0.5, 0.3, 0.4, 0.35]
+    assert os.path.basename(run.checkpoint_path("best")) == "ckpt-4"
+
+
+# Real processes.
+
+# Each starts as a copy of one that has imported everything and done nothing yet.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([run_and_kill.train.__module__])
+
+
+def start(data_dir, model_dir, where="never", replicas=1):
+    file, output = tempfile.mkstemp(dir=pathlib.Path(model_dir).parent)
+    os.close(file)
+    arguments = data_dir, str(model_dir), where, replicas, output
+    process = processes.Process(target=run_and_kill.run, args=arguments, daemon=True)
+    process.start()
+    return process, pathlib.Path(output)
+
+
+def finish(started, code=0):
+    process, output = started
+    process.join(timeout=300)
+    assert process.exitcode == code, output.read_text()
+    return output.read_text()
+
+
+@pytest.mark.parametrize(("replicas", "where"), [(1, "save"), (2, "step")])
+def test_a_killed_process_ends_as_one_that_was_not(data_dir, tmp_path, replicas, where):
+    whole, killed = Run(str(tmp_path / "whole")), Run(str(tmp_path / "killed"))
+    finish(start(data_dir, whole.model_dir, replicas=replicas))
+    first = start(data_dir, killed.model_dir, where, replicas)
+    finish(first, code=-signal.SIGKILL)
+    text = finish(start(data_dir, killed.model_dir, replicas=replicas))
+    assert "going on from step" in text
+    assert_same_state(killed, read_state(whole))
+
+
+class Workers:
+    """Two workers of a cluster on this machine, started as a person does it."""
+
+    def __init__(self, data_dir, model_dirs, *given, first="chief", **environment):
+        with (
+            socket.create_server(("127.0.0.1", 0)) as a,
+            socket.create_server(("127.0.0.1", 0)) as b,
+        ):
+            addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
+        cluster, self.processes, self.outputs = {}, [], []
+        tasks = []
+        for role, address in zip((first, "worker"), addresses, strict=True):
+            tasks.append({"type": role, "index": len(cluster.setdefault(role, []))})
+            cluster[role].append(address)
+        settings = SMALL | {"dropout_rate": 0.0, "num_gpus": 0, "steps_per_loop": 1}
+        words = [f"--{name}={value}" for name, value in settings.items()]
+        words += ["--recipe=small", "--lr_schedule=constant", "--warmup_epochs=0"]
+        words += [f"--data_dir={data_dir}", "--noexport", *given]
+        for number, (task, model_dir) in enumerate(zip(tasks, model_dirs, strict=True)):
+            output = pathlib.Path(tempfile.mkstemp(dir=model_dirs[0].parent)[1])
+            config = json.dumps({"cluster": cluster, "task": task})
+            own = {"TF_CONFIG": config, "TF_CPP_MIN_LOG_LEVEL": "3"} | {
+                name: value[number] for name, value in environment.items()
+            }
+            process = subprocess.Popen(
+                [sys.executable, ROOT / "train.py", *words, f"--model_dir={model_dir}"],
+                stdout=output.open("w"),
+                stderr=subprocess.STDOUT,
+                env=os.environ | own,
             )
+            self.processes.append(process)
+            self.outputs.append(output)
+
+    def signal_after_a_checkpoint(self, model_dir, signum, *numbers):
+        """Sends a signal to some of them as soon as they have gone on."""
+        directory = str(model_dir / "checkpoints")
+        before, end = list_checkpoints(directory)[:1], time.monotonic() + 240
+        while list_checkpoints(directory)[:1] == before:
+            assert time.monotonic() < end, self.texts()
+            assert None in [process.poll() for process in self.processes], self.texts()
+            time.sleep(0.01)
+        for number in numbers:
+            self.processes[number].send_signal(signum)
+
+    def finish(self, *codes):
+        """What they printed, when they have ended with these exit codes."""
+        found = [process.wait(timeout=300) for process in self.processes]
+        assert found == list(codes), self.texts()
+        return self.texts()
+
+    def texts(self):
+        """What they have printed so far."""
+        return [output.read_text() for output in self.outputs]
+
+
+def test_two_workers_outlive_a_kill_and_signals_and_equal_one(
+    data_dir, tmp_path, monkeypatch
+):
+    """`python train.py` twice; a signal to either or both stops both in order."""
+    model_dir = tmp_path / "run"
+
+    def begin(*given):
+        given = given or ("--num_epochs=1000", "--checkpoint_every=2")
+        return Workers(data_dir, [model_dir, model_dir], *given)
+
+    workers = begin()
+    workers.signal_after_a_checkpoint(model_dir, signal.SIGKILL, 1)
+    text, _ = workers.finish(1, -signal.SIGKILL)
+    assert "another worker was lost" in text
+    for numbers in ([0], [1], [0, 1]):
+        workers = begin()
+        workers.signal_after_a_checkpoint(model_dir, signal.SIGTERM, *numbers)
+        for text in workers.finish(75, 75):
+            assert "checkpoint saved; this goes on from there" in text
+            assert "going on from step" in text
+    steps = int(list_checkpoints(str(model_dir / "checkpoints"))[0].split("-")[-1]) + 2
+    workers = begin(f"--train_steps={steps}")
+    for text in workers.finish(0, 0):
+        assert f"going on from step {steps - 2}" in text
+    # One process, without dropout, has the same weights but for the order of sums.
+    trainer = make_trainer(data_dir, dropout_rate=0.0)
+    trainer.run_steps(trainer.batches(), tf.constant(steps))
+    expected = [w.numpy() for w in trainer.model.trainable_variables]
+    model, *_ = Run(str(model_dir)).load_model()
+    assert largest_difference(model.trainable_variables, expected) < 1e-4
+
+
+def test_workers_that_would_train_different_networks_stop_in_one_line(
+    data_dir, tmp_path
+):
+    """A --model_dir that is not shared: the chief alone goes on from a checkpoint."""
+    model_dirs = [tmp_path / "one", tmp_path / "two"]
+    one = make_trainer(data_dir, dropout_rate=0.0)
+    one.optimizer.iterations.assign(4)
+    one.state.images.assign(4 * 32)
+    run = Run(str(model_dirs[0]))
+    words = "--train_steps=6"
+    workers = Workers(data_dir, model_dirs, words, first="worker")
+    for text in workers.finish(0, 0):
+        assert "going on" not in text
+    assert run.exists()
+    for text in Workers(data_dir, model_dirs, "--train_steps=9").finish(1, 1):
+        (line,) = re.findall("error: .*", text)
+        assert "do not have the same step, weights" in line
+        assert "must all see one --model_dir" in line
+
+
+def test_interrupted_is_what_a_keyboard_interrupt_is():
+    """So that a notebook's interrupt ends a training with its checkpoint, too."""
+    assert issubclass(Interrupted, KeyboardInterrupt)

@@ -15,8 +15,8 @@ import tensorflow as tf
 from alexnet_tf.config import flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import figures, mosaics
-from alexnet_tf.evaluation.results import read_records
 from alexnet_tf.files import shown, writing
+from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import expand
 from alexnet_tf.run import Run
 

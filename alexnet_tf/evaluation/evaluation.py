@@ -95,11 +95,9 @@ def evaluate_run(
     start = time.perf_counter()
     evaluation = _evaluate(evaluator, data_set, split, global_batch_size, views)
     seconds = time.perf_counter() - start
-    facts = results.gather_facts(evaluation, [m.path for m in members], data_set)
-    facts |= _facts_of_runs(members) | {
-        "precision": precision,
-        "images_per_second": evaluation.num_evaluated / seconds,
-    }
+    facts = describe_evaluation(
+        evaluation, members, data_set, precision=precision, seconds=seconds
+    )
     print(results.format_table(evaluation, data_set, facts))
     if directory := report_dir or model_dir:
         results.write_results(directory, evaluation, facts, data_set)
@@ -211,15 +209,32 @@ def fit_as_trained(config: Config, data_set: DataSet) -> DataSet:
     return data_set
 
 
-def _facts_of_runs(members: Sequence[Member]) -> dict:
-    """What `eval.json` says of the networks' training; settings are the first one's."""
+def describe_evaluation(
+    evaluation: Evaluation,
+    members: Sequence[Member],
+    data_set: DataSet,
+    *,
+    precision: str,
+    seconds: float,
+) -> dict:
+    """What `eval.json` says of an evaluation; settings are those of the first network.
+
+    Args:
+        evaluation: The errors.
+        members: The networks.
+        data_set: What was evaluated.
+        precision: What the networks computed with.
+        seconds: How long it took.
+    """
     config = members[0].config
     weights = (w for m in members for w in m.model.trainable_variables)
-    return {
+    return results.gather_facts(evaluation, [m.path for m in members], data_set) | {
         "recipe": config.recipe.name,
         "settings": {name: flat(config)[name] for name in config.given},
         "seeds": [member.config.seed for member in members],
         "parameters": sum(math.prod(weight.shape) for weight in weights),
+        "precision": precision,
+        "images_per_second": evaluation.num_evaluated / seconds,
     }
 
 

@@ -21,9 +21,9 @@ from alexnet_tf.evaluation.results import (
     Evaluation,
     Predictions,
     read_names,
-    read_records,
 )
 from alexnet_tf.files import shown, writing
+from alexnet_tf.metrics_file import read_records
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.run import Run, build_model

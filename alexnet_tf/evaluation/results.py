@@ -10,7 +10,6 @@ import functools
 import hashlib
 import itertools
 import json
-import math
 import os
 import sys
 import time
@@ -173,18 +172,6 @@ def gather_facts(
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "versions": library_versions(),
     }
-
-
-def read_records(metrics_file: str, last_step: float = math.inf) -> list[dict]:
-    """Reads the records of `metrics.jsonl` up to a step; none where there is no file.
-
-    A line without its end was being written when the run was killed: it is left out.
-    """
-    if not tf.io.gfile.exists(metrics_file):
-        return []
-    with tf.io.gfile.GFile(metrics_file) as file:
-        lines = [line for line in file if line.endswith("\n")]
-    return [record for record in map(json.loads, lines) if record["step"] <= last_step]
 
 
 def fingerprint(split: Split) -> str:

@@ -1,64 +1,59 @@
-"""Records of numbers, to metrics.jsonl and to TensorBoard."""
+"""Records of numbers, to metrics.jsonl and to TensorBoard's event files.
 
-import contextlib
+metrics.jsonl is the run's own history, and is kept whole whatever a disk does. Event
+files are for TensorBoard alone. Each start begins new ones with the mark by which
+TensorBoard itself drops what earlier ones have after that step, so that nothing is read
+again or cut. (`tf.summary` cannot write that mark.)
+"""
+
 import functools
 import io
-import json
 import os
 import time
 
 import tensorflow as tf
 from absl import logging
-from google.protobuf import message
-from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.results import read_records
-from alexnet_tf.files import writing
+from alexnet_tf.files import explain, writing
+from alexnet_tf.metrics_file import MetricsFile
+from alexnet_tf.run import Run
 
-_SCALARS = (
-    "cross_entropy",
-    "l2",
-    "top_1_error",
-    "top_5_error",
-    "learning_rate",
-    "images_per_second",
-    "input_wait",
-)
+# What metrics.jsonl holds. TensorBoard sorts by name, and shall open with the first.
+_RESULTS = ("cross_entropy", "top_1_error", "top_5_error")
+_VERSION = "brain.Event:2"  # what every file of events begins with
+_SCALARS = (*_RESULTS, "l2", "learning_rate", "images_per_second", "input_wait")
 
 
 class MetricsLog:
     """Writes each record to `metrics.jsonl` and to TensorBoard.
 
-    A disk that refuses is a warning: what is missing is kept, and written with the next
-    record; see `check`.
+    A disk that refuses is a warning: what is missing of metrics.jsonl and of whole
+    files is kept, and written with the next record; see `check`.
 
     Args:
-        model_dir: Directory of the run.
-        metrics_file: Path of `metrics.jsonl`.
-        step: Step that training goes on from; records of later steps, which an
-            interrupted run left, are removed from both.
+        run: Where to write.
+        step: Step that training goes on from. Records of later steps, which an
+            interrupted run left, are removed.
 
-    Attributes:
-        records: All records of the run, as `metrics.jsonl` has them.
     """
 
-    def __init__(self, model_dir: str, metrics_file: str, step: int):
-        self.model_dir, self._failures = model_dir, {}
+    def __init__(self, run: Run, step: int = 0):
+        self.run, self._failures = run, {}
         self._whole_files = {}  # content by path, until it is written
-        self.records = read_records(metrics_file, step)
-        _write(metrics_file, "".join(map(_line, self.records)).encode())
-        self._metrics = _GrowingFile(metrics_file)
-        self._events = {}
-        for split in ("train", "validation"):
-            directory = os.path.join(model_dir, split)
-            tf.io.gfile.makedirs(directory)
-            _purge_events(directory, step)
-            name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
-            self._events[split] = _GrowingFile(os.path.join(directory, name))
-            self._append(self._events[split], _frame(_version()))
+        self._file = MetricsFile(run.metrics_file, keep=lambda x: x["step"] <= step)
+        self._try(run.metrics_file, self._file.complete)
+        # By folder of the run: where TensorBoard is to go on from, the open file.
+        self._starts = {"train": step, "validation": step}
+        self._writers: dict[str, RecordWriter] = {}
+
+    @property
+    def records(self) -> list[dict]:
+        """All records of the run, as `metrics.jsonl` has them."""
+        return self._file.records
 
     def write(self, split: str, step: int, epoch: float, **scalars: float) -> None:
         """Writes one record.
@@ -70,32 +65,65 @@ class MetricsLog:
             **scalars: Values by name; those of `_SCALARS` go to the file, all to
                 TensorBoard.
         """
-        record = {"step": step, "epoch": round(epoch, 4), "split": split}
+        record = {"step": step, "epoch": round(epoch, 6), "split": split}
         record |= {name: scalars[name] for name in _SCALARS if name in scalars}
-        self.records.append(record)
-        self._append(self._metrics, _line(record).encode())
-        self.write_summaries(split, step, *(scalar_pb(*x) for x in scalars.items()))
+        append = functools.partial(self._file.append, record, split == "validation")
+        self._try(self._file.path, append)
+        summaries = (
+            scalar_pb(name if name in _RESULTS else f"training/{name}", value)
+            for name, value in scalars.items()
+        )
+        self.write_events(split, step, *({"summary": x} for x in summaries))
         self._write_whole_files()
 
-    def write_summaries(
-        self, split: str, step: int, *summaries: summary_pb2.Summary
-    ) -> None:
-        """Writes to TensorBoard, all of it by the end."""
-        events = (_frame(_event(step, summary=summary)) for summary in summaries)
-        self._append(self._events[split], b"".join(events))
-
-    def write_events(self, *events: dict) -> None:
-        """Writes what TensorBoard is to know of the run itself, in place of before.
+    def write_events(self, folder: str, step: int, *events: dict) -> None:
+        """Writes to TensorBoard; what a disk refuses is missing there.
 
         Args:
+            folder: "train" or "validation"; "" for the run's own.
+            step: Steps done.
             *events: Each the fields of an `Event`: a summary, a graph.
         """
-        framed = [_frame(_version()), *(_frame(_event(0, **event)) for event in events)]
-        self.write_file("events.out.tfevents.start", b"".join(framed))
+        write = functools.partial(self._append_events, folder, step, events)
+        self._try(os.path.join(self.run.model_dir, folder), write)
+
+    def _append_events(self, folder: str, step: int, events) -> None:
+        # After an error a new file: half an event would hide what comes after it.
+        writer = self._writers.pop(folder, None) or self._open_writer(folder)
+        for fields in events:
+            writer.write(_event(step, **fields))
+        writer.flush()
+        self._writers[folder] = writer
+
+    def _open_writer(self, folder: str) -> RecordWriter:
+        directory = os.path.join(self.run.model_dir, folder)
+        tf.io.gfile.makedirs(directory)
+        name = f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+        writer = RecordWriter(tf.io.gfile.GFile(os.path.join(directory, name), "wb"))
+        writer.write(_event(0, file_version=_VERSION))
+        if (last := self._starts.pop(folder, None)) is not None:
+            session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            writer.write(_event(last + 1, session_log=session))
+        return writer
+
+    def write_start(self, folder: str, *events: dict) -> None:
+        """Writes what holds for the whole run, in place of what an earlier start wrote.
+
+        Args:
+            folder: As that of `write_events`.
+            *events: Each the fields of an `Event`.
+        """
+        content = io.BytesIO()
+        writer = RecordWriter(content)
+        for fields in ({"file_version": _VERSION}, *events):
+            writer.write(_event(0, **fields))
+        # TensorBoard reads the files of a folder by name, and this is the first.
+        name = os.path.join(folder, "events.out.tfevents.0")
+        self.write_file(name, content.getvalue())
 
     def write_file(self, name: str, content: bytes) -> None:
         """Writes a file in the run's directory, in place of one of that name."""
-        self._whole_files[os.path.join(self.model_dir, name)] = content
+        self._whole_files[os.path.join(self.run.model_dir, name)] = content
         self._write_whole_files()
 
     def check(self) -> None:
@@ -105,8 +133,9 @@ class MetricsLog:
             UserError: If the disk still refuses.
         """
         self._write_whole_files()
-        for file in (self._metrics, *self._events.values()):
-            self._append(file, b"")
+        self._try(self._file.path, self._file.complete)
+        for folder in list(self._writers):
+            self.write_events(folder, 0)
         if self._failures:
             path, reason = next(iter(self._failures.items()))
             raise UserError(
@@ -121,53 +150,21 @@ class MetricsLog:
             if path not in self._failures:
                 del self._whole_files[path]
 
-    def _append(self, file: "_GrowingFile", data: bytes) -> None:
-        self._try(file.path, lambda: file.append(data))
-
     def _try(self, path: str, write) -> None:
         """Writes; a disk that refuses is a warning, one until it takes again."""
         try:
             write()
             self._failures.pop(path, None)
         except (tf.errors.OpError, OSError) as error:
-            # TensorFlow writes "path; what the operating system says".
-            says = error.strerror if isinstance(error, OSError) else error.message
-            reason = str(says).splitlines()[0].rsplit("; ", 1)[-1]
+            reason = (explain(error) or str(error).splitlines()[0]).split(";")[0]
             if path not in self._failures:
                 logging.warning(
-                    "%s could not be written (%s); training goes on, and the next "
-                    "record tries again",
+                    "%s is not whole (%s); training goes on, and the next record "
+                    "tries again",
                     path,
                     reason,
                 )
             self._failures[path] = reason
-
-
-class _GrowingFile:
-    """Appends whole pieces only; what a disk refused goes before the next piece."""
-
-    def __init__(self, path: str):
-        self.path, self._pending, self._size = path, b"", 0
-        if tf.io.gfile.exists(path):
-            self._size = tf.io.gfile.stat(path).length
-
-    def append(self, data: bytes) -> None:
-        self._pending += data
-        if not self._pending:
-            return
-        try:
-            with tf.io.gfile.GFile(self.path, "ab") as file:
-                file.write(self._pending)
-        except (tf.errors.OpError, OSError):
-            if os.path.exists(self.path):  # an object store keeps no half pieces
-                os.truncate(self.path, self._size)
-            raise
-        self._size += len(self._pending)
-        self._pending = b""
-
-
-def _line(record: dict) -> str:
-    return json.dumps(record) + "\n"
 
 
 def _write(path: str, content: bytes) -> None:
@@ -175,38 +172,6 @@ def _write(path: str, content: bytes) -> None:
         file.write(content)
 
 
-def _event(step: int, **fields) -> event_pb2.Event:
-    return event_pb2.Event(wall_time=time.time(), step=step, **fields)
-
-
-def _version() -> event_pb2.Event:
-    """What every file of events begins with."""
-    return _event(0, file_version="brain.Event:2")
-
-
-def _frame(event: event_pb2.Event) -> bytes:
-    """An event as it stands in a file.
-
-    TensorFlow's own writer leaves half an event behind on a full disk, and TensorBoard
-    reads no further than that.
-    """
-    record = io.BytesIO()
-    RecordWriter(record).write(event.SerializeToString())
-    return record.getvalue()
-
-
-def _purge_events(directory: str, last_step: int) -> None:
-    """Removes the events of later steps, and an event that was cut short."""
-    for name in tf.io.gfile.listdir(directory):
-        if ".tfevents." not in name:
-            continue
-        path, end = os.path.join(directory, name), 0
-        with contextlib.suppress(tf.errors.DataLossError, message.DecodeError):
-            for event in tf.data.TFRecordDataset(path).as_numpy_iterator():
-                if event_pb2.Event.FromString(event).step > last_step:
-                    break
-                end += len(event) + 16  # its length and two checksums
-        with tf.io.gfile.GFile(path, "rb") as file:
-            content = file.read()
-        if end < len(content):
-            _write(path, content[:end])
+def _event(step: int, **fields) -> bytes:
+    event = event_pb2.Event(wall_time=time.time(), step=step, **fields)
+    return event.SerializeToString()

@@ -59,16 +59,19 @@ class Monitor:
             for name, value in settings.items()
             if isinstance(value, bool | int | float | str)
         }
-        run_name = os.path.basename(os.path.abspath(self._log.model_dir))
         drawn = drawings.augmented_versions(self._data_set, self._config)
-        self._log.write_events(
+        self._log.write_start(
+            "",
             {"summary": text_pb("configuration", text)},
             {"summary": text_pb("command", "    " + shlex.join(sys.argv))},
-            # Without a list of columns TensorBoard shows those first that differ.
-            {"summary": hparams.hparams_pb(plain, trial_id=run_name)},
             {"summary": _image_pb("augmentation", drawn)},
             {"graph_def": _graph(self._model)},
         )
+        # Beside the errors of the validation, which are then what HParams compares.
+        # Without a list of columns TensorBoard shows those settings that differ.
+        run_name = os.path.basename(os.path.abspath(self._log.run.model_dir))
+        compared = hparams.hparams_pb(plain, trial_id=run_name)
+        self._log.write_start("validation", {"summary": compared})
         batch = drawings.training_batch(self._data_set, self._config)
         self._log.write_file("batch.png", batch)
         self._log.write_file("classes.png", drawings.class_counts(self._data_set))
@@ -85,7 +88,10 @@ class Monitor:
             # `tf.summary.histogram` writes the same, a dozen times slower.
             summaries.append(histogram_pb(name, values))
             summaries.append(scalar_pb(f"zero_{name}", np.mean(values == 0)))
-        self._log.write_summaries("train", step, *summaries)
+        self._write("train", step, *summaries)
+
+    def _write(self, split: str, step: int, *summaries: summary_pb2.Summary) -> None:
+        self._log.write_events(split, step, *({"summary": x} for x in summaries))
 
     def validated(self, step: int, evaluation: Evaluation) -> None:
         """After a validation and its record: writes pictures and dead units.
@@ -100,10 +106,10 @@ class Monitor:
         )
 
         states = layer_states(self._model, self._images[:_NUM_IMAGES])
-        dead = [scalar_pb(f"dead_units/{state.name}", state.off) for state in states]
+        dead = [scalar_pb(f"units_dead/{state.name}", state.off) for state in states]
         kernels = mosaics.draw_kernels(*mosaics.find_kernels(self._model))
         kernels_pb = _image_pb("kernels", kernels)
-        self._log.write_summaries("train", step, kernels_pb, *dead)
+        self._write("train", step, kernels_pb, *dead)
         summaries, names = [], self._data_set.class_names
         if len(names) <= figures.MAX_CLASSES:
             confusion = evaluation.predictions.confusion(len(names))
@@ -112,7 +118,7 @@ class Monitor:
         mistakes = self._confident_mistakes(evaluation)
         if mistakes is not None:
             summaries.append(_image_pb("confident_mistakes", mistakes))
-        self._log.write_summaries("validation", step, *summaries)
+        self._write("validation", step, *summaries)
         curves = figures.draw_learning_curves(
             self._log.records, evaluation.largest_class
         )

@@ -1,15 +1,30 @@
-"""Checkpoints that outlive kills, damage and full disks."""
+"""Checkpoints that outlive kills, damage and full disks, written beside the training.
 
+A checkpoint of the whole network is half a gigabyte, and a disk takes seconds for it.
+So the state is copied first, in memory, and a thread writes the copy while training
+goes on; there are never two such threads. (TensorFlow's own way,
+`experimental_enable_async_checkpoint`, fails at the second save of a Keras variable.)
+"""
+
+import contextlib
 import math
 import os
+import re
+import threading
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import explain, remove_written
-from alexnet_tf.paths import for_tensorflow, list_checkpoints
+from alexnet_tf.paths import (
+    checkpoint_files,
+    for_tensorflow,
+    list_checkpoints,
+    list_names,
+)
 from alexnet_tf.run import Run
 
 
@@ -17,22 +32,21 @@ class Checkpoints:
     """The checkpoints of a run in training: the latest ones, and the best model.
 
     Args:
-        state: Everything that training goes on from; its `model` is what the best
-            checkpoint holds.
+        state: Everything that training goes on from.
         run: Where they are.
         keep: How many of the latest stay.
         write: Whether this process writes; of several workers only the chief does.
     """
 
     def __init__(self, state: tf.train.Checkpoint, run: Run, keep: int, write: bool):
-        self._state, self._run, self._write = state, run, write
-        if write:
-            tf.io.gfile.makedirs(run.best_dir)
-            self._manager = _make_manager(state, run.checkpoint_dir, keep)
-            best = tf.train.Checkpoint(model=state.model)
-            self._best = _make_manager(best, run.best_dir, 1)
+        self._state, self._run, self._keep, self._write = state, run, keep, write
+        self._copy: tf.train.Checkpoint | None = None
+        self._pairs: list = []  # of a variable and its copy
+        self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self.latest: str | None = None  # path of the last good one
+        if write:
+            tf.io.gfile.makedirs(run.best_dir)
 
     def restore(self) -> bool:
         """Goes back to the latest checkpoint that can be read; False if there is none.
@@ -61,6 +75,47 @@ class Checkpoints:
             )
         return False
 
+    def save(self, step: int) -> None:
+        """Copies the state, and starts to write the copy; there is one for each step.
+
+        A disk that refuses is only a warning, since training can go on.
+
+        Args:
+            step: Steps done.
+        """
+        self.wait()
+        if not self._write or self.latest == self._path(step):
+            return
+        if self._copy is None:
+            self._copy, self._pairs = _copy_tree(self._state)
+        for variable, copy in self._pairs:
+            copy.assign(variable.numpy())
+        self._thread = threading.Thread(target=self._write_copy, args=(step,))
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Waits until the checkpoint that is being written is on the disk."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    close = wait
+
+    def mark_best(self, step: int) -> None:
+        """Keeps the checkpoint of a step, where the disk has it, as the best one."""
+        self.wait()
+        path = self._path(step)
+        if not self._write or path != self.latest:
+            return
+        old = list_checkpoints(self._run.best_dir)
+        try:
+            for file in sorted(checkpoint_files(path)):  # the index, its last, decides
+                _link(file, os.path.join(self._run.best_dir, os.path.basename(file)))
+        except (tf.errors.OpError, OSError) as error:
+            logging.warning("the best checkpoint was not kept: %s", _line(error))
+            return
+        self._remove(other for other in old if not other.endswith(f"/ckpt-{step}"))
+
     def best_error(self, validations: np.ndarray) -> float:
         """The error of the best model that is on disk; infinite where there is none.
 
@@ -73,22 +128,27 @@ class Checkpoints:
         errors = (e for step, e in validations if saved.endswith(f"ckpt-{step:.0f}"))
         return min(errors, default=math.inf)
 
-    def save(self, step: int, best: bool = False) -> None:
-        """Saves; a disk that refuses is only a warning, since training can go on.
+    def check(self) -> None:
+        """Waits; raises `UserError` if the last save failed."""
+        self.wait()
+        if self._failure:
+            raise UserError(
+                f"the last checkpoint could not be saved: {self._failure}; the same "
+                f"command goes on from {self.latest or 'the beginning'}"
+            )
 
-        Args:
-            step: Steps done.
-            best: Whether this is also the best model so far.
-        """
-        if not self._write:
-            return
+    def _path(self, step: int) -> str:
+        return os.path.join(self._run.checkpoint_dir, f"ckpt-{step}")
+
+    def _write_copy(self, step: int) -> None:
+        """What the thread does."""
+        directory, path = self._run.checkpoint_dir, self._path(step)
         try:
-            if best:  # first: after a kill in between the validation comes again
-                self._best.save(step)
-            name = os.path.basename(self._manager.save(step))
-            self.latest = os.path.join(self._run.checkpoint_dir, name)
-            self._failure = None
-        except (tf.errors.OpError, OSError) as error:
+            self._copy.save_counter.assign(step - 1)  # which names what is saved next
+            self._copy.save(os.path.join(for_tensorflow(directory), "ckpt"))
+            self.latest, self._failure = path, None
+            self._remove(list_checkpoints(directory)[self._keep :])
+        except Exception as error:  # nobody else would hear of it
             self._failure = _line(error)
             self._remove_unfinished()
             logging.warning(
@@ -99,22 +159,61 @@ class Checkpoints:
                 self.latest or "not there yet",
             )
 
-    def check(self) -> None:
-        """Raises `UserError` if the last save failed."""
-        if self._failure:
-            raise UserError(
-                f"the last checkpoint could not be saved: {self._failure}; the same "
-                f"command goes on from {self.latest or 'the beginning'}"
-            )
+    def _remove(self, paths) -> None:
+        for file in (file for path in paths for file in checkpoint_files(path)[::-1]):
+            tf.io.gfile.remove(file)  # the index first: without it there is none
 
     def _remove_unfinished(self) -> None:
-        if self._write:
-            for directory in (self._run.checkpoint_dir, self._run.best_dir):
-                remove_written(directory, ("ckpt-*_temp/*",))
+        """Removes what a killed process or a full disk left; TensorFlow names it so."""
+        if not self._write:
+            return
+        for directory in (self._run.checkpoint_dir, self._run.best_dir):
+            remove_written(directory, ("ckpt-#_temp/*", "ckpt-#.*_temp"))
+            for name in list_names(directory):
+                if re.fullmatch(r"ckpt-\d+_temp", name):
+                    with contextlib.suppress(OSError):  # it is not empty
+                        os.rmdir(os.path.join(directory, name))
 
 
-def _make_manager(state, directory: str, keep: int) -> tf.train.CheckpointManager:
-    return tf.train.CheckpointManager(state, for_tensorflow(directory), keep)
+def _copy_tree(root: tf.train.Checkpoint) -> tuple[tf.train.Checkpoint, list]:
+    """A second set of variables in the host's memory, with the names of the first.
+
+    Args:
+        root: What a checkpoint is made of.
+
+    Returns:
+        What makes the same checkpoint of the copies; pairs of a variable and its copy.
+    """
+    view, copies, pairs = tf.train.TrackableView(root), {}, []
+
+    def copy(part):
+        if id(part) in copies:
+            return copies[id(part)]
+        if isinstance(part, tf.Variable | keras.Variable):
+            with tf.device("CPU:0"):
+                new = tf.Variable(part.numpy(), shape=part.shape)
+            pairs.append((part, new))
+        else:
+            new = tf.train.Checkpoint()
+        copies[id(part)] = new
+        for name, child in view.children(part).items():
+            if name != "save_counter":  # the copy has its own
+                setattr(new, name, copy(child))
+        return new
+
+    with tf.init_scope():
+        return copy(root), pairs
+
+
+def _link(path: str, copy: str) -> None:
+    """Has a file appear under a second name, at no cost where the disk can do that."""
+    if tf.io.gfile.exists(copy):  # this step's validation was done before a kill
+        return
+    with contextlib.suppress(OSError):
+        os.link(path, copy)
+        return
+    tf.io.gfile.copy(path, copy + "_temp", overwrite=True)  # no links there
+    tf.io.gfile.rename(copy + "_temp", copy)
 
 
 def _line(error: Exception) -> str:

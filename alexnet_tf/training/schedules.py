@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.recipes import Recipe
@@ -21,6 +22,7 @@ def make_schedule(
     num_epochs: float,
     drop_epochs: Sequence[float] = (),
     warmup_epochs: float = 0.0,
+    epochs_per_step: float = 0.0,
 ) -> Schedule:
     """Returns a schedule.
 
@@ -31,8 +33,10 @@ def make_schedule(
             drops depend on the validations (see `plateau`).
         num_epochs: Where "cosine" and "poly" end, epochs.
         drop_epochs: For "steps", epochs.
-        warmup_epochs: Epochs in which the factor first grows linearly from 0; "cosine"
+        warmup_epochs: Epochs in which the factor first grows linearly to 1; "cosine"
             and "poly" begin after them, and have at least half of the training.
+        epochs_per_step: How much of an epoch a step is. The warm-up counts the step
+            itself, so that the first one does not have the rate 0.
 
     Returns:
         The schedule.
@@ -53,7 +57,8 @@ def make_schedule(
         return tf.ones_like(epoch)
 
     def with_warmup(epoch):
-        return factor(epoch) * tf.minimum(1.0, epoch / warmup_epochs)
+        grown = tf.minimum(1.0, (epoch + epochs_per_step) / warmup_epochs)
+        return factor(epoch) * grown
 
     return with_warmup if warmup_epochs else factor
 
@@ -116,3 +121,15 @@ def plateau(errors: Sequence[float]) -> tuple[int, bool]:
                 return drops, True
             drops, waited = drops + 1, 0
     return drops, False
+
+
+def is_out_of_patience(errors: Sequence[float], patience: int | None) -> bool:
+    """Whether the last `patience` validations have found no better network.
+
+    Args:
+        errors: Top-1 validation errors in order, fractions.
+        patience: None for an endless one.
+    """
+    if patience is None or not len(errors):
+        return False
+    return len(errors) - 1 - int(np.argmin(errors)) >= patience

@@ -6,7 +6,6 @@ import gc
 import os
 import re
 import sys
-import time
 import types
 from collections.abc import Mapping
 
@@ -24,19 +23,19 @@ from alexnet_tf.devices import (
     make_training_strategy,
 )
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import evaluate_run
-from alexnet_tf.evaluation.results import read_records
+from alexnet_tf.evaluation.evaluation import Member, describe_evaluation
+from alexnet_tf.evaluation.results import write_results
 from alexnet_tf.export import export_run
-from alexnet_tf.files import check_output, lock, make_fresh_directory
-from alexnet_tf.paths import from_here, list_checkpoints, list_names
+from alexnet_tf.files import check_output, lock
+from alexnet_tf.metrics_file import read_records
+from alexnet_tf.paths import from_here, list_checkpoints
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.loop import Loop
-from alexnet_tf.training.schedules import plateau
+from alexnet_tf.training.resuming import find_unfinished, make_run
 from alexnet_tf.training.step import Trainer
+from alexnet_tf.training.workers import Workers
 from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
-
-RUNS_DIR = "runs"
 
 
 def train(
@@ -47,6 +46,7 @@ def train(
     *,
     overwrite: bool = False,
     export: bool = True,
+    checkpoint: str = "latest",
 ) -> bool:
     """Trains a run to its end, evaluates it and exports it.
 
@@ -60,6 +60,7 @@ def train(
             recipe's or the default; of a run that goes on, what they were.
         overwrite: Whether to remove an earlier run in `model_dir`.
         export: Whether to export a SavedModel.
+        checkpoint: Which one to export, "latest" or "best".
 
     Returns:
         Whether training came to its end; False if a signal stopped it.
@@ -75,10 +76,14 @@ def train(
     )
     data_set = open_data_set(data_dir)
     _check_splits(data_set)
+
+    def complete(previous: Config | None, weights: PublishedWeights | None = None):
+        return _complete(resolve(data_set, recipe, given, previous, weights))
+
     with contextlib.ExitStack() as stack:
         if model_dir is None:
             _check_alone(strategy)
-            run = _find_unfinished(data_set, recipe, given, export, stack)
+            run = find_unfinished(complete, given, export, stack)
         else:
             run = Run(model_dir)
             if is_chief(strategy):
@@ -87,11 +92,22 @@ def train(
         goes_on = run and run.exists() and not overwrite
         previous = run.read_config() if goes_on else None
         weights = _first_weights(run, previous, given)
-        config = _complete(resolve(data_set, recipe, given, previous, weights))
+        config = complete(previous, weights)
         check_batch_size(config.recipe.global_batch_size, strategy)
-        run = run or _make_run(config, stack)
+        _check_workers_agree(config, data_set, strategy)
+        run = run or make_run(config, stack)
         run.start(config, overwrite, write=is_chief(strategy))
-        return _train_run(run, config, data_set, strategy, weights, export)
+        exported = checkpoint if export else None
+        return _train_run(run, config, data_set, strategy, weights, exported)
+
+
+def _check_splits(data_set: DataSet) -> None:
+    for split in ("train", "validation"):
+        if not data_set.splits.get(split) or not data_set.splits[split].num_examples:
+            raise UserError(
+                f"no {split} images in {data_set.data_dir}: it has the splits "
+                + (", ".join(data_set.splits) or "none")
+            )
 
 
 def _check_alone(strategy: tf.distribute.Strategy) -> None:
@@ -99,78 +115,17 @@ def _check_alone(strategy: tf.distribute.Strategy) -> None:
         raise UserError("several workers must share a --model_dir: give it to each")
 
 
-def _find_unfinished(data_set, recipe: str, given, export: bool, stack) -> Run | None:
-    """The newest run of the same settings that no other process is at, locked."""
-    for name in reversed(list_names(RUNS_DIR)):
-        run = Run(os.path.join(RUNS_DIR, name))
-        if _can_go_on(run, data_set, recipe, given, export):
-            with contextlib.suppress(UserError):  # another process is at it
-                stack.enter_context(lock(run.model_dir, "the run"))
-                return run
-    return None
-
-
-def _make_run(config: Config, stack) -> Run:
-    """Makes the directory of a run without a name, and locks it."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.recipe.name}"
-    directory = make_fresh_directory(os.path.join(RUNS_DIR, name))
-    stack.enter_context(lock(directory, "the run"))
-    return Run(directory)
-
-
-def _can_go_on(run: Run, data_set: DataSet, recipe: str, given, export: bool) -> bool:
-    """Whether it is an unfinished run of the same settings."""
-    if not run.exists():
-        return False
-    try:
-        config = run.read_config()
-        wanted = _complete(resolve(data_set, recipe, given, config))
-    except UserError:
-        return False
-    values, wanted_values = flat(config), flat(wanted)
-    return (
-        config.data_dir == data_set.data_dir
-        and config.class_names == data_set.class_names
-        and recipe in ("auto", config.recipe.name)
-        and set(config.given) == set(given)
-        and all(values[name] == wanted_values[name] for name in given)
-        and not _is_finished(run, config, export)
-    )
-
-
-def _is_finished(run: Run, config: Config, export: bool) -> bool:
-    """Whether a run was trained to its end, and then evaluated and exported."""
-    records = read_records(run.metrics_file)
-    validations = [record for record in records if record["split"] == "validation"]
-    is_at_end = bool(validations) and validations[-1]["step"] >= config.last_step
-    if config.recipe.lr_schedule == "plateau":
-        is_at_end |= plateau([record["top_1_error"] for record in validations])[1]
-    wanted = [run.eval_file] + [run.saved_model_dir] * export
-    return is_at_end and all(map(tf.io.gfile.exists, wanted))
-
-
-def _train_run(run, config, data_set, strategy, weights, export) -> bool:
-    _log_configuration(run, config, strategy)
-    if config.deterministic:
-        keras.utils.set_random_seed(config.seed)
-        tf.config.experimental.enable_op_determinism()
-    if config.profiler_port:
-        tf.profiler.experimental.server.start(config.profiler_port)
-    if not _train(config, data_set, strategy, run, weights):
-        logging.info("checkpoint saved; this goes on from there:")
-        logging.info("  %s", _command_to_go_on(run))
-        return False
-    if is_chief(strategy):
-        _finish(run, config, data_set, export)
-    return True
-
-
-def _command_to_go_on(run: Run) -> str:
-    """The command that was given, with what it needs in order to find the run."""
-    words = [word for word in sys.argv if not re.match("--?overwrite", word)]
-    if not any(re.match("--?model_dir", word) for word in words):
-        words.append(f"--model_dir={from_here(run.model_dir)}")
-    return command("python", *words)
+def _check_workers_agree(config: Config, data_set: DataSet, strategy) -> None:
+    """Several workers would average the gradients of different networks."""
+    workers = Workers(strategy)
+    if workers.are_several:
+        # Where the data is mounted may differ; what it is may not.
+        settings = {k: v for k, v in flat(config).items() if k != "data_dir"}
+        shards = {name: s.shard_lengths for name, s in data_set.splits.items()}
+        workers.check_equal(
+            settings | {"data set": shards},
+            "start all with the same command and the same data set",
+        )
 
 
 def _first_weights(
@@ -199,26 +154,19 @@ def _complete(config: Config) -> Config:
     )
 
 
-def _compare_fits(weights: PublishedWeights, name: str, data_set: DataSet) -> None:
-    for recipe in weights.recipes:
-        if recipe.name == name and recipe.fit != data_set.fit:
-            logging.info(
-                "  these weights saw pictures made square by %s, here it is %s",
-                recipe.fit,
-                data_set.fit,
-            )
-
-
-def _train(config, data_set, strategy, run, weights) -> bool:
-    trainer = Trainer(config, data_set, strategy)
-    if weights:
-        logging.info("starting from %s", weights.source)
-        for report in assign(trainer.model, weights, config.class_names):
-            is_frozen = report.name in (config.recipe.freeze or ())
-            logging.info("  %s%s", report, ", frozen" if is_frozen else "")
-        _compare_fits(weights, config.recipe.name, data_set)
+def _train_run(run, config, data_set, strategy, weights, exported) -> bool:
+    _log_configuration(run, config, strategy)
+    if config.deterministic:
+        keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+    if config.profiler_port:
+        tf.profiler.experimental.server.start(config.profiler_port)
     try:
-        return Loop(trainer, run).run()
+        trainer = Trainer(config, data_set, strategy)
+        if weights:
+            _assign_first(trainer.model, weights, config, data_set)
+        loop = Loop(trainer, run)
+        finished = loop.run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError):
         raise UserError(
             "another worker was lost: start the same command again on all workers; it "
@@ -227,28 +175,46 @@ def _train(config, data_set, strategy, run, weights) -> bool:
     except tf.errors.ResourceExhaustedError as error:
         if "memory" not in error.message and "OOM" not in error.message:
             raise  # a disk
-        batch_size = config.recipe.global_batch_size
-        replicas = strategy.num_replicas_in_sync
-        half = max(1, batch_size // 2 // replicas) * replicas
-        advice = [f"--global_batch_size={half}"] if half < batch_size else []
-        if config.precision == "float32":
-            advice.append("--precision=mixed_bfloat16 in a new --model_dir")
-        raise UserError(
-            f"out of memory with --global_batch_size={batch_size} on "
-            f"{describe(strategy, config.simulate_gpus)} in {config.precision}: try "
-            + " or ".join([*advice, "more GPUs"])
-        ) from None
-    finally:
+        raise _out_of_memory(config, strategy) from None
+    if not finished:
+        logging.info("checkpoint saved; this goes on from there:")
+        logging.info("  %s", _command_to_go_on(run))
+    elif is_chief(strategy):
+        results = _write_results(loop, trainer, run)
+        remarks = loop.remarks
+        del trainer, loop
         gc.collect()  # the weights and their velocities, before they are loaded again
+        _finish(run, results, remarks, exported)
+    return finished
 
 
-def _check_splits(data_set: DataSet) -> None:
-    for split in ("train", "validation"):
-        if not data_set.splits.get(split) or not data_set.splits[split].num_examples:
-            raise UserError(
-                f"no {split} images in {data_set.data_dir}: it has the splits "
-                + (", ".join(data_set.splits) or "none")
+def _assign_first(model, weights, config: Config, data_set: DataSet) -> None:
+    """Puts in the weights that a run starts from, and says what became of each."""
+    logging.info("starting from %s", weights.source)
+    for report in assign(model, weights, config.class_names):
+        is_frozen = report.name in (config.recipe.freeze or ())
+        logging.info("  %s%s", report, ", frozen" if is_frozen else "")
+    for recipe in weights.recipes:
+        if recipe.name == config.recipe.name and recipe.fit != data_set.fit:
+            logging.info(
+                "  these weights saw pictures made square by %s, here it is %s",
+                recipe.fit,
+                data_set.fit,
             )
+
+
+def _out_of_memory(config: Config, strategy: tf.distribute.Strategy) -> UserError:
+    batch_size = config.recipe.global_batch_size
+    replicas = strategy.num_replicas_in_sync
+    half = max(1, batch_size // 2 // replicas) * replicas
+    advice = [f"--global_batch_size={half}"] if half < batch_size else []
+    if config.precision == "float32":
+        advice.append("--precision=mixed_bfloat16 in a new --model_dir")
+    return UserError(
+        f"out of memory with --global_batch_size={batch_size} on "
+        f"{describe(strategy, config.simulate_gpus)} in {config.precision}: try "
+        + " or ".join([*advice, "more GPUs"])
+    )
 
 
 def _log_configuration(
@@ -274,24 +240,45 @@ def _log_configuration(
     values = flat(config)
     for name in config.given:
         logging.info("  %s %s (given)", name, values[name])
+    logging.info(
+        "loss and top1 are those of training, with its dropout and its changes of the "
+        "pictures: they may well be worse than those of validation"
+    )
 
 
-def _finish(run: Run, config: Config, data_set: DataSet, export: bool) -> None:
-    """Evaluates and exports a run that has ended, and says what to do next."""
-    # On the test split once, at the end; eval.json is that of the validation split.
-    for split in ("test", "validation"):
-        if split in data_set.splits and data_set.splits[split].num_examples:
-            batch_size = config.recipe.global_batch_size
-            result = evaluate_run(
-                run.model_dir, split=split, global_batch_size=batch_size
-            )
-    where = from_here(run.model_dir)
-    lines = [
-        "",
-        f"Held-out top-1: {1 - result.top_1_error:.1%} of {result.num_evaluated:,} "
-        f"images (always answering the largest class: {result.largest_class:.1%}).",
-        f"The run is in {where}",
-    ]
+def _command_to_go_on(run: Run) -> str:
+    """The command that was given, with what it needs in order to find the run."""
+    words = [word for word in sys.argv if not re.match("--?overwrite", word)]
+    if not any(re.match("--?model_dir", word) for word in words):
+        words.append(f"--model_dir={from_here(run.model_dir)}")
+    return command("python", *words)
+
+
+def _write_results(loop: Loop, trainer: Trainer, run: Run) -> dict[str, dict]:
+    """Writes eval.json and its like of what the loop evaluated last; returns them."""
+    results, config = {}, trainer.config
+    member = Member(trainer.model, loop.checkpoints.latest, config, run)
+    for split, evaluation in loop.evaluations.items():
+        facts = describe_evaluation(
+            evaluation,
+            [member],
+            trainer.data_set,
+            precision=config.precision,
+            seconds=loop.seconds[split],
+        )
+        write_results(run.model_dir, evaluation, facts, trainer.data_set)
+        results[split] = facts
+    return results
+
+
+def _finish(run: Run, results: dict[str, dict], remarks: list[str], exported) -> None:
+    """Exports a run that has ended, and says how good it is and what to do next."""
+    where, lines = from_here(run.model_dir), ["", *_describe_results(run, results)]
+    lines += remarks
+    lines.append(
+        f"The run is in {where}; learning_curves.png there shows how it learned, "
+        "batch.png and classes.png what it was shown"
+    )
     commands = [
         command("tensorboard", f"--logdir={where}"),
         command(
@@ -299,8 +286,31 @@ def _finish(run: Run, config: Config, data_set: DataSet, export: bool) -> None:
             f"--report_dir={os.path.join(where, 'report')}",
         ),
     ]
-    if export:
-        lines.append(f"The SavedModel is in {from_here(export_run(run.model_dir))}")
+    if exported:
+        directory = export_run(run.model_dir, checkpoint=exported)
+        lines.append(f"The SavedModel is in {from_here(directory)}")
         predict = command("python", "predict.py", f"--saved_model={where}")
         commands.insert(0, f"{predict} PICTURE…")
     print("\n".join([*lines, "Next:", *(f"  {line}" for line in commands)]))
+
+
+def _describe_results(run: Run, results: dict[str, dict]) -> list[str]:
+    """How often a run is right, and when it was best."""
+    last, lines = results["validation"], []
+    for split, facts in results.items():
+        name = {"validation": "Held-out", "test": "Test"}[split]
+        lines.append(
+            f"{name} top-1: {1 - facts['top_1_error']:.1%} of "
+            f"{facts['num_evaluated']:,} images (always answering the largest class: "
+            f"{facts['largest_class']:.1%})."
+        )
+    records = [x for x in read_records(run.metrics_file) if x["split"] == "validation"]
+    best = min(records, key=lambda record: record["top_1_error"])
+    if best["top_1_error"] < last["top_1_error"]:
+        epoch = best["epoch"]
+        lines.append(
+            f"The best validation was that after epoch {int(epoch) or f'{epoch:.2f}'}: "
+            f"{1 - best['top_1_error']:.1%}; --checkpoint=best exports, evaluates and "
+            "predicts with that network."
+        )
+    return lines
