@@ -59,7 +59,7 @@ def define_flags() -> None:
     )
 
 
-def check_outputs(values: flags.FlagValues, arguments: list[str]) -> None:
+def check(values: flags.FlagValues, arguments: list[str]) -> None:
     """Checks that what is to be written can be, before the work begins."""
     if arguments:
         raise flags.Error(f"unexpected argument {arguments[0]!r}")
@@ -106,4 +106,4 @@ def main(values: flags.FlagValues, _) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, define_flags, check_outputs)
+    command_line.run(main, define_flags, check)

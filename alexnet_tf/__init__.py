@@ -1,86 +1,65 @@
 """AlexNet (Krizhevsky, Sutskever, Hinton 2012) for TensorFlow and Keras.
 
-The rooms, in the order of reading; each imports only from those above it:
+The spine, in the order of reading: the paper's network, and how it is trained and
+measured.
 
-- `errors.py`, `settings.py`, `recipes.py`: the one exception; what a setting is; every
-  number of the paper and of the published networks.
-- `paths.py`, `files.py`, `pickles.py`, `signals.py`, `programs.py`, `command_line.py`:
-  what a path is, how files are written, how others' pickles are read, how a program is
-  stopped, the console commands, what the scripts share.
-- `network/`: the network as a Keras model, and its layers.
-- `pipeline/`: from records on disk to batches.
+1. `recipes.py`: every number of the paper and of the published networks.
+2. `network/alexnet.py`, `layers.py`: the network as a Keras model.
+3. `pipeline/data_set.py`, `reading.py`, `augmentation.py`, `batches.py`: from records
+   on disk to batches.
+4. `training/optimizers.py`, `schedules.py`, `step.py`, `loop.py`: the step, and the
+   loop around it.
+5. `evaluation/metrics.py`, `evaluator.py`: exact errors.
+
+The rooms around it are read for their own sake:
+
+- `errors.py`, `settings.py`: the one exception; what a setting is.
+- `paths.py`, `files.py`, `file_names.py`: what a path is, how outputs are put in place,
+  the names of all files that programs write.
+- `signals.py`, `starting.py`, `programs.py`, `command_line.py`: how a program is
+  stopped, how TensorFlow is started, the console commands, what the scripts share.
+- `pictures/`: from a person's file to RGB.
 - `config.py`, `devices.py`, `run.py`: a run's settings, where it computes, what is in
   its directory.
-- `weights/`, `applications.py`: what others published, and ours, read and written; the
-  network as Keras users ask for it.
-- `evaluation/`: exact errors, and pages and pictures of them.
-- `monitoring/`: what a run says about itself.
+- `weights/`: what others published, and ours.
+- `monitoring/`: what a run reports about itself.
 - `export.py`, `features.py`, `classifier.py`: the SavedModel and its sisters;
   activations on disk; a run as a model that takes pictures.
-- `training/`: the step, the loop around it, the command.
+- `applications.py`: the network as Keras users ask for it.
 """
 
 import importlib
-import importlib.machinery
-import sys
+
+from alexnet_tf import programs, starting
+
+__version__ = "1.0.0"
 
 _PUBLIC = {
     "alexnet": "applications",
+    "Dropout": "network.layers",
     "LocalResponseNormalization": "network.layers",
     "RECIPES": "recipes",
     "draw_layer": "evaluation.mosaics",
     "explain": "evaluation.explaining",
     "load": "classifier",
 }
-
-__all__ = [
-    "RECIPES",
-    "LocalResponseNormalization",
-    "alexnet",
-    "draw_layer",
-    "explain",
-    "load",
-]
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str):
-    """Imports a public name on first use, so that `--help` needs no TensorFlow."""
+    """Imports a public name on first use."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """Shows the public names to what completes them, such as a notebook."""
-    return sorted({*globals(), *__all__})
+    """Shows the public names alone to what completes them, such as a notebook."""
+    return sorted(__all__)
 
 
-class _KerasFinder:
-    """Finds Keras as Python does, and has our layers imported right after it."""
-
-    @staticmethod
-    def find_spec(name: str, path=None, target=None):
-        if name != "keras":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec and spec.loader:
-            run = spec.loader.exec_module
-
-            def run_and_register(module):
-                run(module)
-                _register_layers()
-
-            spec.loader.exec_module = run_and_register
-        return spec
-
-
-def _register_layers() -> None:
-    importlib.import_module(f"{__name__}.network.layers")
-
-
-# Keras can load a saved model of ours wherever both are imported, in either order; and
-# what does without Keras (`--help`, the workers of data.prepare) stays without it.
-if "keras" in sys.modules:
-    _register_layers()
-else:
-    sys.meta_path.insert(0, _KerasFinder)
+# Keras can load a saved model of ours where its layers are imported. Our own programs
+# do it later: `--help` and the workers of data.prepare need no TensorFlow.
+if not programs.is_running():
+    with starting.importing_quietly():
+        importlib.import_module(f"{__name__}.network.layers")

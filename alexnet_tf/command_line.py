@@ -1,8 +1,8 @@
 """What the scripts share: flags, one-line errors, exit codes, a quiet TensorFlow."""
 
-import contextlib
 import dataclasses
 import difflib
+import io
 import logging as stdlib_logging
 import os
 import re
@@ -14,8 +14,7 @@ import tempfile
 import textwrap
 import traceback
 import typing
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 try:
     from absl import flags, logging
@@ -31,9 +30,14 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand, is_remote, list_names
 from alexnet_tf.recipes import RECIPES
 from alexnet_tf.settings import Limits, settings_of
+from alexnet_tf.starting import import_tensorflow
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
-flags.disclaim_key_flags()  # flags belong to the script that has them defined here
+# What would steer a terminal, but for bold type. Names of classes may hold anything.
+_STEERING = re.compile(
+    "\x1b(?!\\[[01]m)|[\0-\b\v\f\x0e-\x1a\x1c-\x1f\x7f-\x9f]"
+    "|[\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 
 
 # Flags.
@@ -43,28 +47,21 @@ _SYNONYMS = {
     "data_dir": "data data_path dataset image_dir input_dir path train_dir",
     "input": "data data_path image_dir input_dir path source_dir",
     "output": "dest export_dir out outdir output_dir save_dir",
-    "model_dir": (
-        "dest log_dir logdir model out outdir output_dir run run_dir save_dir "
-        "saved_model train_dir"
-    ),
+    "model_dir": "dest log_dir logdir model out outdir output_dir run run_dir save_dir "
+    "saved_model train_dir",
     "saved_model": "export_dir model model_dir",
     "batch_size": "batch bs",
-    "checkpoint": "ckpt",
-    "dropout_rate": "dropout",
     "global_batch_size": "batch batch_size bs",
     "image_size": "img_size size",
     "learning_rate": "lr",
-    "lr_schedule": "lr_scheduler scheduler",
-    "name": "dataset",
-    "num_epochs": "epochs",
-    "num_gpus": "device devices gpus ngpus",
-    "num_workers": "jobs workers",
+    "num_gpus": "device devices gpus",
+    "num_workers": "jobs",
     "optimizer": "opt",
     "overwrite": "force",
     "precision": "amp bf16 dtype fp16 mixed_precision",
     "recipe": "arch",
     "seed": "random_seed",
-    "top_k": "k topk",
+    "top_k": "k",
     "train_steps": "steps",
     "validation_fraction": "val_split",
     "warmup_epochs": "warmup",
@@ -259,26 +256,23 @@ def describe_value(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def format_help(values: flags.FlagValues, everything: bool = False) -> str:
-    """The help of a script: its docstring and its flags, in the order of definition.
+def format_help(about: str, names: Sequence[str], everything: bool = False) -> str:
+    """The help of a script: its docstring and its flags.
 
     Args:
-        values: The flags.
+        about: The docstring.
+        names: Names of the flags, in the order to show them in.
         everything: Whether to show the expert flags, too.
     """
     columns = min(shutil.get_terminal_size().columns, 100) - 1
-    about = programs.as_typed(sys.modules["__main__"].__doc__ or "")
-    lines = [about.strip(), "", "Flags:"]
-    hidden = 0
-    for flag in values.get_key_flags_for_module(sys.argv[0]):
-        if flag.name in _expert_flags and not everything:
-            hidden += 1
-            continue
+    lines = [programs.as_typed(about).strip(), "", "Flags:"]
+    shown = [name for name in names if everything or name not in _expert_flags]
+    for flag in (flags.FLAGS[name] for name in shown):
         choices = getattr(flag.parser, "enum_values", None)
         type_name = flag.flag_type().removeprefix("multi ")
-        kind = "|".join(map(str, choices or [_KINDS.get(type_name, "TEXT")]))
+        value = "|".join(map(str, choices or [_KINDS.get(type_name, "TEXT")]))
         lines.append(
-            f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={kind}"
+            f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={value}"
         )
         text = re.sub(r"^<\S+>: ", "", flag.help)  # absl's list of choices
         if flag.parser.syntactic_help and not flag.boolean and not choices:
@@ -289,7 +283,7 @@ def format_help(values: flags.FlagValues, everything: bool = False) -> str:
         lines += textwrap.wrap(
             text, columns, initial_indent=indent, subsequent_indent=indent
         )
-    if hidden:
+    if hidden := len(names) - len(shown):
         lines += ["", f"and {hidden} more for experts: --helpfull"]
     return "\n".join(lines)
 
@@ -318,130 +312,124 @@ def run(
     *,
     tensorflow: bool = True,
 ) -> None:
-    """Parses the command line, runs `main`, and exits the process.
+    """Runs a script as this process, with the arguments of this process, and exits.
+
+    A script calls `signals.handle` in its first line. The arguments are those of
+    `execute`.
+    """
+    signals.handle()
+    sys.stdout, sys.stderr = _Terminal(sys.stdout), _Terminal(sys.stderr)
+    if os.isatty(2) and not os.get_terminal_size(2).columns:
+        # tqdm would show nothing on 0 columns and rows.
+        os.environ.update(TQDM_NCOLS="80", TQDM_NROWS="24")
+    code = execute(sys.argv, main, define_flags, check, tensorflow=tensorflow)
+    signals.finish(code)
+    sys.exit(code)
+
+
+class _Terminal(io.TextIOWrapper):
+    """A standard stream. What would steer a terminal is written as an escape."""
+
+    def __init__(self, stream: io.TextIOWrapper):
+        """Takes the stream's place; a name that cannot be encoded is escaped, too."""
+        super().__init__(
+            stream.buffer,
+            stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering,
+        )
+        self._stream = stream  # would close the file if nobody kept it
+
+    def write(self, text: str) -> int:
+        """Writes; returns the number of characters."""
+        return super().write(_STEERING.sub(lambda match: ascii(match[0])[1:-1], text))
+
+
+def execute(
+    argv: Sequence[str],
+    main: Callable[..., int | None],
+    define_flags: Callable[[], None],
+    check: Callable[[flags.FlagValues, list[str]], object] | None = None,
+    *,
+    tensorflow: bool = True,
+) -> int:
+    """Parses a command line and runs a script in this process.
 
     Whatever happens ends in one line: the traceback of what nobody foresaw goes to a
-    file that the line names; `--verbosity=1` shows it. A script calls `signals.handle`
-    in its first line.
+    file that the line names; `--verbosity=1` shows it.
 
     Args:
+        argv: The name of the script and its arguments.
         main: Takes the parsed flags; returns the exit code, None for 0.
         define_flags: Defines the script's flags.
         check: Takes the flags and the other arguments before TensorFlow, which takes
             seconds to import, is; raises `flags.Error` or `UserError`. What it returns
             is the second argument of `main`. None where only flags are allowed.
         tensorflow: Whether the program needs TensorFlow.
+
+    Returns:
+        The exit code.
     """
-    signals.handle()
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # file names may be anything
-    if os.isatty(2) and not os.get_terminal_size(2).columns:
-        # Of 0 columns and rows it would show nothing.
-        os.environ.update(TQDM_NCOLS="80", TQDM_NROWS="24")
-    code = EXIT_ERROR
+    others = set(flags.FLAGS)
+    _expert_flags.clear()
     try:
         define_flags()
-        values, extra = _parse(accepts_others=check is not None)
+        own = [name for name in flags.FLAGS if name not in others]
+        asked = {word.lstrip("-") for word in argv[1:] if word.startswith("-")}
+        if asked & {"help", "h", "helpfull"}:  # whatever else is missing
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for "--help | head"
+            about = sys.modules[main.__module__].__doc__ or ""
+            print(format_help(about, own, "helpfull" in asked))
+            return 0
+        values, arguments = flags.FLAGS, _parse(argv, accepts_others=check is not None)
         _configure_logging()
-        if tensorflow and any("://" in word for word in sys.argv):
-            _import_tensorflow()  # the check looks at a remote path
-        checked = [check(values, extra)] if check else []
+        if tensorflow and any("://" in word for word in argv):
+            import_tensorflow(logging.level_debug())  # the check looks at a remote path
+        checked = [check(values, arguments)] if check else []
         if tensorflow:
-            _import_tensorflow()
+            import_tensorflow(logging.level_debug())
         with signals.working():
             code = main(values, *checked) or 0
             sys.stdout.flush()
+            return code
     except Exception as error:
-        code = _report(error)
+        return _report(error, argv)
     except KeyboardInterrupt:
-        code = signals.report()
-    signals.finish(code)
-    sys.exit(code)
+        return signals.report()
+    finally:
+        for name in set(flags.FLAGS) - others:
+            delattr(flags.FLAGS, name)
 
 
-def _parse(accepts_others: bool) -> tuple[flags.FlagValues, list[str]]:
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h")
-    flags.DEFINE_bool("helpfull", False, "Show all flags.")
-    values = flags.FLAGS
-    values.set_default("verbosity", logging.INFO)
-    del values.log_dir  # of absl, which writes no log here; people mean --model_dir
-    asked = {word.lstrip("-") for word in sys.argv[1:] if word.startswith("-")}
-    if asked & {"help", "h", "helpfull"}:  # whatever else is missing
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for "--help | head"
-        print(format_help(values, "helpfull" in asked))
-        sys.exit(0)
-    others = values(sys.argv)[1:]
+def _parse(argv: Sequence[str], accepts_others: bool) -> list[str]:
+    """Parses the flags; returns what is no flag."""
+    flags.FLAGS.set_default("verbosity", logging.INFO)
+    if "log_dir" in flags.FLAGS:  # of absl, which writes no log here
+        del flags.FLAGS.log_dir  # people mean --model_dir
+    others = flags.FLAGS(argv)[1:]
     if others and not accepts_others:
         raise flags.Error(f"unexpected argument {others[0]!r}")
-    return values, others
+    return others
 
 
 def _configure_logging() -> None:
     logging.use_absl_handler()
     handler = logging.get_absl_handler()
+    handler.python_handler.stream = sys.stderr
     handler.setFormatter(None)  # no prefix of date and thread
-    if not logging.level_debug():  # the libraries' own remarks
-        handler.addFilter(
-            lambda record: (
-                record.levelno > stdlib_logging.INFO
-                or "site-packages" not in record.pathname
-            )
-        )
+    handler.filters = [] if logging.level_debug() else [_is_for_people]
 
 
-def _import_tensorflow() -> None:
-    """Imports TensorFlow as this project needs it, whatever the environment says."""
-    if "tensorflow" in sys.modules:
-        return
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        logging.warning("KERAS_BACKEND=%s is not used: this is TensorFlow", backend)
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.pop("TF_USE_LEGACY_KERAS", None)
-    if not os.environ.get("TF_CONFIG", "{}").strip():
-        del os.environ["TF_CONFIG"]
-    if sys.stderr.isatty():  # somebody waits
-        logging.info("starting TensorFlow")
-    with _quiet_imports(logging.level_debug()):
-        import keras
-        import tensorflow  # noqa: F401
-    # What ~/.keras/keras.json may say otherwise.
-    keras.config.set_floatx("float32")
-    keras.config.set_image_data_format("channels_last")
-    keras.config.set_epsilon(1e-7)
-
-
-@contextlib.contextmanager
-def _quiet_imports(verbose: bool) -> Iterator[None]:
-    """Keeps TensorFlow's start-up lines off the terminal, unless importing fails.
-
-    Some of them are written before its own log level is read, so the file descriptor
-    is what has to be redirected.
-    """
-    if verbose:
-        yield
-        return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    warnings.simplefilter("ignore")
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            kept.seek(0)
-            os.write(terminal, kept.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+def _is_for_people(record: stdlib_logging.LogRecord) -> bool:
+    """Leaves out the remarks of other libraries, wherever this package lies."""
+    ours = os.path.dirname(__file__), os.path.join(programs.find_directory(), "data")
+    return record.levelno > stdlib_logging.INFO or record.pathname.startswith(ours)
 
 
 # How a program ends.
 
 
-def _report(error: Exception) -> int:
+def _report(error: Exception, argv: Sequence[str]) -> int:
     """Says in one line what happened; returns the exit code."""
     if isinstance(error, BrokenPipeError):  # as for "predict.py … | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -451,19 +439,21 @@ def _report(error: Exception) -> int:
     if logging.level_debug():
         traceback.print_exception(error)
     if isinstance(error, flags.Error):
-        print(f"error: {_describe_flags_error(error)}", file=sys.stderr)
-        print(f"see: {command('python', *_this_script(), '--help')}", file=sys.stderr)
+        line = files.shown(_describe_flags_error(error))
+        print(f"error: {line}", file=sys.stderr)
+        words = command("python", *_this_script(argv), "--help")
+        print(f"see: {words}", file=sys.stderr)
         return EXIT_USAGE
     line = str(error) if isinstance(error, UserError) else files.explain(error)
-    line = line or _describe_unforeseen(error)
+    line = files.shown(line) if line else _describe_unforeseen(error, argv)
     print(f"error: {programs.as_typed(line)}", file=sys.stderr)
     return EXIT_ERROR
 
 
-def _this_script() -> tuple[str, ...]:
+def _this_script(argv: Sequence[str]) -> tuple[str, ...]:
     """What is behind `python` on the command line that runs this program."""
     spec = sys.modules["__main__"].__spec__
-    return ("-m", spec.name) if spec else (sys.argv[0],)
+    return ("-m", spec.name) if spec and argv is sys.argv else (argv[0],)
 
 
 def _describe_flags_error(error: flags.Error) -> str:
@@ -480,8 +470,8 @@ def _describe_flags_error(error: flags.Error) -> str:
     return f"there is no flag --{given}" + (f": did you mean {hint}?" if hint else "")
 
 
-def _describe_unforeseen(error: Exception) -> str:
-    message = " ".join(str(error).rsplit("}} ", 1)[-1].split())[:200]
+def _describe_unforeseen(error: Exception, argv: Sequence[str]) -> str:
+    message = files.shown(" ".join(str(error).rsplit("}} ", 1)[-1].split()))[:200]
     line = f"{type(error).__name__}: {message}"
     if "OOM when allocating" in message:
         line = "out of memory: give a smaller batch size"
@@ -490,7 +480,7 @@ def _describe_unforeseen(error: Exception) -> str:
         with tempfile.NamedTemporaryFile(
             "w", prefix="alexnet-", suffix=".txt", delete=False, errors="replace"
         ) as file:
-            file.write(f"{shlex.join(sys.argv)}\nPython {sys.version}\n\n{text}")
+            file.write(f"{shlex.join(argv)}\nPython {sys.version}\n\n{text}")
     except OSError:
         return f"{line}\n{text}"
     return f"{line} (its traceback is in {file.name})"

@@ -1,4 +1,4 @@
-"""The console commands of the installed package: they are the scripts.
+"""The programs of this package: scripts in a checkout, console commands elsewhere.
 
 In a checkout the scripts and `data/` lie beside the package; a wheel has them inside
 it, in `_programs/`, so that nobody's site-packages gets a `data` or a `train`. A
@@ -6,10 +6,12 @@ console command does what Python does with a script: their directory comes first
 `sys.path`, and the module runs as `__main__`.
 """
 
+import contextlib
 import os
 import re
 import runpy
 import sys
+from collections.abc import Iterator
 
 # The module that each console command runs.
 COMMANDS = {
@@ -23,6 +25,7 @@ COMMANDS = {
     "alexnet-check": "data.check",
     "alexnet-serve": "serving.kserve_server",
 }
+_RUNNING = "ALEXNET_TF_PROGRAM"  # in the environment of a program and its workers
 _is_console_command = False
 
 
@@ -31,6 +34,28 @@ def find_directory() -> str:
     package = os.path.dirname(os.path.abspath(__file__))
     inside = os.path.join(package, "_programs")
     return inside if os.path.isdir(inside) else os.path.dirname(package)
+
+
+def is_running() -> bool:
+    """Whether this process is a program of this package, or works for one."""
+    name, _ = os.path.splitext(os.path.basename(sys.argv[0]))
+    file = getattr(sys.modules["__main__"], "__file__", None) or ""
+    module, _ = os.path.splitext(os.path.relpath(file or ".", find_directory()))
+    is_program = name in COMMANDS or module.replace("/", ".") in COMMANDS.values()
+    if is_program:
+        os.environ[_RUNNING] = "1"
+    return bool(os.environ.get(_RUNNING))
+
+
+@contextlib.contextmanager
+def starting_workers() -> Iterator[None]:
+    """Inside, new processes are started that `is_running` is true of."""
+    old = os.environ.setdefault(_RUNNING, "")
+    os.environ[_RUNNING] = "1"
+    try:
+        yield
+    finally:
+        os.environ[_RUNNING] = old
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from alexnet_tf import signals
+from alexnet_tf import programs, signals
 from alexnet_tf.errors import UserError
 from data.source import Item
 from data.transcode import Record
@@ -77,7 +77,11 @@ def _make_pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
 
 def _submit(pool, work: Callable, task: list[Item]) -> concurrent.futures.Future:
     """Gives a task to the pool, which may start a process for it."""
-    with signals.starting_processes(), _without_main_module():
+    with (
+        signals.starting_processes(),
+        programs.starting_workers(),
+        _without_main_module(),
+    ):
         return pool.submit(work, task)
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import numpy as np
 
+from alexnet_tf import command_line
 from alexnet_tf.config import Config, resolve
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.monitoring.tensorboard import Monitor
@@ -104,6 +106,20 @@ def largest_difference(first, second) -> float:
     )
 
 
+def run_script(name, *arguments):
+    """Runs a script of this project inside this process; returns its exit code.
+
+    Args:
+        name: Its module, such as "train" and "data.prepare".
+        *arguments: Those of its command line.
+    """
+    script = importlib.import_module(name)
+    argv = [name.replace(".", "/") + ".py", *map(str, arguments)]
+    # The `check` of data.check is its work, not its look at the flags.
+    check = None if name == "data.check" else getattr(script, "check", None)
+    return command_line.execute(argv, script.main, script.define_flags, check)
+
+
 def python(code, *arguments, **options):
     """Starts a process that runs `code` after importing `files` and `paths`."""
     lines = "import os, sys, time\nfrom alexnet_tf import files, paths\n" + code
@@ -113,6 +129,7 @@ def python(code, *arguments, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"ALEXNET_TF_PROGRAM": "1"},  # without TensorFlow
         **options,
     )
 

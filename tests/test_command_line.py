@@ -9,9 +9,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
+import types
 
 import pytest
-from absl import flags
+from absl import flags, logging
 
 from alexnet_tf import command_line
 
@@ -58,8 +60,8 @@ FAST = "def main(values):\n    print('did it')\n"
 class Program:
     """A script in a file, to be run as people run ours."""
 
-    def __init__(self, tmp_path):
-        self.path = tmp_path / "program.py"
+    def __init__(self, tmp_path, capsys):
+        self.path, self._capsys = tmp_path / "program.py", capsys
         self._environment = os.environ | {
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(tmp_path),
@@ -79,16 +81,26 @@ class Program:
             env=self._environment | environment,
         )
 
-    def run(self, code, *arguments, **options):
-        """Returns its exit code, output and errors."""
-        process = self.start(code, *arguments, **options)
-        output, errors = process.communicate(timeout=60)
-        return process.returncode, output, errors
+    def run(self, code, *arguments):
+        """Runs it inside this process; returns its exit code, output and errors."""
+        module = types.ModuleType("program")
+        sys.modules["program"] = module
+        exec(compile(START.lstrip() + code, str(self.path), "exec"), vars(module))
+        argv = [str(self.path), *map(str, arguments)]
+        self._capsys.readouterr()
+        code = command_line.execute(
+            argv, module.main, module.define_flags, tensorflow=False
+        )
+        logging.get_absl_handler().python_handler.stream = sys.__stderr__
+        return code, *self._capsys.readouterr()
 
 
 @pytest.fixture
-def program(tmp_path):
-    return Program(tmp_path)
+def program(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("ALEXNET_TF_PROGRAM", "1")  # without TensorFlow
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return Program(tmp_path, capsys)
 
 
 # Flags of dataclasses.
@@ -231,19 +243,19 @@ def test_mistyped_flags(program, argument, hint):
 # Paths.
 
 
-def test_paths_are_expanded_everywhere(program, tmp_path):
+def test_paths_are_expanded_everywhere(program, tmp_path, monkeypatch):
     (tmp_path / "home" / "my data[1]").mkdir(parents=True)
     code = """
 def main(values):
     print(values.data_dir, values.model_dir)
 """
-    home = {"HOME": str(tmp_path / "home")}
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     arguments = "--data_dir=~/my data[1]", "--model_dir", "file:///x/y"
-    _, output, _ = program.run(code, *arguments, **home)
+    _, output, _ = program.run(code, *arguments)
     assert output == f"{tmp_path}/home/my data[1] /x/y\n"
-    _, output, _ = program.run(code, "--model_dir=~", **home)
+    _, output, _ = program.run(code, "--model_dir=~")
     assert output == f"None {tmp_path}/home\n"
-    _, output, _ = program.run(code, "--model_dir=gs://bucket/run", **home)
+    _, output, _ = program.run(code, "--model_dir=gs://bucket/run")
     assert output == "None gs://bucket/run\n"
     mistakes = {
         "--data_dir=~/my data1": "there is no .*; did you mean .*/home/my data\\[1\\]?",
@@ -253,7 +265,7 @@ def main(values):
         "--model_dir=" + os.fsdecode(b"\xff"): "only names in UTF-8",
     }
     for argument, message in mistakes.items():
-        code_, _, errors = program.run(code, argument, **home)
+        code_, _, errors = program.run(code, argument)
         assert code_ == 2
         assert re.search(message, errors)
         assert len(errors.splitlines()) == 2
@@ -363,7 +375,7 @@ def main(values):
     print(tf.keras is not None, os.environ.get("TF_CONFIG"))
     print(keras.layers.Conv2D(3, 3)(tf.zeros((1, 9, 8, 2))).shape)
 """
-    code, output, errors = program.run(
+    process = program.start(
         code,
         end=END_WITH_TENSORFLOW,
         KERAS_BACKEND="jax",
@@ -371,7 +383,8 @@ def main(values):
         TF_USE_LEGACY_KERAS="1",
         TF_CONFIG="",
     )
-    assert code == 0, errors
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
     assert output.splitlines() == [
         "tensorflow float32 channels_last 1e-07",
         "True None",
@@ -698,3 +711,22 @@ def test_help_of_every_script(script):
     assert len(re.findall("^  --", ended.stdout, flags=re.MULTILINE)) < 30
     paths = r"^  --(?:\w+_dir|input|output\w*|saved_model|checkpoint)=(?!PATH)"
     assert not re.findall(paths, ended.stdout, flags=re.MULTILINE)
+
+
+def test_nothing_that_is_printed_steers_a_terminal(program):
+    """Whatever a data set or a class is called."""
+    code = """
+from absl import logging
+name = "a\\x1b]0;title\\x07b\\x9b31m\\u202ec"
+def main(values):
+    print(name, "\\x1b[1mbold\\x1b[0m", "é")
+    print("error", name, file=sys.stderr)
+    logging.warning("logged %s", name)
+    raise UserError(f"no such\\n{name}")
+"""
+    process = program.start(code)
+    output, errors = process.communicate()
+    plain = r"a\x1b]0;title\x07b\x9b31m\u202ec"
+    assert output == f"{plain} \x1b[1mbold\x1b[0m é\n"
+    lines = [f"error {plain}", f"logged {plain}", rf"error: no such\n{plain}"]
+    assert errors.splitlines() == lines
