@@ -35,8 +35,11 @@ from alexnet_tf import programs, starting
 __version__ = "1.0.0"
 
 _PUBLIC = {
-    "alexnet": "applications",
+    "AlexNet": "applications",
     "Dropout": "network.layers",
+    "alexnet": "applications",
+    "decode_predictions": "applications",
+    "preprocess_input": "applications",
     "LocalResponseNormalization": "network.layers",
     "RECIPES": "recipes",
     "draw_layer": "evaluation.mosaics",

@@ -6,10 +6,16 @@ import os
 
 import alexnet_tf.network  # noqa: F401  # isort: skip  (refuses another backend first)
 import keras
+import numpy as np
 from absl import logging
 
+from alexnet_tf import imagenet
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.alexnet import IMAGENET_MEAN, build_alexnet
+from alexnet_tf.network.alexnet import (
+    IMAGENET_MEAN,
+    build_alexnet,
+    least_image_size,
+)
 from alexnet_tf.paths import expand
 from alexnet_tf.recipes import RECIPES, Recipe, check_fields
 from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
@@ -26,24 +32,39 @@ def alexnet(
     seed: int | None = None,
     **fields,
 ) -> keras.Model:
-    """Builds AlexNet.
+    """Builds AlexNet, from RGB pixels 0..255 to logits.
+
+    Example, for pictures as `keras.utils.image_dataset_from_directory` gives them:
+    >>> model = alexnet_tf.alexnet(7, "small", image_mean=(124, 117, 104))
+    >>> model.compile(
+    ...     keras.optimizers.SGD(0.005, momentum=0.9),
+    ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    >>> model.fit(pictures, epochs=30)
+
+    Pixels are 0..255, not 0..1, and the network subtracts the mean itself. Its outputs
+    are logits: a loss needs `from_logits=True`. "paper" wants 100,000 pictures and
+    more, and does not start with a few hundred; "small" is for those.
 
     Args:
         num_classes: Number of classes; None for those of the weights, or else 1000.
         recipe: A name in `RECIPES`, or a `Recipe`; None for that of the weights, or
             else "paper".
-        weights: A file or a run to take the weights from, of the kinds that
-            `read_weights` names. Where the number of classes is another, fc8 is new.
+        weights: A name in `DOWNLOADS` ("bvlc", "caffenet", "torchvision"), or a file or
+            a run, of the kinds that `read_weights` takes. Where the number of classes
+            is another, fc8 is new.
         include_top: False for the network up to fc7, without classes.
-        image_mean: See `build_alexnet`.
-        dtype: See `build_alexnet`.
-        seed: See `build_alexnet`.
+        image_mean: RGB mean of the training images, 0..255, which the network
+            subtracts: `(3,)`, or `(height, width, 3)` of which the central window is
+            taken; None for that of the weights, or else ImageNet's. A recipe with a
+            `mean_color` has its own.
+        dtype: Keras dtype policy: "float32" or "mixed_bfloat16".
+        seed: Seed of the initial weights and the dropout masks; drawn where None.
         **fields: Fields of `Recipe` to change in the recipe, such as `width=0.5`,
             `groups=1`, `dropout="inverted"` or `dropout_rate=0.2`.
 
     Returns:
-        A model as `build_alexnet` makes it: from RGB pixels 0..255
-        `(batch, size, size, 3)` to float32 logits `(batch, num_classes)`.
+        A model as `build_alexnet` makes it: from `(batch, size, size, 3)` to float32
+        logits `(batch, num_classes)`.
 
     Raises:
         ValueError: If an argument is out of its range, or the weights cannot be read
@@ -52,24 +73,188 @@ def alexnet(
     check_fields(fields)
     published = read_weights(expand(os.fspath(weights))) if weights else None
     recipe = _choose_recipe(recipe, published, fields)
-    if published and published.tells_mean(recipe) and image_mean is not None:
-        raise UserError(
-            f"image_mean: {published.source} has a mean of its own; leave it out"
-        )
-    if published and image_mean is None:
-        published.require_mean(recipe, "give image_mean, RGB 0..255")
+    mean = _choose_mean(image_mean, recipe, published)
     model = build_alexnet(
         _choose_classes(num_classes, published),
         recipe,
-        include_top=include_top,
-        image_mean=IMAGENET_MEAN if image_mean is None else image_mean,
+        last="logits" if include_top else "fc7",
+        image_mean=mean,
         dtype=dtype,
         seed=seed,
     )
-    for report in assign(model, published) if published else ():
+    if published:
+        _put_in(model, published)
+    return model
+
+
+def AlexNet(  # noqa: N802  (as keras.applications has it)
+    include_top: bool = True,
+    weights: str | os.PathLike | None = "imagenet",
+    input_tensor=None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation="softmax",
+    name: str = "alexnet",
+) -> keras.Model:
+    """Instantiates AlexNet by the words of `keras.applications`.
+
+    The network is Caffe's `bvlc`, which reads 227×227 pixels, or that of the weights.
+    Pictures are RGB 0..255: `preprocess_input` changes nothing.
+
+    Args:
+        include_top: Whether to include the 3 fully connected layers at the top.
+        weights: `None` (random initialization), `"imagenet"` or `"bvlc"` (Caffe's
+            weights, which are fetched once), `"caffenet"`, `"torchvision"`, or the path
+            of any file or run that `alexnet` takes.
+        input_tensor: Optional Keras tensor (output of `keras.layers.Input()`) to use as
+            image input, RGB 0..255.
+        input_shape: Optional shape `(height, width, 3)`, to be specified if
+            `include_top` is `False`, or without weights; else it is the network's own.
+        pooling: Optional pooling when `include_top` is `False`: `None` for the 4D
+            output of pool5, `"avg"` or `"max"` for its global average or maximum.
+        classes: Number of classes; 1000 with the weights of ImageNet.
+        classifier_activation: Activation of the top layer; `None` for the logits. With
+            weights it can only be `None` or `"softmax"`.
+        name: Name of the model.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is not one of these, or the weights do not fit.
+    """
+    softmax = keras.activations.softmax
+    activation = keras.activations.get(classifier_activation)
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"pooling must be None, avg or max, received {pooling!r}")
+    if weights and activation not in (softmax, keras.activations.linear):
+        raise ValueError(
+            "with weights classifier_activation must be None or softmax, received "
+            f"{classifier_activation!r}"
+        )
+    weights = "bvlc" if weights == "imagenet" else weights
+    published = read_weights(expand(os.fspath(weights))) if weights else None
+    if include_top and published and classes != published.num_classes:
+        raise ValueError(
+            f"with weights={str(weights)!r} and include_top classes must be "
+            f"{published.num_classes}, received {classes}"
+        )
+    recipe = published.recipe_for() if published else RECIPES["bvlc"]
+    images = _make_input(input_tensor, input_shape, recipe, include_top, published)
+    if include_top:
+        recipe = dataclasses.replace(recipe, image_size=images.shape[1])
+    last, mean = "logits" if include_top else "pool5", IMAGENET_MEAN
+    model = build_alexnet(classes, recipe, last=last, images=images, image_mean=mean)
+    if published:
+        published.require_mean(recipe, "use alexnet_tf.alexnet with image_mean")
+        _put_in(model, published)
+    x = model.output
+    if include_top and activation is not keras.activations.linear:
+        x = keras.layers.Activation(activation, name="predictions")(x)
+    elif pooling and not include_top:
+        kind = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
+        x = getattr(keras.layers, kind)("channels_last", name=f"{pooling}_pool")(x)
+    return keras.Model(model.inputs[0], x, name=name)
+
+
+def _make_input(tensor, shape, recipe: Recipe, include_top: bool, published):
+    """The image input of `AlexNet`."""
+    size, least = recipe.image_size, least_image_size(recipe)
+    default = (size, size, 3)
+    if not include_top and recipe.mean == "color":
+        default = (None, None, 3)
+    shape = tuple(shape or (default if tensor is None else tensor.shape[1:]))
+    if len(shape) != 3 or shape[2] != 3:
+        raise ValueError(
+            f"input_shape must be (height, width, 3), RGB, received {shape}: repeat a "
+            "grey picture's channel (keras.ops.repeat(x, 3, axis=-1)), leave a fourth "
+            "one out"
+        )
+    if any(side is not None and side < least for side in shape[:2]):
+        raise ValueError(
+            f"input size must be at least {least}x{least}, received input_shape={shape}"
+        )
+    if include_top and (None in shape or shape[0] != shape[1]):
+        raise ValueError(
+            f"with include_top input_shape must be a square of a known size, received "
+            f"{shape}"
+        )
+    if include_top and published and shape != default:
+        raise ValueError(
+            f"with include_top and weights input_shape must be {default}, received "
+            f"{shape}"
+        )
+    if tensor is None:
+        return keras.Input(shape, dtype="float32", name="images")
+    return tensor
+
+
+def preprocess_input(x, data_format: str | None = None):
+    """Returns pictures as they are: RGB 0..255, as the network reads them.
+
+    The network subtracts the mean, scales and turns the channels itself, so that there
+    is nothing to do; what `keras.applications` has for other networks is not for it.
+
+    Args:
+        x: Pictures, `(batch, height, width, 3)`.
+        data_format: "channels_last" or None.
+
+    Returns:
+        `x`.
+
+    Raises:
+        ValueError: If the channels come first.
+    """
+    if data_format not in (None, "channels_last"):
+        raise ValueError(f"data_format must be channels_last, received {data_format!r}")
+    if isinstance(x, np.ndarray) and x.size and x.max() <= 1:
+        logging.warning("these pixels are 0..1, and the network reads RGB 0..255")
+    return x
+
+
+def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]]:
+    """Decodes the probabilities of ImageNet's classes.
+
+    Args:
+        preds: `(batch, 1000)`, as `AlexNet` gives them.
+        top: How many classes to return of each.
+
+    Returns:
+        For each picture tuples `(synset, name, probability)`, the most probable first.
+
+    Raises:
+        ValueError: If there are not 1000 of them.
+    """
+    preds = keras.ops.convert_to_numpy(preds)
+    if preds.ndim != 2 or preds.shape[1] != imagenet.NUM_CLASSES:
+        raise ValueError(
+            "decode_predictions expects an array of shape (samples, 1000), received "
+            f"{preds.shape}"
+        )
+    synsets, names = imagenet.synsets(), imagenet.class_names()
+    best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
+    return [
+        [(synsets[i], names[i], float(row[i])) for i in indices]
+        for row, indices in zip(preds, best, strict=True)
+    ]
+
+
+def _put_in(model: keras.Model, published: PublishedWeights) -> None:
+    for report in assign(model, published):
         is_new = report.state == "new"
         logging.log(logging.WARNING if is_new else logging.INFO, "%s", report)
-    return model
+
+
+def _choose_mean(given, recipe: Recipe, published: PublishedWeights | None):
+    """The mean to build the network with; that of weights is put in with them."""
+    if published and given is None:
+        published.require_mean(recipe, "give image_mean, RGB 0..255")
+    elif published and published.tells_mean(recipe):
+        raise UserError(
+            f"image_mean: {published.source} has a mean of its own; leave it out"
+        )
+    return IMAGENET_MEAN if given is None else given
 
 
 def _choose_recipe(recipe, published: PublishedWeights | None, fields) -> Recipe:

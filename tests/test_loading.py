@@ -189,9 +189,9 @@ def rescaled(model):
         (lambda m: replaced(m, "lrn2", with_alpha), "lrn2's alpha is 0.5, in"),
         (lambda m: replaced(m, "conv3", with_elu), "conv3's activation is elu, in the"),
         (lambda m: replaced(m, "pool1", average), "pool1's class is AveragePooling2D"),
-        (rescaled, r"rescaling.* \(Rescaling\) stands before the network, which reads"),
+        (rescaled, r"rescaling.* \(Rescaling\) stands first, where"),
         (lambda m: keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]),
-         "it is a Keras model, but none of ours is in it"),
+         r"dense.* \(Dense\) stands first, where a network of ours reads"),
     ],
 )  # fmt: skip
 def test_a_network_of_ours_that_was_changed_is_refused(
@@ -220,7 +220,8 @@ def dense(units, name):
         (lambda m: with_layers(m, dense(9, "x"), dense(5, "fc8")), "x, fc8"),
         (lambda m: with_layers(m, keras.layers.BatchNormalization(name="bn"),
                                dense(5, "fc8")), "bn, fc8"),
-        (lambda m: with_layers(m, keras.layers.Softmax(name="p"), after="logits"), "p"),
+        (lambda m: with_layers(m, keras.layers.Activation("sigmoid", name="p"),
+                               after="logits"), "p"),
         (lambda m: with_layers(m, dense(20, "fc8_flickr")), "fc8_flickr"),
         (lambda m: keras.Sequential([keras.layers.Input((224, 224, 3)),
             keras.Sequential([keras.layers.RandomFlip(), keras.layers.RandomZoom(.1)]),
@@ -253,9 +254,11 @@ def test_of_a_network_with_another_head_the_body_is_taken(
             read_weights(str(tmp_path / "m.weights.h5"))
 
 
-def test_augmentation_before_a_network_changes_nothing(model, tmp_path):
+def test_augmentation_before_a_network_and_softmax_after_it_go(model, tmp_path):
+    softmax = keras.layers.Activation("softmax")
+    whole = keras.Model(model.inputs, softmax(model.output))
     flip = keras.layers.RandomFlip()
-    whole = keras.Sequential([keras.layers.Input((224, 224, 3)), flip, model])
+    whole = keras.Sequential([keras.layers.Input((224, 224, 3)), flip, whole])
     whole.save(tmp_path / "m.keras")
     loaded = load_network(tmp_path / "m.keras")
     assert_same(variables_of(loaded.model), variables_of(model))

@@ -25,7 +25,8 @@ def build_alexnet(
     num_classes: int,
     recipe: Recipe,
     *,
-    include_top: bool = True,
+    last: str = "logits",
+    images: keras.KerasTensor | None = None,
     image_mean=IMAGENET_MEAN,
     dtype: str = "float32",
     seed: int | None = None,
@@ -39,7 +40,9 @@ def build_alexnet(
     Args:
         num_classes: Number of classes.
         recipe: The recipe; its settings of training do not matter.
-        include_top: False for the network up to fc7, without classes.
+        last: Name of the layer that ends the network: "logits", "fc7" or "pool5".
+        images: The input, as `keras.Input` makes it; None for a new one of the recipe's
+            `image_size`.
         image_mean: RGB mean of the training images, 0..255, which the network
             subtracts: a colour `(3,)`, or of each pixel `(height, width, 3)`, of which
             the central window is taken. A recipe with a `mean_color` has its own.
@@ -50,18 +53,20 @@ def build_alexnet(
 
     Returns:
         A model from RGB pixels 0..255, uint8 or float `(batch, size, size, 3)` with
-        the recipe's `image_size`, to float32 logits `(batch, num_classes)`; without
-        top to fc7's activations `(batch, 4096)`.
+        the recipe's `image_size`, to float32 logits `(batch, num_classes)`, to fc7's
+        activations `(batch, 4096)` or to pool5's map `(batch, 6, 6, 256)`.
 
     Raises:
         ValueError: If there is no such network, as of too small images.
     """
+    _check_size(recipe)
     net = _Layers(recipe, dtype, seed)
     conv, lrn, pool = net.conv, net.lrn, net.pool
     groups, one, filters = recipe.groups, recipe.bias_init, recipe.filters
 
-    shape = (recipe.image_size, recipe.image_size, 3)
-    images = keras.Input(shape, dtype="float32", name="images")
+    if images is None:
+        shape = (recipe.image_size, recipe.image_size, 3)
+        images = keras.Input(shape, dtype="float32", name="images")
     x = net.normalize_input(images, image_mean)
     if recipe.lrn1_before_relu:
         x = conv(x, "conv1", filters[0], 11, strides=4, activation="linear")
@@ -74,15 +79,34 @@ def build_alexnet(
     x = conv(x, "conv3", filters[2], 3)
     x = conv(x, "conv4", filters[3], 3, bias=one, groups=groups)
     x = conv(x, "conv5", filters[4], 3, bias=one, groups=groups)
-    x = net.flatten(pool(x, "pool5"))
-    x = net.hidden(x, "fc6", 4096, "dropout6")
-    x = net.hidden(x, "fc7", 4096, "dropout7")
-    name = f"alexnet_{recipe.name}"
-    if not include_top:
-        x = keras.Model(images, x, name=name).get_layer("fc7").output
-    else:
+    x = pool(x, "pool5")
+    if last != "pool5":
+        x = net.flatten(x)
+        x = net.hidden(x, "fc6", 4096, "dropout6")
+        x = net.hidden(x, "fc7", 4096, "dropout7")
         x = net.logits(x, "fc8", num_classes)
-    return keras.Model(images, x, name=name)
+    name, inputs = f"alexnet_{recipe.name}", keras.utils.get_source_inputs(images)[0]
+    last_layer = keras.Model(inputs, x).get_layer(last)
+    return keras.Model(inputs, last_layer.output, name=name)
+
+
+def least_image_size(recipe: Recipe) -> int:
+    """Height and width, pixels, of the smallest images of which pool5 leaves a value.
+
+    Read backwards: pool5, pool2 and pool1 with a stride of 2, conv1 with 11×11 and 4.
+    """
+    side = 1
+    for _ in range(3):
+        side = 2 * (side - 1) + recipe.pool_size
+    return 4 * (side - 1) + 11 - sum(recipe.conv1_padding)
+
+
+def _check_size(recipe: Recipe) -> None:
+    if recipe.image_size < (least := least_image_size(recipe)):
+        raise ValueError(
+            f"image_size must be at least {least} in the recipe {recipe.name}, "
+            f"received {recipe.image_size}"
+        )
 
 
 def scale_channels(channels: int, recipe: Recipe) -> int:

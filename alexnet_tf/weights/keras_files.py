@@ -1,7 +1,6 @@
 """Our own networks as Keras saves them: `.keras`, and the weights alone."""
 
 import dataclasses
-import itertools
 import json
 import os
 import re
@@ -35,15 +34,14 @@ def read_keras(path: str) -> Found:
     Raises:
         UserError: If it holds no network of ours, or one that was changed.
     """
-    whole = _load(path)
-    model, left = _find_network(whole)
-    parts = {layer.name: layer for layer in model.layers}
-    recipe, names = _compare(model, parts)
-    left += [name for name in parts if name not in names]
+    model, left = _find_network(_load(path))
+    found = _describe(model)
+    recipe, names = _compare(model, found)
+    left += [name for name in found if name not in names]
     if left:
         names -= {HEAD}
     layers = {
-        name: {v.name: v.numpy() for v in parts[name].weights}
+        name: {v.name: v.numpy() for v in model.get_layer(name).weights}
         for name in ("input_normalization", *LAYERS)
         if name in names
     }
@@ -67,44 +65,46 @@ def _find_network(model: keras.Model) -> tuple[keras.Model, list[str]]:
     Raises:
         UserError: If there is none, or something changes the pixels before it.
     """
-    if any(isinstance(layer, InputNormalization) for layer in model.layers):
-        return model, []
     for place, layer in enumerate(model.layers):
-        if isinstance(layer, keras.Model) and not _is_random(layer):
-            for before in model.layers[:place]:
-                if not _is_random(before):
-                    raise UserError(
-                        f"{before.name} ({type(before).__name__}) stands before the "
-                        "network, which reads RGB pixels 0..255: save the base alone"
-                    )
-            network, after = _find_network(layer)
-            return network, after + [x.name for x in model.layers[place + 1 :]]
-    raise UserError("it is a Keras model, but none of ours is in it")
+        if isinstance(layer, InputNormalization):
+            return model, []
+        if _is_random(layer):
+            continue
+        if not isinstance(layer, keras.Model):
+            raise UserError(
+                f"{layer.name} ({type(layer).__name__}) stands first, where a network "
+                "of ours reads RGB pixels 0..255"
+            )
+        network, after = _find_network(layer)
+        return network, after + [x.name for x in model.layers[place + 1 :]]
+    raise UserError("it is a Keras model without layers")
 
 
 def _is_random(layer: keras.layers.Layer) -> bool:
-    """Whether a layer changes pixels in training alone."""
+    """Whether a layer is an input, or changes pixels in training alone."""
     if isinstance(layer, keras.Model):
         return all(map(_is_random, layer.layers))
     is_input = isinstance(layer, keras.layers.InputLayer)
     return is_input or type(layer).__name__.startswith("Random")
 
 
-def _compare(model: keras.Model, parts: Mapping) -> tuple[Recipe, set[str]]:
+def _compare(model: keras.Model, found: Mapping) -> tuple[Recipe, set[str]]:
     """The recipe of a network, and the names of its layers that are as it builds them.
 
     Raises:
         UserError: If a layer up to fc7 is not, or there are not even convolutions.
     """
-    found, problems = _describe(model), {}
-    num_classes = getattr(parts.get(HEAD), "units", 1)
-    dtype = parts["conv1"].dtype_policy.name
+    problems = {}
+    num_classes = found.get(HEAD, {}).get("units", 1)
+    dtype = model.get_layer("conv1").dtype_policy.name
     dtype = dtype if dtype == "mixed_bfloat16" else "float32"
     for recipe in _candidates(model):
         wanted = _describe(build_alexnet(num_classes, recipe, dtype=dtype))
-        same = list(
-            itertools.takewhile(lambda x: found.get(x) == wanted[x], wanted)  # noqa: B023
-        )
+        same = []
+        for name, values in wanted.items():
+            if found.get(name) != values:
+                break
+            same.append(name)
         changed = set(wanted) & set(found) - {*same, HEAD, "logits"}
         if "conv5" in same and not changed:
             return recipe, set(same)
@@ -126,17 +126,24 @@ def _candidates(model: keras.Model) -> list[Recipe]:
 
 
 def _describe(model: keras.Model) -> dict[str, dict]:
-    """What each layer computes, and of what, by its name."""
-    config = json.loads(json.dumps(model.get_config()))
+    """What each layer computes, and of what, by its name.
+
+    Left out are inputs, augmentation, and a softmax of the logits.
+    """
     described = {}
-    for layer in config["layers"]:
-        values = {"class": layer["registered_name"] or layer["class_name"]}
-        for name, value in layer["config"].items():
-            if not _WITHOUT_EFFECT.fullmatch(name):
-                values[name] = value
-        nodes = json.dumps(layer.get("inbound_nodes", []))
+    for layer in json.loads(json.dumps(model.get_config()))["layers"]:
+        name, values = layer["name"], {"class": layer["class_name"]}
+        for key, value in layer["config"].items():
+            if not _WITHOUT_EFFECT.fullmatch(key):
+                values[key] = value
+        nodes = json.dumps(layer["inbound_nodes"])
         values["input"] = re.findall(r'"keras_history": \["([^"]*)"', nodes)
-        described[layer["name"]] = values
+        if name == "input_normalization":
+            values["input"] = []
+        activation = values.get("activation", values["class"].lower())
+        is_softmax = activation == "softmax" and values["input"] == ["logits"]
+        if not (is_softmax or _is_random(model.get_layer(name))):
+            described[name] = values
     return described
 
 

@@ -15,6 +15,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand
 from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.run import build_model, run_of
+from alexnet_tf.weights.downloads import find_file
 from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
 from alexnet_tf.weights.weight_layout import HEAD
 
@@ -61,7 +62,7 @@ def load_network(
         UserError: If it is not there, or cannot be read, or is another network, or its
             outputs are not as many as the names.
     """
-    path = expand(os.fspath(path))
+    path = find_file(expand(os.fspath(path)))
     if run := run_of(path):
         run, latest = run
         checkpoint = checkpoint if latest == "latest" else latest

@@ -13,6 +13,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import LAYERS, Recipe, network_fields
 from alexnet_tf.run import Run, run_of
 from alexnet_tf.weights.description import fits
+from alexnet_tf.weights.downloads import find_file
 from alexnet_tf.weights.weight_files import read_file
 from alexnet_tf.weights.weight_layout import HEAD, Found, format_shape
 
@@ -141,10 +142,10 @@ def read_weights(path: str) -> PublishedWeights:
     """Reads weights; what kind of file it is, its content tells.
 
     Args:
-        path: Path of a pickled dict of `[kernel, bias]` by layer (`bvlc_alexnet.npy`),
-            a `.caffemodel`, an ONNX file, PyTorch's `.pth` or `.safetensors` with
-            torchvision's names; or, of ours, a run, a checkpoint without its `.index`,
-            a `.keras` or a `.weights.h5` file.
+        path: A name in `DOWNLOADS`; the path of a pickled dict of `[kernel, bias]` by
+            layer (`bvlc_alexnet.npy`), a `.caffemodel`, an ONNX file, PyTorch's `.pth`
+            or `.safetensors` with torchvision's names; or, of ours, of a run, a
+            checkpoint without its `.index`, a `.keras` or a `.weights.h5` file.
 
     Returns:
         The weights of the five convolutions at least.
@@ -153,6 +154,7 @@ def read_weights(path: str) -> PublishedWeights:
         UserError: If the file is not there, is of no such kind, is damaged, or holds
             anything that is not understood.
     """
+    path = find_file(path)
     run = run_of(path)
     found = _read_run(*run) if run else read_file(path)
     layers = {
