@@ -253,7 +253,7 @@ def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             train(data_dir, run, given=SMALL | given)
-    with pytest.raises(UserError, match="no data set in .*none"):
+    with pytest.raises(UserError, match=r"no data set in .*none"):
         train(str(tmp_path / "none"), run, given=SMALL)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no data set in"):
