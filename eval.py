@@ -25,12 +25,13 @@ def define_flags() -> None:
     define_path(
         "model_dir",
         None,
-        "Directory of the run; eval.json is written there.",
+        "The directory of the run. eval.json is written there, or eval_test.json for "
+        "the split test.",
         exists=True,
     )
     command_line.define_weights_flags()
-    define_path("data_dir", None, "Data set; by default that of the run.", exists=True)
-    text("split", "validation", "Split to evaluate.")
+    define_path("data_dir", None, "The data set; by default the run's.", exists=True)
+    text("split", "validation", "The split to evaluate.")
     define_path(
         "checkpoint",
         ["latest"],
@@ -42,18 +43,23 @@ def define_flags() -> None:
         "views",
         "1",
         ["1", "10"],
-        "Crops of a picture whose probabilities are averaged: the central one, or the "
-        "corners, the centre and their mirror images (section 4.1).",
+        "The crops of a picture whose probabilities are averaged: the central one, or "
+        "the corners, the centre and their mirror images (section 4.1).",
     )
-    whole("num_gpus", None, "GPUs; by default all there are.", lower_bound=0)
-    whole("global_batch_size", 128, "Images in a step, in all.", lower_bound=1)
+    whole("num_gpus", None, "The GPUs to use; by default all.", lower_bound=0)
+    whole("global_batch_size", 128, "The images in a step, in all.", lower_bound=1)
     flags.DEFINE_enum(
         "precision",
         "float32",
         ["auto", "float32", "mixed_bfloat16"],
         "float32 gives the numbers of the exported model.",
     )
-    flags.DEFINE_bool("predictions", False, "Write predictions.csv too.")
+    command_line.define_choice(
+        "predictions",
+        ["top", "all"],
+        "Also write predictions.csv: a row for each image, with its most probable "
+        "classes; --predictions=all adds the probability of every class.",
+    )
     define_path(
         "report_dir", None, "Write a page with figures, and the figures, there."
     )
@@ -89,19 +95,26 @@ def main(values: flags.FlagValues, _) -> None:
     from alexnet_tf import devices
     from alexnet_tf.evaluation import evaluation
 
-    evaluation.evaluate_run(
-        values.model_dir,
-        data_dir=values.data_dir,
+    strategy = devices.make_strategy(values.num_gpus)
+    is_auto = values.precision == "auto"
+    with strategy.scope():
+        networks = evaluation.load_networks(
+            values.checkpoint,
+            values.model_dir or values.init_weights,
+            recipe=values.recipe,
+            precision=devices.choose_precision() if is_auto else values.precision,
+        )
+    directory = values.report_dir or values.model_dir
+    evaluation.evaluate_networks(
+        networks,
+        values.data_dir,
         split=values.split,
-        checkpoints=values.checkpoint,
-        init_weights=values.init_weights,
-        recipe=values.recipe,
         views=int(values.views),
-        strategy=devices.make_strategy(values.num_gpus),
+        strategy=strategy,
         global_batch_size=values.global_batch_size,
-        precision=values.precision,
-        predictions=values.predictions,
-        report_dir=values.report_dir,
+        outputs=evaluation.Outputs(
+            directory, values.predictions, report=values.report_dir is not None
+        ),
     )
 
 

@@ -1,11 +1,11 @@
 """Writes what layers of a network put out for pictures, as NumPy arrays.
 
-python features.py --input=PICTURES --model_dir=runs/demo --output=features.npz
+python features.py --input=PICTURES --model_dir=runs/demo --output=FEATURES
 python features.py --data_dir=DIR --split=train --model_dir=runs/demo --output=FEATURES
-python features.py --input=PICTURES --init_weights=FILE --layer=conv5 --output=c5.npz
+python features.py --input=PICTURES --init_weights=FILE --layer=conv5 --output=CONV5
 
-Rows are written while it runs; the same command again goes on. A directory has a file
-for each layer that NumPy maps into memory; a .npz, for few pictures, has all of them.
+The directory has a file for each layer, such as fc7.npy, that NumPy maps into memory.
+Rows are written while the program runs, and the same command again goes on.
 """
 
 from alexnet_tf import signals
@@ -18,7 +18,8 @@ import sys
 
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
-from alexnet_tf.pictures.listing import pictures_below, shown
+from alexnet_tf.file_names import FEATURES_FILES
+from alexnet_tf.pictures.listing import pictures_below
 
 _NAMED = 20  # pictures that could not be used, by name
 
@@ -26,10 +27,10 @@ _NAMED = 20  # pictures that could not be used, by name
 def define_flags() -> None:
     """Defines the flags."""
     define_path = command_line.define_path
-    define_path("input", None, "Folder of pictures, at any depth.", exists=True)
-    define_path("data_dir", None, "Or a data set.", exists=True)
-    flags.DEFINE_string("split", "validation", "Of the data set.")
-    define_path("model_dir", None, "Directory of a run.", exists=True)
+    define_path("input", None, "A folder of pictures, at any depth.", exists=True)
+    define_path("data_dir", None, "A data set, instead of --input.", exists=True)
+    flags.DEFINE_string("split", "validation", "The split of the data set.")
+    define_path("model_dir", None, "The directory of a run.", exists=True)
     command_line.define_weights_flags()
     define_path("checkpoint", "latest", "latest or best of the run, or a path.")
     flags.DEFINE_list(
@@ -38,8 +39,10 @@ def define_flags() -> None:
         "Layers, with commas, such as conv5,fc7; a wrong one lists all.",
     )
     flags.DEFINE_bool("before_relu", False, "Take what comes before the ReLU.")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "Of the numbers.")
-    define_path("output", None, "Directory, or a file called *.npz.", required=True)
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "float16"], "The type of the numbers."
+    )
+    define_path("output", None, "The directory to write.", required=True)
 
 
 def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
@@ -49,65 +52,57 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
     if (values.input is None) == (values.data_dir is None):
         raise flags.Error("give --input or --data_dir")
     command_line.check_source(values)
-    if not (values.model_dir or values.init_weights):
+    network = values.model_dir or values.init_weights
+    if not network:
         raise flags.Error("give --model_dir or --init_weights")
-    inputs = [
-        values.input or values.data_dir,
-        values.model_dir or values.init_weights,
-    ]
+    if values.output.endswith(".npz"):
+        raise flags.Error(
+            "--output is a directory now: give one, and load OUTPUT/fc7.npy from it"
+        )
     local_only(values.output, "--output")
-    kind = "file" if values.output.endswith(".npz") else "directory"
-    files.check_output(
-        values.output, inputs, what="--output", kind=kind, replaced=False
-    )
+    inputs = [values.input or values.data_dir, network]
+    files.check_output(values.output, inputs, what="--output", replaced=False)
+    files.check_ours(values.output, FEATURES_FILES)
     return pictures_below(values.input) if values.input else []
 
 
 def main(values: flags.FlagValues, paths: list[str]) -> int:
     """Writes the features as the flags say."""
     from alexnet_tf import features
-    from alexnet_tf.evaluation.evaluation import fit_as_trained
     from alexnet_tf.pipeline.data_set import open_data_set
-    from alexnet_tf.run import Run, checkpoint_sha256
+    from alexnet_tf.run import checkpoint_sha256
     from alexnet_tf.weights.loading import load_network
 
-    if values.init_weights:
-        loaded = load_network(values.init_weights, recipe=values.recipe)
-    else:
-        loaded = Run(values.model_dir).load_model(values.checkpoint)
-    model, config, path = loaded
+    network = values.model_dir or values.init_weights
+    model, config, path = load_network(
+        network, checkpoint=values.checkpoint, recipe=values.recipe
+    )
     size = model.input_shape[1]
     if values.input:
-        pictures = features.pictures_of_folder(
-            values.input, paths, config.fitting, size
-        )
+        folder, fitting = values.input, config.fitting
+        pictures = features.pictures_of_folder(folder, paths, fitting, size)
     else:
         data_set = open_data_set(values.data_dir)
-        data_set = fit_as_trained(config, data_set)
         pictures = features.pictures_of_split(data_set, values.split, size)
     layers = list(dict.fromkeys(values.layer))
-    facts = {
-        "weights": checkpoint_sha256(path),
-        "before_relu": values.before_relu,
-    }
     left_out = features.write_features(
         features.take_layers(model, layers, values.before_relu),
         pictures,
         values.output,
-        facts,
+        {"weights": checkpoint_sha256(path), "before_relu": values.before_relu},
         values.dtype,
     )
     print(f"{', '.join(layers)} of {pictures.number:,} pictures: {values.output}")
     return report(left_out, pictures.number)
 
 
-def report(left_out: list, number: int) -> int:
+def report(left_out: list[tuple[str, str]], number: int) -> int:
     """Says which pictures could not be used; returns the exit code."""
     if not left_out:
         return 0
     print(f"error: {len(left_out)} of {number} not read:", file=sys.stderr)
-    for row in left_out[:_NAMED]:
-        print(f"  {shown(row.name)}: {row.error}", file=sys.stderr)
+    for name, error in left_out[:_NAMED]:
+        print(f"  {files.shown(name)}: {error}", file=sys.stderr)
     if len(left_out) > _NAMED:
         print(f"  and {len(left_out) - _NAMED:,} more", file=sys.stderr)
     return 1

@@ -93,6 +93,19 @@ class _PathParser(flags.ArgumentParser):
         return "path"
 
 
+class _ChoiceParser(flags.ArgumentParser):
+    """One of some words; the first where the flag stands alone, None for `--noflag`."""
+
+    def __init__(self, choices: list[str]):
+        self._choices = choices
+
+    def parse(self, argument: str) -> str | None:
+        argument = {"true": self._choices[0], "false": None}.get(argument, argument)
+        if argument not in (None, *self._choices):
+            raise ValueError(f"must be one of {', '.join(self._choices)}")
+        return argument
+
+
 class _FieldParser(flags.ArgumentParser):
     """The value of a setting: of its type, in its limits."""
 
@@ -152,6 +165,12 @@ def define_path(
         flags.mark_flag_as_required(name)
     if expert:
         mark_expert(name)
+
+
+def define_choice(name: str, choices: list[str], help: str) -> None:
+    """Defines a flag that may stand alone: `--flag`, for the first of its choices."""
+    flag = flags.Flag(_ChoiceParser(choices), None, name, None, help, boolean=True)
+    flags.DEFINE_flag(flag)
 
 
 def define_label_flags(*, expert: bool = False) -> None:

@@ -29,6 +29,7 @@ _RESULT_FILES = tuple(
     for name in (f"eval{part}.json", f"per_class{part}.csv", f"predictions{part}.csv")
 )
 REPORT_FILES = ("index.html", *_RESULT_FILES, "*.png")
+FEATURES_FILES = ("features.json", "*.npy")
 
 _CHECKPOINT_FILES = (
     "checkpoint",

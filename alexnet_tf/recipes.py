@@ -163,9 +163,10 @@ class Recipe:
     )
 
     # The training images (section 4.1).
-    # How a published network's own pictures were made square; no setting, since what
+    # How a published network's own pictures were made square; no settings, since what
     # training sees was made square by data.prepare.
     fit: str = "crop"
+    resampling: str = "bicubic"
     random_crops: bool = expert_setting(
         True, "Train on random crops, else on the centre."
     )
@@ -298,6 +299,7 @@ _CAFFE = {
     "bgr": True,
     "init_stddev_fc67": 0.005,
     "fit": "warp",
+    "resampling": "opencv",
     "color": "none",
     "global_batch_size": 256,
     "lr_schedule": "steps",
@@ -365,6 +367,7 @@ RECIPES: dict[str, Recipe] = {
         lr_schedule="steps",
         lr_drop_epochs=(30.0, 60.0),
         weight_decay=1e-4,
+        resampling="bilinear",
         rate_in_momentum=False,  # torch.optim.SGD
     ),
 }

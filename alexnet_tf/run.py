@@ -183,15 +183,17 @@ def run_of(path: str) -> tuple[Run, str] | None:
     Raises:
         UserError: If it is a directory that is no run, or a checkpoint without one.
     """
-    if tf.io.gfile.isdir(path):
+    is_checkpoint = tf.io.gfile.exists(path + ".index")
+    # An object store takes the beginning of a file's name for a directory.
+    if tf.io.gfile.isdir(path) and not is_checkpoint:
         if not Run(path).exists():
             held = ", ".join(list_names(path)[:8]) or "nothing"
             raise UserError(f"{path}: it is no run (no {CONFIG_FILE}); it holds {held}")
         return Run(path), "latest"
-    if tf.io.gfile.exists(path):
+    if tf.io.gfile.exists(path) and not is_checkpoint:
         return None
     run = find_run(path)
-    if run is None and checkpoint_files(path):
+    if run is None and is_checkpoint:
         raise UserError(
             f"{path}: a checkpoint does not tell its network without the {CONFIG_FILE} "
             "of its run above it: give it where its training left it"

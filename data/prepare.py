@@ -23,6 +23,7 @@ from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.listing import shown
+from alexnet_tf.recipes import RECIPES
 from data import sources
 from data.held_out import find_thresholds, split_by_groups
 from data.source import Reading, Source, check_class_names
@@ -203,6 +204,13 @@ def define_flags() -> None:
     command_line.define_path("output", None, "Directory to make.", required=True)
     command_line.define_flags_from(Reading)
     command_line.define_flags_from(Options)
+    flags.DEFINE_enum(
+        "recipe",
+        None,
+        [*RECIPES],
+        "Make pictures square as this recipe's published network wants them: --fit and "
+        "--resampling.",
+    )
     whole("num_shards", None, "Of a split. Default: by size.", lower_bound=1)
     whole(
         "num_workers",
@@ -225,7 +233,7 @@ def main(values: flags.FlagValues) -> None:
         input=values.input,
         output=values.output,
         reading=Reading(**command_line.given_flags(values, Reading)),
-        options=Options(**command_line.given_flags(values, Options)),
+        options=_options(values),
         num_shards=values.num_shards,
         num_workers=values.num_workers,
         max_errors=values.max_errors,
@@ -234,6 +242,15 @@ def main(values: flags.FlagValues) -> None:
         beam_options=values.beam_option if values.runner == "beam" else None,
     )
     print(_next_steps(values.output))
+
+
+def _options(values: flags.FlagValues) -> Options:
+    """How pictures are stored: as given, else as the recipe's network wants them."""
+    given = command_line.given_flags(values, Options)
+    if values.recipe:
+        recipe = RECIPES[values.recipe]
+        given = {"fit": recipe.fit, "resampling": recipe.resampling} | given
+    return Options(**given)
 
 
 def _next_steps(output: str) -> str:

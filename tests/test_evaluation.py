@@ -15,8 +15,12 @@ from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import report, results
-from alexnet_tf.evaluation.evaluation import evaluate_run
+from alexnet_tf.evaluation import evaluation, report, results
+from alexnet_tf.evaluation.evaluation import (
+    evaluate_networks,
+    evaluate_run,
+    load_networks,
+)
 from alexnet_tf.evaluation.evaluator import Evaluator, _part_of_worker
 from alexnet_tf.evaluation.metrics import (
     precision_recall_f1,
@@ -409,7 +413,9 @@ def runs(tmp_path_factory, data_dir):
 
 
 def test_an_ensemble_of_runs_is_the_mean_of_its_members(runs):
-    both = evaluate_run(None, checkpoints=[run.model_dir for run in runs]).predictions
+    networks = load_networks([run.model_dir for run in runs], None)
+    strategy = tf.distribute.get_strategy()
+    both = evaluate_networks(networks, strategy=strategy).predictions
     each = []
     for run in runs:
         told = evaluate_run(run.model_dir).predictions
@@ -451,9 +457,8 @@ def test_a_remote_run_is_evaluated(runs):
                 file.write(path.read_bytes())
     checkpoint = Run(remote).checkpoint_path()
     error = evaluate_run(runs[0].model_dir).top_1_error
-    for arguments in ({"model_dir": remote}, {"model_dir": None}):
-        given = {} if arguments["model_dir"] else {"checkpoints": [checkpoint]}
-        assert evaluate_run(**arguments, **given).top_1_error == error
+    for path in (remote, checkpoint):
+        assert evaluate_run(path).top_1_error == error
     with tf.io.gfile.GFile(f"{remote}/eval.json") as file:
         assert json.loads(file.read())["checkpoint"] == checkpoint
     with tf.io.gfile.GFile(f"{remote}/per_class.csv") as file:
@@ -515,17 +520,14 @@ def test_the_table_has_accuracy_beside_error_and_the_largest_class(data_set):
     assert table.endswith("84.60%       15.40%")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"split": "test"}, "no split 'test'"),
-        ({"checkpoints": ["nowhere"]}, "no checkpoint 'nowhere'"),
-        ({"checkpoints": ["best"]}, "no checkpoint 'best'"),
-    ],
-)
-def test_what_is_not_there_is_named(runs, arguments, message):
-    with pytest.raises(UserError, match=message):
-        evaluate_run(runs[0].model_dir, **arguments)
+def test_what_is_not_there_is_named(runs):
+    model_dir = runs[0].model_dir
+    with pytest.raises(UserError, match="no split 'test'"):
+        evaluate_run(model_dir, split="test")
+    with pytest.raises(UserError, match="nowhere"):
+        load_networks(["nowhere"], model_dir)
+    with pytest.raises(UserError, match="no checkpoint 'best'"):
+        load_networks(["best"], model_dir)
 
 
 def test_data_that_are_gone_are_to_be_given(runs, data_dir, tmp_path):
@@ -533,14 +535,14 @@ def test_data_that_are_gone_are_to_be_given(runs, data_dir, tmp_path):
     run = Run(str(tmp_path / "run"))
     gone = dataclasses.replace(run.read_config(), data_dir=str(tmp_path / "gone"))
     run.write_config(gone)
-    with pytest.raises(UserError, match=r"no longer in .*gone: give --data_dir"):
+    with pytest.raises(UserError, match=r"gone, which is no longer there: give"):
         evaluate_run(run.model_dir)
     assert evaluate_run(run.model_dir, data_dir).num_evaluated == 25
 
 
 def test_a_checkpoint_without_a_run_needs_model_dir():
     with pytest.raises(UserError, match="--model_dir"):
-        evaluate_run(None)
+        load_networks(["latest"], None)
 
 
 def test_networks_of_other_classes_are_refused(runs, data_dir, tmp_path):
@@ -557,4 +559,15 @@ def test_networks_of_other_classes_are_refused(runs, data_dir, tmp_path):
     with pytest.raises(UserError, match="knows 3 classes"):
         evaluate_run(str(tmp_path), data_dir)
     with pytest.raises(UserError, match="different classes"):
-        evaluate_run(None, checkpoints=[str(tmp_path), checkpoint])
+        load_networks([str(tmp_path), checkpoint], None)
+
+
+def test_probabilities_of_all_classes_that_do_not_fit_in_memory_are_refused(
+    runs, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "_MAX_BYTES", 4 * 25 * 3 - 1)
+    networks = load_networks(["latest"], runs[0].model_dir)
+    strategy = tf.distribute.get_strategy()
+    outputs = evaluation.Outputs(runs[0].model_dir, "all")
+    with pytest.raises(UserError, match="3 classes for 25 images do not fit"):
+        evaluate_networks(networks, strategy=strategy, outputs=outputs)

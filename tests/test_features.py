@@ -1,10 +1,15 @@
 """Activations on disk: the right ones, of the right pictures, killed or not."""
 
 import dataclasses
+import importlib
+import json
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import PIL.Image
@@ -15,7 +20,6 @@ from numpy_alexnet import NumpyAlexNet
 
 from alexnet_tf import RECIPES, alexnet, features
 from alexnet_tf.errors import UserError
-from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
@@ -64,6 +68,11 @@ def of_split(data_dir, split="validation"):
     return features.pictures_of_split(open_data_set(data_dir), split, 224)
 
 
+def of_folder(folder, paths):
+    paths = list(map(str, paths))
+    return features.pictures_of_folder(str(folder), paths, Fitting(), 224)
+
+
 def load(directory):
     return {path.stem: np.load(path) for path in pathlib.Path(directory).glob("*.npy")}
 
@@ -109,35 +118,72 @@ def test_rows_are_what_evaluation_sees_with_names_and_labels(data_dir, model, tm
 
 
 def test_a_folder_is_seen_as_the_model_sees_pictures(tmp_path, model):
-    """The middle of a picture; what cannot be read is named and leaves no row."""
+    """The middle of a picture; what cannot be read is named and has a row of NaN."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)
     (tmp_path / "in" / "cats").mkdir(parents=True)
-    paths = [tmp_path / "in" / n for n in ("cats/a.png", "broken.jpg", "b.tiff")]
+    paths = [tmp_path / "in" / n for n in ("cats/a.png", "cats/broken.jpg", "b.tiff")]
     PIL.Image.fromarray(pixels[0]).save(paths[0])
     paths[1].write_bytes(b"\xff\xd8\xff no more")
     PIL.Image.fromarray(pixels[1]).save(paths[2])  # not a kind that the graph takes
-    folder, paths = str(tmp_path / "in"), list(map(str, paths))
-    pictures = features.pictures_of_folder(folder, paths, Fitting(), 224)
+    pictures = of_folder(tmp_path / "in", paths)
     left_out = write(model, pictures, tmp_path / "out", ["pad1", "fc7"])
-    assert [row.name for row in left_out] == ["broken.jpg"]
+    assert [name for name, _ in left_out] == ["cats/broken.jpg"]
     found = load(tmp_path / "out")
-    assert found["file_names"].tolist() == ["cats/a.png", "b.tiff"]
-    assert found["labels"].tolist() == [0, -1]
+    names = ["cats/a.png", "cats/broken.jpg", "b.tiff"]
+    assert found["file_names"].tolist() == names
+    assert found["labels"].tolist() == [0, -1, -1]
     assert found["class_names"].tolist() == ["cats"]
     mean = model.get_layer("input_normalization").mean.numpy()
     expected = pixels[:, 16:240, 16:240] - mean
-    np.testing.assert_allclose(found["pad1"][:, :224, :224], expected, atol=1e-4)
+    np.testing.assert_allclose(found["pad1"][::2, :224, :224], expected, atol=1e-4)
+    for layer in ("pad1", "fc7"):
+        is_missing = np.isnan(found[layer]).reshape(3, -1)
+        assert is_missing.all(axis=1).tolist() == [False, True, False]
+        assert is_missing.any(axis=1).tolist() == [False, True, False]
 
 
-def test_bad_records_leave_no_row(data_dir, model, tmp_path):
+def test_bad_records_have_a_row_of_nan(data_dir, model, tmp_path):
     two = dataclasses.replace(open_data_set(data_dir), class_names=("blue", "green"))
     pictures = features.pictures_of_split(two, "validation", 224)
     left_out = write(model, pictures, tmp_path / "out", ["fc7"])
     assert len(left_out) == 5
-    assert all(row.name.startswith("validation/red/") for row in left_out)
+    assert all(name.startswith("validation/red/") for name, _ in left_out)
     found = load(tmp_path / "out")
-    assert len(found["fc7"]) == len(found["labels"]) == 20
+    is_bad = found["labels"] == -1
+    assert is_bad.sum() == 5
+    np.testing.assert_array_equal(np.isnan(found["fc7"]).any(axis=1), is_bad)
+
+
+def test_pictures_that_were_replaced_are_not_taken_for_those_before(tmp_path, model):
+    """Of the same names and sizes, and a file that was touched is another, too."""
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a.png"
+    PIL.Image.new("RGB", (256, 256), "red").save(path, compress_level=0)
+    size = path.stat().st_size
+    write(model, of_folder(tmp_path / "in", [path]), tmp_path / "out", ["fc7"])
+    before = load(tmp_path / "out")["fc7"]
+    write(model, of_folder(tmp_path / "in", [path]), tmp_path / "out", ["fc7"])
+    PIL.Image.new("RGB", (256, 256), "blue").save(path, compress_level=0)
+    assert path.stat().st_size == size
+    pictures = of_folder(tmp_path / "in", [path])
+    with pytest.raises(UserError, match=r"was begun with pictures .*: give a new dir"):
+        write(model, pictures, tmp_path / "out", ["fc7"])
+    write(model, pictures, tmp_path / "new", ["fc7"])
+    assert not np.array_equal(load(tmp_path / "new")["fc7"], before)
+
+
+def test_records_that_were_replaced_are_not_taken_for_those_before(
+    data_dir, model, tmp_path
+):
+    shutil.copytree(data_dir, tmp_path / "data")
+    write(model, of_split(str(tmp_path / "data")), tmp_path / "out", ["fc7"])
+    (shard,) = (tmp_path / "data").glob("*validation*")
+    content = bytearray(shard.read_bytes())
+    content[5000] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match="was begun with pictures"):
+        write(model, of_split(str(tmp_path / "data")), tmp_path / "out", ["fc7"])
 
 
 KILLED = """
@@ -145,13 +191,13 @@ import os, runpy, signal, sys
 script, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0], sys.path[0] = script, os.path.dirname(script)
 from alexnet_tf import features
-append, calls = features._Array.append, []
-def append_or_die(array, rows):
-    calls.append(array)
+store, calls = features._store, []
+def store_or_die(*arguments):
+    calls.append(arguments)
     if len(calls) == 4:  # a layer of the second batch is written, the other is not
         os.kill(os.getpid(), signal.SIGKILL)
-    append(array, rows)
-features._Array.append = append_or_die
+    store(*arguments)
+features._store = store_or_die
 runpy.run_path(script, run_name="__main__")
 """
 
@@ -159,7 +205,7 @@ runpy.run_path(script, run_name="__main__")
 def test_a_killed_process_is_followed_by_one_that_goes_on(
     data_dir, model, run, tmp_path
 ):
-    output, source = tmp_path / "out.npz", of_split(data_dir, "train")
+    output, source = tmp_path / "out", of_split(data_dir, "train")
     arguments = [
         SCRIPT,
         f"--data_dir={data_dir}",
@@ -171,6 +217,7 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(
     command = [sys.executable, "-c", KILLED, *map(str, arguments)]
     killed = subprocess.run(command, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert json.loads((output / "features.json").read_text())["rows_done"] == 64
     started = []
 
     def batches(start):
@@ -185,42 +232,27 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(
     assert write(model, watched, output, **facts) == []
     assert started == [64]
     write(model, source, tmp_path / "whole", **facts)
-    expected = load(tmp_path / "whole")
-    found = np.load(output)
+    expected, found = load(tmp_path / "whole"), load(output)
     assert len(expected["fc7"]) == 150
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.npz", "whole"]
-    for done in (output, tmp_path / "whole"):  # there is nothing left to do
-        write(model, watched, done, **facts)
+    write(model, watched, output, **facts)  # there is nothing left to do
     assert started == [64]
-    (tmp_path / "whole" / "conv5.npy").unlink()
-    write(model, watched, tmp_path / "whole", **facts)
+    (output / "conv5.npy").unlink()
+    write(model, watched, output, **facts)
     assert started == [64, 0]
-    np.testing.assert_array_equal(load(tmp_path / "whole")["conv5"], expected["conv5"])
+    np.testing.assert_array_equal(load(output)["conv5"], expected["conv5"])
 
 
-@pytest.mark.parametrize("name", ["out", "out.npz"])
-def test_an_output_of_something_else_stays(data_dir, model, tmp_path, name):
-    output, pictures = tmp_path / name, of_split(data_dir)
+def test_an_output_of_something_else_stays(data_dir, model, tmp_path):
+    output, pictures = tmp_path / "out", of_split(data_dir)
     write(model, pictures, output, ["fc7"], weights="a")
     with pytest.raises(UserError, match="with weights a, now it is b: give a new"):
         write(model, pictures, output, ["fc7"], weights="b")
     with pytest.raises(UserError, match=r"with layers \['fc7'\], now it is \['fc6'\]"):
         write(model, pictures, output, ["fc6"], weights="a")
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "notes.txt").write_text("my own")
-    with pytest.raises(UserError, match="holds other files"):
-        write(model, pictures, mine)
-    assert [p.name for p in mine.iterdir()] == ["notes.txt"]
-    np.savez(tmp_path / "mine.npz", mine=np.ones(3))
-    (tmp_path / "text.npz").write_text("my own")
-    for taken in ("mine.npz", "text.npz"):
-        with pytest.raises(UserError, match="holds something else"):
-            write(model, pictures, tmp_path / taken)
-    pictures = features.pictures_of_folder("a", ["a/b.jpg"], Fitting(), 224)
-    with pytest.raises(UserError, match="holds something else"):
+    (output / "features.json").write_text("{")
+    with pytest.raises(UserError, match="damaged or of another version"):
         write(model, pictures, output, ["fc7"], weights="a")
 
 
@@ -237,38 +269,46 @@ def test_half_precision_and_what_it_cannot_hold(data_dir, model, tmp_path):
         write(loud, pictures, tmp_path / "loud", ["fc7"], "float16")
 
 
-def test_a_full_disk_is_one_line(data_dir, model, tmp_path, monkeypatch):
-    def refuse(array, rows):
-        raise OSError(28, "No space left on device", "fc7.npy")
+def test_a_disk_without_room_for_all_rows_is_one_line_before_the_work(
+    data_dir, model, tmp_path, monkeypatch
+):
+    """A file that is mapped into memory would else kill the process in the middle."""
 
-    monkeypatch.setattr(features._Array, "append", refuse)
-    with pytest.raises(UserError, match="free some space and run the same command"):
-        write(model, of_split(data_dir), tmp_path / "out", ["fc7"])
-    monkeypatch.undo()
-    write(model, of_split(data_dir), tmp_path / "out", ["fc7"])
+    def refuse(descriptor, start, size):
+        raise OSError(28, "No space left on device")
+
+    pictures = of_split(data_dir)
+    nothing = dataclasses.replace(pictures, batches=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        with pytest.raises(UserError, match="free some space and run the same command"):
+            write(model, nothing, tmp_path / "out", ["fc7"])
+    write(model, pictures, tmp_path / "out", ["fc7"])
     assert len(load(tmp_path / "out")["fc7"]) == 25
-    assert not (tmp_path / "out" / LOCK_FILE).exists()
 
 
-def test_published_weights_need_no_run(tmp_path):
+def test_published_weights_need_no_run(tmp_path, capsys):
     source = alexnet(5, "bvlc", width=0.05, seed=3)
     layers = {n: [v.numpy() for v in source.get_layer(n).weights] for n in WITH_WEIGHTS}
     np.save(tmp_path / "weights.npy", layers)
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     (tmp_path / "in").mkdir()
     PIL.Image.fromarray(picture).save(tmp_path / "in" / "a.png")
-    arguments = [
-        f"--input={tmp_path}/in",
-        f"--init_weights={tmp_path}/weights.npy",
-        "--recipe=bvlc",
-        "--layer=conv3,fc8",
-        f"--output={tmp_path}/out.npz",
-    ]
-    command = [sys.executable, str(SCRIPT), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "conv3, fc8 of 1 pictures" in ended.stdout
-    found = np.load(tmp_path / "out.npz")
+    values = types.SimpleNamespace(
+        input=str(tmp_path / "in"),
+        model_dir=None,
+        init_weights=str(tmp_path / "weights.npy"),
+        checkpoint="latest",
+        recipe="bvlc",
+        layer=["conv3", "fc8"],
+        before_relu=False,
+        dtype="float32",
+        output=str(tmp_path / "out"),
+    )
+    script = importlib.import_module("features")
+    assert script.main(values, [str(tmp_path / "in" / "a.png")]) == 0
+    assert "conv3, fc8 of 1 pictures" in capsys.readouterr().out
+    found = load(tmp_path / "out")
     crop = picture[np.newaxis, 14 : 14 + 227, 14 : 14 + 227]
     assert found["conv3"].shape == (1, 13, 13, 20)
     np.testing.assert_allclose(found["fc8"], source(crop), rtol=1e-3, atol=1e-4)
@@ -283,6 +323,7 @@ def test_published_weights_need_no_run(tmp_path):
         (["--input=.", "--data_dir=.", "--model_dir=."], 2, "give --input or"),
         (["--input=tests", "--model_dir=."], 1, "no pictures in tests"),
         (["--input=nowhere", "--model_dir=."], 2, "there is no nowhere"),
+        (["--input=.", "--model_dir=.", "--output=a.npz"], 2, "is a directory now"),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path, arguments, code, message):

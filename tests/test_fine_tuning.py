@@ -186,13 +186,13 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
     names = [str(tmp_path / "a.png")]
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     tf.io.write_file(names[0], tf.io.encode_png(picture))
-    directory = predict.find_saved_model(run_dir)
-    classify = tf.saved_model.load(directory).signatures["serving_default"]
-    (answer,) = predict.predict(classify, names, 1, 3)
+    directory, fitting = predict.find_saved_model(run_dir)
+    classify = tf.saved_model.load(directory).signatures["images"]
+    (answer,) = predict.predict(classify, fitting, names, 1, 3)
     model, *_ = Run(run_dir).load_model()
     crop = picture[np.newaxis, 14 : 14 + 227, 14 : 14 + 227]
     expected = tf.nn.softmax(model(crop))[0].numpy()
-    for name, class_id, probability in answer.answer:
+    for name, class_id, probability in answer.rows:
         assert name == ["blue", "green", "red"][class_id]
         assert probability == pytest.approx(expected[class_id], abs=1e-4)
 

@@ -18,7 +18,12 @@ from helpers import make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.evaluation import report
-from alexnet_tf.evaluation.evaluation import evaluate_run
+from alexnet_tf.evaluation.evaluation import (
+    Outputs,
+    evaluate_networks,
+    evaluate_run,
+    load_networks,
+)
 from alexnet_tf.evaluation.metrics import wilson_interval
 from alexnet_tf.evaluation.results import read_names
 from alexnet_tf.pipeline.batches import read_pictures
@@ -150,7 +155,9 @@ def test_two_replicas_and_a_network_twice_change_no_report(written, tmp_path):
     page, _, _ = written
     given = {"strategy": make_strategy(simulate_gpus=2), "global_batch_size": 8}
     run, again = str(page.parent / "run"), tmp_path / "page"
-    evaluate_run(run, checkpoints=["latest"] * 2, report_dir=str(again), **given)
+    with given["strategy"].scope():
+        networks = load_networks(["latest"] * 2, run)
+    evaluate_networks(networks, outputs=Outputs(str(again), report=True), **given)
     for directory, is_of_several in ((page, False), (again, True)):
         text = (directory / "index.html").read_text()
         assert ("features are of the first network" in text) == is_of_several

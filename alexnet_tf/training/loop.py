@@ -72,6 +72,7 @@ class Loop:
             logging.info("going on from step %d", trainer.step)
         elif self._config.init_weights:  # which may be gone or others the next time
             self.checkpoints.save(0)
+            self.checkpoints.wait()
         if self._workers.are_several:
             self._workers.check_equal(
                 {

@@ -23,7 +23,7 @@ from alexnet_tf.devices import (
     make_training_strategy,
 )
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import Member, describe_evaluation
+from alexnet_tf.evaluation.evaluation import describe_evaluation
 from alexnet_tf.evaluation.results import write_results
 from alexnet_tf.export import export_run
 from alexnet_tf.files import check_output, lock
@@ -35,6 +35,7 @@ from alexnet_tf.training.loop import Loop
 from alexnet_tf.training.resuming import find_unfinished, make_run
 from alexnet_tf.training.step import Trainer
 from alexnet_tf.training.workers import Workers
+from alexnet_tf.weights.loading import Loaded
 from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
 
 
@@ -257,15 +258,10 @@ def _command_to_go_on(run: Run) -> str:
 def _write_results(loop: Loop, trainer: Trainer, run: Run) -> dict[str, dict]:
     """Writes eval.json and its like of what the loop evaluated last; returns them."""
     results, config = {}, trainer.config
-    member = Member(trainer.model, loop.checkpoints.latest, config, run)
+    network = Loaded(trainer.model, config, loop.checkpoints.latest)
     for split, evaluation in loop.evaluations.items():
-        facts = describe_evaluation(
-            evaluation,
-            [member],
-            trainer.data_set,
-            precision=config.precision,
-            seconds=loop.seconds[split],
-        )
+        rate = evaluation.num_evaluated / loop.seconds[split]
+        facts = describe_evaluation(evaluation, [network], trainer.data_set, rate)
         write_results(run.model_dir, evaluation, facts, trainer.data_set)
         results[split] = facts
     return results

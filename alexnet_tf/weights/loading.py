@@ -91,7 +91,7 @@ def _configure(weights: PublishedWeights, path: str, recipe, class_names) -> Con
         data_dir="",
         class_names=_name_outputs(weights, class_names),
         num_train_examples=0,
-        fitting=Fitting(chosen.fit),
+        fitting=Fitting(chosen.fit, resampling=chosen.resampling),
         init_weights=path,
     )
 
