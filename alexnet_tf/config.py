@@ -90,7 +90,7 @@ class Config:
         "Steps between two checkpoints; there is one before each validation, too.",
         lower_bound=1,
     )
-    checkpoint_minutes: float = setting(
+    checkpoint_minutes: float = expert_setting(
         10.0,
         "Minutes after which a checkpoint is written where none was before; 0 for "
         "never.",

@@ -196,7 +196,7 @@ class Recipe:
         90.0, "The number of epochs to train.", lower_bound=1e-9
     )
     learning_rate: float = setting(0.01, "The initial learning rate.", lower_bound=0.0)
-    scale_lr: bool = setting(
+    scale_lr: bool = expert_setting(
         False, "Multiply the rate by global_batch_size / 128 (Goyal et al. 2017)."
     )
     lr_schedule: str = setting(

@@ -120,7 +120,7 @@ def run_script(name, *arguments):
     return command_line.execute(argv, script.main, script.define_flags, check)
 
 
-def python(code, *arguments, **options):
+def python(code, *arguments, env=os.environ, **options):
     """Starts a process that runs `code` after importing `files` and `paths`."""
     lines = "import os, sys, time\nfrom alexnet_tf import files, paths\n" + code
     return subprocess.Popen(
@@ -129,7 +129,7 @@ def python(code, *arguments, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"ALEXNET_TF_PROGRAM": "1"},  # without TensorFlow
+        env=env | {"ALEXNET_TF_PROGRAM": "1"},  # without TensorFlow
         **options,
     )
 

@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 from conftest import GPU_TESTS
 from helpers import largest_difference
-from test_resume import assert_same_state, final_state, finish, start
+from test_resume import assert_same_state, finish, read_state, start
 
 from alexnet_tf import alexnet
 from alexnet_tf.evaluation.metrics import sum_metrics
 from alexnet_tf.recipes import RECIPES
+from alexnet_tf.run import Run
 from data.prepare import prepare
 from data.transcode import Options
 
@@ -84,7 +85,7 @@ def train(data_dir, model_dir, *flags, gpus=1):
     done = run("train.py", "--precision=float32", "--dropout_rate=0", *common)
     assert done.returncode == 0, done.stderr
     assert ("the CPU" in done.stderr) != IS_REAL
-    return final_state(model_dir)[2]
+    return read_state(Run(str(model_dir)))[2]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_input_of_every_kind(data_dir, tmp_path, trained):
 
 
 def last_loss(model_dir):
-    return final_state(model_dir)[3][-1]["cross_entropy"]
+    return read_state(Run(str(model_dir)))[3][-1]["cross_entropy"]
 
 
 @pytest.mark.gpu(1)
@@ -140,7 +141,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(data_dir, tmp_path):
     finish(start(data_dir, tmp_path / "whole"))
     finish(start(data_dir, tmp_path / "killed", "step"), code=-signal.SIGKILL)
     assert "going on from step" in finish(start(data_dir, tmp_path / "killed"))
-    assert_same_state(tmp_path / "killed", final_state(tmp_path / "whole"))
+    killed, whole = Run(str(tmp_path / "killed")), Run(str(tmp_path / "whole"))
+    assert_same_state(killed, read_state(whole))
 
 
 @pytest.mark.gpu(1)

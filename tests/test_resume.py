@@ -28,6 +28,7 @@ from helpers import (
     make_trainer,
 )
 
+from alexnet_tf import signals
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation, Predictions
 from alexnet_tf.paths import list_checkpoints
@@ -155,7 +156,7 @@ def test_a_signal_ends_a_validation_between_two_batches(
         def on(number):
             batches.append(number)
             if len(batches) == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
+                patch.setattr(signals._State, "received", (signal.SIGTERM,))
             on_batch(number)
 
         return evaluate(*args, on_batch=on)
