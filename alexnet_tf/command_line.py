@@ -356,6 +356,7 @@ class _Terminal(io.TextIOWrapper):
             stream.encoding,
             errors="backslashreplace",
             line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
         )
         self._stream = stream  # would close the file if nobody kept it
 
@@ -414,6 +415,7 @@ def execute(
     except Exception as error:
         return _report(error, argv)
     except KeyboardInterrupt:
+        sys.stderr.flush()  # the end of a progress bar comes before the line
         return signals.report()
     finally:
         for name in set(flags.FLAGS) - others:
