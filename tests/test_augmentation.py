@@ -91,9 +91,11 @@ def test_pca_noise_equals_numpy(source_2012):
     rng = np.random.default_rng(0)
     sample = rng.normal(size=(1000, 3)) @ rng.normal(size=(3, 3)) * 40
     values, vectors = np.linalg.eigh(np.cov(sample.T))
-    mean = np.array([120.0, 110.0, 100.0])
-    statistics = PixelStatistics(np.zeros(()), mean, values, vectors, 1000)
     images = pictures(16)
+    height, width = images.shape[1:3]
+    mean_image = rng.uniform(50, 200, (height + 6, width + 4, 3)).astype(np.float32)
+    mean = mean_image[3:-3, 2:-2].astype(np.float64)
+    statistics = PixelStatistics(mean_image, np.zeros(3), values, vectors, 1000)
     normal = rng.normal(size=(len(images), 3)).astype(np.float32)
     active = np.arange(len(images)) % 4 != 3
     noisy = augmentation.add_pca_noise(
@@ -118,6 +120,30 @@ def test_pca_noise_equals_numpy(source_2012):
             )
             x = (x / 255 + noise) * 255
         assert np.abs(np.clip(x, 0, 255) - ours.numpy()).max() <= 0.51
+
+
+def test_colors_of_the_source_of_2012_by_hand():
+    """(x - mean image + noise) / 1.1, as lines 210, 177 and 179 of convdata_jpeg.py.
+
+    A picture of 150 everywhere; the mean image has 100 and, in one pixel of its central
+    window, 30. The standard deviations of the components, red, green and blue, are 40,
+    20 and 10; the draws are 1, -2 and 0, so the noise is 0.1 times (40, -40, 0).
+    """
+    mean_image = np.full((6, 6, 3), 100, np.float32)
+    mean_image[2, 3] = 30  # in the window that begins at (1, 1): row 1, column 2
+    statistics = PixelStatistics(
+        mean_image, np.full(3, 7.0), np.array([1600.0, 400.0, 100.0]), np.eye(3), 1
+    )
+    images = tf.fill([2, 4, 4, 3], tf.constant(150, tf.uint8))
+    normal = tf.constant([[1.0, -2.0, 0.0]] * 2)
+    noisy = augmentation.add_pca_noise(
+        images, normal, tf.constant([True, False]), statistics, source_2012=True
+    ).numpy()
+    # (150 - 100 + 4) / 1.1 + 100 = 149.09, with -4 141.8, with 0 145.5 (145.4545)
+    assert noisy[0, 0, 0].tolist() == [149, 142, 145]
+    # (150 - 30 + 4) / 1.1 + 30 = 142.73, with -4 135.45, with 0 139.09
+    assert noisy[0, 1, 2].tolist() == [143, 135, 139]
+    assert (noisy[1] == 150).all()
 
 
 def test_ten_views_are_the_corners_the_centre_and_their_mirror_images():

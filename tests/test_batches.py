@@ -9,10 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from helpers import python
+from helpers import make_trainer, python
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pipeline import batches, reading
+from alexnet_tf.pipeline import batches, cache, reading
 from alexnet_tf.pipeline.batches import (
     BadRecords,
     evaluation_batches,
@@ -390,6 +390,98 @@ def test_evaluation_sees_every_example_once(data_set, views, cache):
     assert (labels[-2:] == -1).all()
     for one, other in zip(*passes, strict=True):
         assert same(one, other)
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 3), (3, 1), (2, 2)])
+def test_workers_evaluate_their_own_part_of_each_batch(tmp_path, workers, replicas):
+    """All of them have as many batches, and together what one alone has."""
+    records = [example(picture(i).tobytes(), i) for i in range(N)]
+    records[13] = b"not an example"
+    data_set = write(tmp_path, records, encoding="raw")
+    options = {"split": "train", "global_batch_size": 12, "image_size": CROP}
+    collectors, iterators = [BadRecords() for _ in range(workers)], []
+    for worker, collector in enumerate(collectors):
+        context = tf.distribute.InputContext(workers, worker, workers * replicas)
+        options |= {"input_context": context, "bad_records": collector}
+        iterators.append(evaluation_batches(data_set, **options).as_numpy_iterator())
+    parts = [
+        next(iterator)
+        for _ in range(3)  # of 12, for 30 records
+        for iterator in iterators  # a worker's replicas come one after another
+        for _ in range(replicas)
+    ]
+    assert {len(labels) for _, labels in parts} == {12 // (workers * replicas)}
+    assert all(next(iterator, None) is None for iterator in iterators)
+    labels = np.concatenate([labels for _, labels in parts])
+    assert labels.tolist() == [*range(13), -1, *range(14, N), *[-1] * 6]
+    for image, label in zip(np.concatenate([x for x, _ in parts]), labels, strict=True):
+        assert np.array_equal(image, picture(label)[4:36, 4:36] * (label >= 0))
+    # The others do not even decode it; what fills the last batch up is no bad record.
+    assert sorted(map(len, collectors)) == [0] * (workers - 1) + [1]
+
+
+def test_a_record_that_is_good_when_it_is_read_again_is_an_error(jpegs, monkeypatch):
+    """The memory or the network gave out: nothing is wrong with the picture."""
+    collector = BadRecords()
+    report_bad = collector.add_source(jpegs, jpegs.splits["train"])
+    report_bad(tf.constant([11], tf.int64))
+    with pytest.raises(UserError, match=r"record 1 of .*shard-2 is good, but"):
+        len(collector)
+
+    def fail(filename):
+        raise tf.errors.ResourceExhaustedError(None, None, "no memory\nat all")
+
+    report_bad(tf.constant([11], tf.int64))
+    monkeypatch.setattr(tf.data, "TFRecordDataset", fail)
+    with pytest.raises(UserError, match=r"shard-2 cannot be read: no memory$"):
+        len(collector)
+
+
+def test_memory_is_that_of_the_container(tmp_path, monkeypatch, jpegs):
+    monkeypatch.setattr(cache, "_CGROUPS", str(tmp_path))
+    monkeypatch.setattr(cache, "_OWN_CGROUPS", str(tmp_path / "own"))
+    machine = cache.memory_limit()
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "memory" / "c").mkdir(parents=True)
+    (tmp_path / "own").write_text("0::/a/b\n")
+    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
+    assert cache.memory_limit() == machine
+    (tmp_path / "a" / "memory.max").write_text("30000\n")  # of the group above it
+    assert cache.memory_limit() == 30_000
+    with pytest.raises(UserError, match=r"the cache needs .* go without it"):
+        take(jpegs, 1, cache=True)
+    (tmp_path / "own").write_text("5:cpu:/\n4:memory,hugetlb:/c\n")  # version 1
+    (tmp_path / "memory" / "c" / "memory.limit_in_bytes").write_text("20000\n")
+    assert cache.memory_limit() == 20_000
+
+
+def test_to_look_at_a_batch_loads_no_cache(data_dir, monkeypatch):
+    monkeypatch.setattr(batches, "_load_cache", None)
+    trainer = make_trainer(data_dir, cache=True, image_size=128)
+    assert trainer.next_batch()[0].shape == (32, 128, 128, 3)
+
+
+def test_the_shuffle_draws_from_what_the_card_tells(jpegs, monkeypatch):
+    monkeypatch.undo()
+    sizes = [("raw", 256), ("jpeg", 256), ("jpeg", 40), ("raw", 8000)]
+    windows = [
+        reading.shuffle_window(
+            dataclasses.replace(jpegs, encoding=encoding, image_size=size)
+        )
+        for encoding, size in sizes
+    ]
+    assert windows == [1365, 5461, 10_000, 1]
+
+
+def test_to_go_on_reads_no_shard_of_earlier_groups(tmp_path):
+    records = [example(picture(i).tobytes(), i) for i in range(N)]
+    data_set = write(tmp_path, records, (5,) * 6, encoding="raw")  # two shards a group
+    start = 5 * N // 4 + 24 // 4  # steps of four, in the last group of the sixth epoch
+    images, labels = take(data_set, 1, start_step=start)
+    for i, shard in enumerate(data_set.splits["train"].filenames):
+        if not set(labels) & set(range(5 * i, 5 * i + 5)):
+            os.remove(shard)
+    assert same(take(data_set, 1, start_step=start), (images, labels))
 
 
 def test_evaluation_crops_the_centre(tmp_path):

@@ -21,7 +21,7 @@ from alexnet_tf.evaluation.evaluation import (
     evaluate_run,
     load_networks,
 )
-from alexnet_tf.evaluation.evaluator import Evaluator, _part_of_worker
+from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.metrics import (
     precision_recall_f1,
     sum_metrics,
@@ -165,25 +165,6 @@ def test_two_replicas_evaluate_the_same_in_the_same_order(data_set, views):
             getattr(result.predictions, name), getattr(one.predictions, name), name
         )
     assert result.num_evaluated == N
-
-
-@pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (1, 3), (3, 1), (2, 2)])
-def test_what_is_gathered_of_workers_stands_in_the_order_of_examples(workers, replicas):
-    number = workers * replicas
-    batches = tf.data.Dataset.range(24).batch(12)  # global ones
-    iterators = []
-    for worker in range(workers):
-        context = tf.distribute.InputContext(workers, worker, number)
-        iterators.append(iter(_part_of_worker(batches, 12, context)))
-    gathered = [
-        next(iterator).numpy()
-        for _ in range(2)
-        for iterator in iterators  # a worker's replicas come one after another
-        for _ in range(replicas)
-    ]
-    assert {len(part) for part in gathered} == {12 // number}
-    assert np.concatenate(gathered).tolist() == [*range(24)]
-    assert all(next(iterator, None) is None for iterator in iterators)
 
 
 def test_ten_views_average_the_softmax(data_set):

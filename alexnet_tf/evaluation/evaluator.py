@@ -23,7 +23,7 @@ from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.metrics import cross_entropy, rank
 from alexnet_tf.evaluation.results import Evaluation, Predictions
-from alexnet_tf.pipeline.batches import evaluation_batches
+from alexnet_tf.pipeline.batches import BadRecords, evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet
 
 
@@ -46,6 +46,7 @@ class Evaluator:
         keep_all: bool = False,
     ):
         self._cache, self._last = cache, (None, None)
+        self._bad_records = BadRecords()
         self._keep_all = keep_all
         self._models = models if isinstance(models, Sequence) else [models]
         self._strategy = strategy
@@ -72,7 +73,7 @@ class Evaluator:
             The errors; they do not depend on the batch size or on the replicas.
 
         Raises:
-            UserError: If none of the examples can be used.
+            UserError: If none of the examples can be used, or a good one was not read.
         """
         steps, num_evaluated = [], 0
         for batch in self._batches(data_set, split, global_batch_size, views):
@@ -81,6 +82,7 @@ class Evaluator:
             num_evaluated += int((rows["labels"] >= 0).sum())
             if on_batch:
                 on_batch(num_evaluated)
+        len(self._bad_records)  # warns of each, and ends what could not be read at all
         rows = {
             name: np.concatenate([step[name] for step in steps]) for name in steps[0]
         }
@@ -106,15 +108,16 @@ class Evaluator:
             return batches
 
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            batches = evaluation_batches(
+            return evaluation_batches(
                 data_set,
                 split,
                 global_batch_size=global_batch_size,
                 image_size=self._models[0].input_shape[1],
                 views=views,
                 cache=self._cache,
+                input_context=context,
+                bad_records=self._bad_records,
             )
-            return _part_of_worker(batches, global_batch_size, context)
 
         batches = self._strategy.distribute_datasets_from_function(make)
         self._last = arguments, batches
@@ -151,22 +154,6 @@ class Evaluator:
         )
         num_classes = self._models[0].output_shape[1]
         return _log_mean(tf.ensure_shape(scores, [images.shape[1], None, num_classes]))
-
-
-def _part_of_worker(
-    batches: tf.data.Dataset,
-    global_batch_size: int,
-    context: tf.distribute.InputContext,
-) -> tf.data.Dataset:
-    """The parts of each batch that a worker's replicas take, one after another.
-
-    So what is gathered of all replicas stands in the order of the examples. Of parts
-    that TensorFlow distributes by itself every worker gets each n-th.
-    """
-    workers = context.num_input_pipelines
-    of_workers = batches.rebatch(global_batch_size // workers)
-    of_worker = of_workers.shard(workers, context.input_pipeline_id)
-    return of_worker.rebatch(context.get_per_replica_batch_size(global_batch_size))
 
 
 def _log_mean(log_probabilities: tf.Tensor) -> tf.Tensor:

@@ -67,19 +67,23 @@ def _to_uint8(x: tf.Tensor) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True, autograph=False)
-def scale_and_shift(images: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
-    """Returns scale · images + shift.
+def scale_around(
+    images: tf.Tensor, center: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor
+) -> tf.Tensor:
+    """Returns scale · (images - center + shift) + center.
 
     Args:
         images: uint8 `(batch, height, width, 3)`.
+        center: float32 `(height, width, 3)`, in 0..255.
         scale: float32 `(batch,)`.
         shift: float32 `(batch, 3)`, RGB in 0..255.
 
     Returns:
         uint8 of the shape of `images`.
     """
-    x = tf.cast(images, tf.float32) * scale[:, None, None, None]
-    return _to_uint8(x + shift[:, None, None, :])
+    scale, shift = scale[:, None, None, None], shift[:, None, None, :]
+    x = tf.cast(images, tf.float32)
+    return _to_uint8(scale * (x + shift) + (1.0 - scale) * center)
 
 
 def jitter(images: tf.Tensor, uniform: tf.Tensor, active: tf.Tensor) -> tf.Tensor:
@@ -114,8 +118,9 @@ def add_pca_noise(
         active: bool `(batch,)`; the other images stay as they are.
         statistics: Of the training pictures.
         source_2012: Whether to multiply by the roots of the eigenvalues, and then to
-            divide the image without its mean by 1 + `PCA_STDDEV`, as the source of 2012
-            does; the paper multiplies by the eigenvalues (of pixels in 0..1).
+            divide what the network sees, the image without the mean image, by 1 +
+            `PCA_STDDEV`, as the source of 2012 does (`convdata_jpeg.py`); the paper
+            multiplies by the eigenvalues (of pixels in 0..1).
 
     Returns:
         uint8 of the shape of `images`.
@@ -126,9 +131,12 @@ def add_pca_noise(
     eigenvectors = tf.constant(statistics.color_eigenvectors, tf.float32)
     noise = tf.matmul(alphas * sizes, eigenvectors, transpose_b=True)
     scale = tf.where(active, 1.0 / (1.0 + PCA_STDDEV) if source_2012 else 1.0, 1.0)
-    mean = tf.constant(statistics.mean_color, tf.float32)
-    column = scale[:, tf.newaxis]
-    return scale_and_shift(images, scale, column * noise + (1.0 - column) * mean)
+    # The central window of the mean image, wherever a crop was: the model, too,
+    # subtracts that one from every crop.
+    center = tf.constant(statistics.mean_image, tf.float32)
+    top, left = ((center.shape[i] - images.shape[i + 1]) // 2 for i in (0, 1))
+    center = center[top:, left:][: images.shape[1], : images.shape[2]]
+    return scale_around(images, center, scale, noise)
 
 
 def ten_views(images: tf.Tensor, size: int) -> tf.Tensor:

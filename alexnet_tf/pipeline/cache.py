@@ -9,7 +9,7 @@ from absl import logging
 
 from alexnet_tf.errors import UserError
 
-_CGROUPS = "/sys/fs/cgroup"
+_CGROUPS, _OWN_CGROUPS = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def check_memory(num_images: int, size: int, split: str) -> None:
 def memory_limit() -> int:
     """Bytes that this process may have: the machine's, or those of its container."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
+    with contextlib.suppress(OSError), open(_OWN_CGROUPS) as file:
         for line in file:
             number, controllers, group = line.rstrip("\n").split(":", 2)
             if number == "0":  # version 2
