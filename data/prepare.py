@@ -7,7 +7,7 @@ python -m data.prepare --source=elpv --output=DIR
 """
 
 from alexnet_tf import signals
-from alexnet_tf.paths import expand, list_names, local_only
+from alexnet_tf.paths import expand, is_remote, list_names, local_only
 
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
@@ -88,7 +88,7 @@ def prepare(
     with (
         files.disk_errors(),
         files.lock(output, "the data set"),
-        files.replacing(output, _WRITTEN) as directory,
+        _open_output(output, beam_options is not None) as directory,
     ):
         _check_free(output, overwrite)
         gfile.makedirs(directory)
@@ -113,6 +113,17 @@ def prepare(
         )
         shutil.rmtree(unpacked, ignore_errors=True)
     print(f"{shown(output)}: {report.summary()}")
+
+
+def _open_output(output: str, with_beam: bool):
+    """The directory to write to, as a context; it becomes the output at its end."""
+    if with_beam and is_remote(output):
+        # The machines of a cluster share no disk: they write to the output itself,
+        # which is no data set until its card is there.
+        if list_names(output):
+            raise UserError(f"{output} is in use: with --runner=beam give an empty one")
+        return contextlib.nullcontext(output)
+    return files.replacing(output, _WRITTEN)
 
 
 def _check_paths(source: str, input: str | None, output: str, reading) -> tuple:

@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import gzip
-import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -86,14 +85,3 @@ def count_all(filenames: Sequence[str]) -> dict[str, tuple[int, bool]]:
     """`count_records` of each file."""
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         return dict(zip(filenames, pool.map(count_records, filenames), strict=True))
-
-
-def read_record(filename: str, index: int) -> bytes | None:
-    """Reads one record; None if the file does not hold it whole."""
-    try:
-        begin, length = next(itertools.islice(record_spans(filename), index, None))
-        with _open(filename) as file:
-            file.seek(begin)
-            return file.read(length)
-    except (StopIteration, OSError, tf.errors.OpError):
-        return None
