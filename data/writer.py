@@ -31,6 +31,7 @@ from data.transcode import Options, Record, transcode
 
 _BUCKETS = 2**10  # for each split; of ImageNet's raw pixels, one has 250 MB
 _MAX_SHARDS, _SHARD_BYTES = 2**10, 2**26
+_KEY_BITS = 63  # of the hash: Beam takes no larger integer
 _HEADER = struct.Struct("<QQ")  # in a bucket: of a record the hash, and its length
 _LOG = "beam-records"  # what became of the pictures, for a moment
 
@@ -210,10 +211,10 @@ class _Shards:
     seed: int
 
     def key(self, record: Record) -> int:
-        """The hash that orders a record, of 64 bits."""
+        """The hash that orders a record."""
         text = f"{self.seed} {record.split} {record.name}".encode()
         digest = hashlib.blake2b(text, digest_size=8).digest()
-        return int.from_bytes(digest, "big")
+        return int.from_bytes(digest, "big") >> 64 - _KEY_BITS
 
     def paths(self, split: str, num_bytes: int) -> list[str]:
         """The shards of a split with so many bytes of pictures."""
@@ -222,15 +223,17 @@ class _Shards:
         start = os.path.join(self.directory, f"{self.name}-{split}.tfrecord")
         return [f"{start}-{i:05d}-of-{number:05d}" for i in range(number)]
 
-    def place(self, record: Record, sizes: Mapping[str, int]) -> tuple:
+    def place(
+        self, record: Record, sizes: Mapping[str, int]
+    ) -> tuple[str, tuple[int, bytes]]:
         """The shard of a record, and there (its hash, its example)."""
         paths, key = self.paths(record.split, sizes[record.split]), self.key(record)
         return paths[_part(key, len(paths))], (key, _serialize(record))
 
 
 def _part(key: int, number: int) -> int:
-    """In which of so many equal parts of their range a hash of 64 bits is."""
-    return key * number >> 64
+    """In which of so many equal parts of their range a hash is."""
+    return key * number >> _KEY_BITS
 
 
 def _bucket(split: str, key: int) -> str:
