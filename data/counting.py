@@ -101,13 +101,15 @@ class Duplicates:
 
     def describe(self) -> str:
         """Returns one line on the duplicates; "" where there are none."""
-        copies, pictures, across = self._pictures.execute(
-            "SELECT SUM(n), COUNT(*), SUM(splits > 1) FROM (SELECT COUNT(*) AS n, "
-            f"COUNT(DISTINCT split) AS splits {_COPIES} GROUP BY digest)"
+        copies, pictures, across, unclear = self._pictures.execute(
+            "SELECT SUM(n), COUNT(*), SUM(splits > 1), SUM(labels > 1) FROM (SELECT "
+            "COUNT(*) AS n, COUNT(DISTINCT split) AS splits, "
+            f"COUNT(DISTINCT label) AS labels {_COPIES} GROUP BY digest)"
         ).fetchone()
         if not pictures:
             return ""
         return (
             f"exact duplicates: {copies - pictures:,} more copies of {pictures:,} "
             f"pictures, {across:,} of them in several splits"
+            + (f", {unclear:,} in several classes" if unclear else "")
         )

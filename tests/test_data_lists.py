@@ -1,0 +1,115 @@
+"""Lists of pictures with labels, and groups that stay on one side of a split."""
+
+import collections
+
+import pytest
+from test_data_folders import items, make
+
+from alexnet_tf.errors import UserError
+from data import sources
+from data.counting import Duplicates
+from data.held_out import split_by_groups
+from data.source import Reading
+
+
+def write(root, name, text):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(text)
+    return root
+
+
+def open_any(path, **reading):
+    return sources.open_source("auto", str(path), Reading(**reading))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "id,breed\n0,cat\n1,dog\n2,cat\n"),
+        ("labels.csv", "Class;File;x\ncat;p/0.png;1\ndog;p/1.png;2\ncat;p/2.png;3\n"),
+        ("labels.tsv", "image\tlabel\n0.png\tcat\n1.png\tdog\n2.png\tcat\n"),
+        ("labels.txt", "p/0.png cat\np/1.png dog\np/2.png cat\n"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "p/0.png", "label": "cat"}\n'
+            '{"file_name": "p/1.png", "label": "dog"}\n'
+            '{"file_name": "p/2.png", "label": "cat"}\n',
+        ),
+    ],
+)
+def test_lists(tmp_path, name, text):
+    root = write(make(tmp_path / "in", "p/0.png", "p/1.png", "p/2.png"), name, text)
+    for path in (root, root / name):
+        source = open_any(path)
+        assert source.class_names == ["cat", "dog"]
+        labels = [label for label, _ in items(source).values()]
+        assert labels == ["cat", "dog", "cat"]
+
+
+def test_rows_that_cannot_be_used_are_named(tmp_path):
+    rows = "id,label\n0,a\n1,b\n2,a\n0,a\n9,b\n3,\n"
+    root = write(
+        make(tmp_path, *(f"train/{i}.png" for i in range(4))), "train.csv", rows
+    )
+    source = open_any(root)
+    assert source.num_items == 3
+    assert source.notes == [
+        "left out: rows for a picture that has one already: 1, the first 0",
+        "left out: rows without a picture that is there: 1, the first 9",
+        "left out: rows without a label: 1, the first 3",
+    ]
+
+
+def test_columns_that_are_not_known(tmp_path):
+    rows = "lesion,image_id,dx\n" + "".join(
+        f"L{i // 2},{i},{'ab'[i % 2]}\n" for i in range(8)
+    )
+    root = make(tmp_path, *(f"part_{i % 2}/{i}.png" for i in range(8)))
+    write(root, "ham.csv", rows)
+    with pytest.raises(
+        UserError, match=r"parts of one set.*--label_column=NAME, one of"
+    ):
+        open_any(root)
+    source = open_any(root / "ham.csv", label_column="dx", group_by="lesion")
+    split = split_by_groups(source, "lesion", 0.3)
+    sides = collections.defaultdict(set)
+    for item in split.all_items():
+        sides[item.group].add(item.split)
+    assert len(sides) == 4
+    assert all(len(side) == 1 for side in sides.values())
+    assert set().union(*sides.values()) == {"train", "validation"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            (
+                "train/cat.0.png",
+                "train/cat.1.png",
+                "train/dog.0.png",
+                "train/dog.1.png",
+                "test1/1.png",
+            ),
+            "should have a folder.*for the classes cat, dog type",
+        ),
+        (("images/1.png", "masks/1.png"), "look like pictures and what belongs"),
+        (("a/x/1.png", "a/y/1.png", "b/z/1.png"), "two folders down.*classes x, y, z"),
+        (("x_part_1/1.png", "x_part_2/2.png"), "parts of one set"),
+        (
+            ("HR/5.png", "HR/99.png", "LR/5.png", "LR/99.png"),
+            "two versions of the same",
+        ),
+    ],
+)
+def test_folders_that_may_be_no_classes(tmp_path, paths, message):
+    with pytest.raises(UserError, match=message) as error:
+        open_any(make(tmp_path / "in", *paths))
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_picture_in_two_classes_is_said():
+    duplicates = Duplicates()
+    for label in (0, 1):
+        duplicates.add(b"x", "train", label, f"{label}.png")
+    assert duplicates.describe().endswith(", 1 in several classes")
