@@ -57,6 +57,18 @@ def find_gaps(
     return gaps
 
 
+def describe_imbalance(class_names: Sequence[str], counts: Sequence[int]) -> str:
+    """Returns a line where a class has ten times as many pictures as another."""
+    filled = [(n, name) for n, name in zip(counts, class_names, strict=True) if n]
+    if not filled or max(filled)[0] <= 10 * min(filled)[0]:
+        return ""
+    (most, common), (fewest, rare) = max(filled), min(filled)
+    return (
+        f"the classes of train are uneven, {common} {most:,} and {rare} {fewest:,}: "
+        "accuracy alone will say little"
+    )
+
+
 class Duplicates:
     """Finds pictures with equal content; its memory does not grow with their number."""
 

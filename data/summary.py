@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.listing import shown
-from data.counting import Duplicates, describe_counts, find_gaps
+from data.counting import Duplicates, describe_counts, describe_imbalance, find_gaps
 from data.transcode import Record
 
 
@@ -87,6 +87,9 @@ class Report:
             classes = describe_counts(self._class_names, counts)
             lines.append(f"{split}: {sum(counts):,}; {classes}")
         lines += [f"note: {gap}" for gap in find_gaps(self._class_names, splits)]
+        train = splits.get("train", [0] * len(labels))
+        if uneven := describe_imbalance(self._class_names, train):
+            lines.append(f"note: {uneven}")
         if self._conversions:
             kinds = [f"{kind} {n:,}" for kind, n in sorted(self._conversions.items())]
             lines.append(f"converted: {', '.join(kinds)}")

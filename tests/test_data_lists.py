@@ -7,7 +7,7 @@ from test_data_folders import items, make
 
 from alexnet_tf.errors import UserError
 from data import sources
-from data.counting import Duplicates
+from data.counting import Duplicates, describe_imbalance
 from data.held_out import split_by_groups
 from data.source import Reading
 
@@ -113,3 +113,10 @@ def test_the_same_picture_in_two_classes_is_said():
     for label in (0, 1):
         duplicates.add(b"x", "train", label, f"{label}.png")
     assert duplicates.describe().endswith(", 1 in several classes")
+
+
+def test_uneven_classes_are_said():
+    line = describe_imbalance(["a", "b", "none"], [110, 10, 0])
+    assert line.startswith("the classes of train are uneven, a 110 and b 10: ")
+    assert describe_imbalance(["a", "b"], [100, 10]) == ""
+    assert describe_imbalance(["a", "b"], [0, 0]) == ""
