@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from alexnet_tf import imagenet
+from alexnet_tf import imagenet_classes
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.alexnet import (
     IMAGENET_MEAN,
@@ -227,12 +227,12 @@ def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]
         ValueError: If there are not 1000 of them.
     """
     preds = keras.ops.convert_to_numpy(preds)
-    if preds.ndim != 2 or preds.shape[1] != imagenet.NUM_CLASSES:
+    if preds.ndim != 2 or preds.shape[1] != imagenet_classes.NUM_CLASSES:
         raise ValueError(
             "decode_predictions expects an array of shape (samples, 1000), received "
             f"{preds.shape}"
         )
-    synsets, names = imagenet.synsets(), imagenet.class_names()
+    synsets, names = imagenet_classes.synsets(), imagenet_classes.class_names()
     best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
     return [
         [(synsets[i], names[i], float(row[i])) for i in indices]

@@ -148,7 +148,7 @@ def define_path(
     """Defines a flag that takes a path: `~` is expanded, also in `--flag=~/x`.
 
     Args:
-        name: Of the flag.
+        name: The name of the flag.
         default: Its value where nobody gives one.
         help: What it is for.
         exists: Whether a local path that does not exist is a mistake.

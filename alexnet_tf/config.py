@@ -151,7 +151,7 @@ def resolve(
         data_set: The data.
         recipe: A name in `RECIPES`, or "auto".
         given: Values by the names of fields of `Recipe` and `Config`.
-        previous: Of the run that is to go on; what is not given stays as it was.
+        previous: That of the run that is to go on; what is not given stays.
         weights: Those that a new run starts from; their network is that of "auto".
 
     Returns:

@@ -86,7 +86,7 @@ def pictures_of_folder(
 
     Args:
         folder: Which all of them are in.
-        paths: Of the files.
+        paths: The paths of the files.
         fitting: How the pictures of the network's data set were made square.
         image_size: Height and width of the network's input, pixels.
     """
@@ -130,7 +130,7 @@ def take_layers(
 
     Args:
         model: The network.
-        names: Of the layers.
+        names: The names of the layers.
         before_relu: Whether to give what a layer computes before its own activation
             function; of layers without one, what they put out.
 

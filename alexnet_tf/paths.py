@@ -63,7 +63,7 @@ def local_only(path: str, what: str) -> str:
     """Returns a path that must be local.
 
     Args:
-        path: Of a file or directory.
+        path: The path of a file or directory.
         what: What must be local, such as "--cache".
 
     Raises:
@@ -89,7 +89,7 @@ def find_above(path: str, name: str) -> str | None:
 
     Args:
         path: Local or remote; need not exist.
-        name: Of the file.
+        name: The file's name.
 
     Returns:
         None where there is none.
@@ -123,7 +123,7 @@ def for_tensorflow(path: str) -> str:
     take every path as it is.
 
     Args:
-        path: Of a directory, or of a checkpoint without its `.index`. The part up to
+        path: A directory, or a checkpoint without its `.index`. The part up to
             the last `[ ] * ? \` must be a directory that exists.
 
     Returns:

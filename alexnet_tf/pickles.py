@@ -34,7 +34,7 @@ class Array:
     A type whose state is forged would have them take numbers for addresses.
 
     Attributes:
-        shape: Of the array.
+        shape: The array's shape.
         values: NumPy's array of the numbers; of objects a list of them.
     """
 

@@ -95,7 +95,7 @@ class Run:
         """Makes the directory, or checks that `config` may go on with what is there.
 
         Args:
-            config: Of the training that is about to start.
+            config: The configuration of the training that is about to start.
             overwrite: Whether to remove an earlier run instead.
             write: Whether this process is the one that writes.
 

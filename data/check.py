@@ -28,7 +28,7 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
     """Reads every record, prints what is there, and returns what is wrong.
 
     Args:
-        data_dir: Of a data set that `open_data_set` opens.
+        data_dir: A data set that `open_data_set` opens.
         fast: Whether to leave the pictures undecoded.
     """
     import numpy as np

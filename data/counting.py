@@ -84,7 +84,7 @@ class Duplicates:
             digest: Equal for equal pictures only.
             split: Its split.
             label: Its label.
-            name: Of the picture.
+            name: The picture's name.
         """
         row = (digest, split, label, name)
         self._pictures.execute("INSERT INTO pictures VALUES (?, ?, ?, ?)", row)

@@ -34,7 +34,7 @@ class OwnData:
     Attributes:
         path: A folder, a list, an archive, records, …
         reading: How it is read.
-        directory: Of the data set; another one when its content has changed.
+        directory: The data set's directory; another one when its content has changed.
         state: What tells without reading the files that nothing has changed.
         older: Directories of data sets that were made of the same path before.
     """

@@ -72,7 +72,7 @@ def prepare(
         num_workers: Processes that decode and encode; by default one for each core; 0
             for none but this one.
         max_errors: Pictures that may be rejected; more stop the preparation.
-        seed: Of the order on disk.
+        seed: The seed of the order on disk.
         overwrite: Whether to replace a data set in `output`.
         beam_options: Options of the Beam pipeline that does it; None for none.
 
@@ -133,7 +133,7 @@ def _check_paths(source: str, input: str | None, output: str, reading) -> tuple:
     if not input and source not in ("elpv", "tfds") and not reading.name:
         raise UserError("give --input, or --source=elpv for the demo's pictures")
     input, output = input and expand(input), expand(output)
-    if input and source in ("folder", "csv", "imagenet", "cifar", "parquet"):
+    if input and source in ("folder", "csv", "imagenet", "cifar"):
         local_only(input, f"the input of --source={source}")
     files.check_output(output, [input] if input else [], what="--output")
     return input, output
@@ -222,7 +222,12 @@ def define_flags() -> None:
         "Make pictures square as this recipe's published network wants them: --fit and "
         "--resampling.",
     )
-    whole("num_shards", None, "Of a split. Default: by size.", lower_bound=1)
+    whole(
+        "num_shards",
+        None,
+        "The number of shards of a split; by default it follows from their size.",
+        lower_bound=1,
+    )
     whole(
         "num_workers",
         None,
@@ -230,8 +235,13 @@ def define_flags() -> None:
         "there is one for each core.",
         lower_bound=0,
     )
-    whole("max_errors", 100, "Unusable pictures to go on after.", lower_bound=0)
-    whole("seed", 0, "Of the order on disk.")
+    whole(
+        "max_errors",
+        100,
+        "The number of unusable pictures after which preparation still goes on.",
+        lower_bound=0,
+    )
+    whole("seed", 0, "The seed of the order on disk.")
     flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
     flags.DEFINE_enum("runner", "local", ["local", "beam"], "beam: on a cluster.")
     flags.DEFINE_multi_string("beam_option", [], "Option of Beam: --runner=…")

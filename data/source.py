@@ -114,7 +114,7 @@ class Source:
     """A set of pictures with labels.
 
     Attributes:
-        name: Of the data set, a lower-case identifier.
+        name: The data set's name, a lower-case identifier.
         class_names: Readable, unique; the index is the label.
         parts: What `items` is called with, one after another or, on a cluster, side
             by side: class folders, archives, splits.
@@ -153,7 +153,7 @@ def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
     in the same way ("seg_test", "flowers_val").
 
     Args:
-        names: Of folders, of groups of shards, or of TFDS's splits.
+        names: The names of folders, of groups of shards, or of TFDS's splits.
         where: Where they are, for the error.
 
     Returns:

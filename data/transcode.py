@@ -34,9 +34,13 @@ class Options:
         choices=RESAMPLINGS,
     )
     encoding: str = setting(
-        "jpeg", "raw: the pixels themselves.", choices=("jpeg", "raw")
+        "jpeg",
+        "jpeg stores JPEG pictures, raw the pixels themselves.",
+        choices=("jpeg", "raw"),
     )
-    quality: int = setting(95, "Of JPEG.", lower_bound=1, upper_bound=100)
+    quality: int = setting(
+        95, "The quality of JPEG, 1 to 100.", lower_bound=1, upper_bound=100
+    )
     validation_fraction: float = setting(
         0.1,
         "Part of each class to hold out where nothing is for validation.",

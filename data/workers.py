@@ -28,7 +28,7 @@ def in_workers(
     """Yields what the work makes of the items, in their order.
 
     Args:
-        work: Of a module that can be imported: it is sent to other processes.
+        work: A function of a module that can be imported: other processes get it.
         items: The pictures.
         num_workers: Processes; 0 for none but this one.
     """

@@ -131,7 +131,7 @@ class DataSetWriter:
         """Writes what tells of the shards, and last the card, which makes a data set.
 
         Args:
-            facts: Of the source, for the card.
+            facts: What the card says of the source.
         """
         splits = {split: self._describe(split) for split in sorted(self._keys)}
         self._write_tfds_metadata(splits)
@@ -199,10 +199,10 @@ class _Shards:
     """Which shard, and which place in it, a record has.
 
     Attributes:
-        directory: Of the data set.
-        name: Of the data set.
+        directory: The data set's directory.
+        name: The data set's name.
         number: Shards of a split; None for as many as have 64 MiB or more.
-        seed: Of the order.
+        seed: The seed of the order.
     """
 
     directory: str

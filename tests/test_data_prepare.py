@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.imagenet import synsets as synsets_of_imagenet
+from alexnet_tf.imagenet_classes import synsets as synsets_of_imagenet
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.pipeline.reading import parse_record
 from data import writer

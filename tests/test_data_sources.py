@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from alexnet_tf import imagenet
+from alexnet_tf import imagenet_classes
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set
 from data import own_data, sources
@@ -25,8 +25,8 @@ from data.sources import elpv, names, tfrecord
 from data.transcode import Options
 
 FLOWERS = ("daisy", "dandelion", "rose", "sunflower", "tulip")
-SYNSETS = imagenet.synsets()
-IMAGENET = imagenet.class_names()
+SYNSETS = imagenet_classes.synsets()
+IMAGENET = imagenet_classes.class_names()
 
 
 def encoded(seed=0, file_format="PNG", size=(12, 8), **kwargs):
@@ -645,28 +645,13 @@ def test_damaged_cifar_100_archive(tmp_path):
         open_archive(archive, tmp_path / "unpacked")
 
 
-# Parquet
-
-
-def test_parquet_files_of_hugging_face(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    for split, number in (("train", 6), ("validation", 2)):
-        rows = [{"bytes": encoded(i), "path": None} for i in range(number)]
-        table = pyarrow.table({"image": rows, "label": [i % 2 for i in range(number)]})
-        features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
-        described = json.dumps({"info": {"features": features}})
-        table = table.replace_schema_metadata({"huggingface": described})
-        parquet.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
-    source = open_any(tmp_path)
-    assert source.class_names == ["cat", "dog"]
-    found = read_items(source)
-    assert {split: len(items) for split, items in found.items()} == {
-        "train": 6,
-        "validation": 2,
-    }
-    assert next(source.all_items()).content == encoded(0)
+def test_parquet_files_are_refused_with_the_command_that_unpacks_them(tmp_path):
+    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        UserError, match=r"Parquet.*unpack each with python -c"
+    ) as error:
+        open_any(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_elpv_is_split_by_class():

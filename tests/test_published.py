@@ -29,7 +29,7 @@ from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import _has_classes, compare_fits, evaluate_run
 from alexnet_tf.export import export_run
-from alexnet_tf.imagenet import synsets
+from alexnet_tf.imagenet_classes import synsets
 from alexnet_tf.pictures.fitting import Fitting, fit_picture
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set

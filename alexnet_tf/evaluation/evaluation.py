@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from alexnet_tf import imagenet
+from alexnet_tf import imagenet_classes
 from alexnet_tf.config import Config, flat
 from alexnet_tf.devices import check_batch_size
 from alexnet_tf.errors import UserError
@@ -252,7 +252,7 @@ def _has_classes(config: Config, data_set: DataSet) -> bool:
         return True
     own = config.class_names == name_classes(data_set.num_classes)
     is_unknown = data_set.num_classes != 1000
-    return own and (is_unknown or data_set.class_names == imagenet.synsets())
+    return own and (is_unknown or data_set.class_names == imagenet_classes.synsets())
 
 
 def describe_evaluation(

@@ -114,7 +114,7 @@ def draw_predictions(
 
     Args:
         images: uint8 `(height, width, 3)` each.
-        labels: Of each.
+        labels: The name of each.
         top_ids: `(n, k)`, most probable first.
         top_probabilities: `(n, k)`.
         class_names: The index is the label.
@@ -270,7 +270,7 @@ def draw_class_counts(
         counts: By split, `(num_classes,)`.
         class_names: The index is the class; above `MAX_CLASSES` a curve of the sorted
             counts is drawn instead of bars.
-        title: Of the figure.
+        title: The title of the figure.
     """
     num_classes = len(class_names)
     has_names = num_classes <= MAX_CLASSES

@@ -34,7 +34,7 @@ class Monitor:
         log: Where to.
         model: The network in training.
         data_set: What it trains on.
-        config: Of the run.
+        config: The run's configuration.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Monitor:
 
         Args:
             step: Steps done.
-            evaluation: Of the validation split.
+            evaluation: That of the validation split.
         """
         from alexnet_tf.evaluation import (  # matplotlib takes a second to import
             figures,

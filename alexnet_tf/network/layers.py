@@ -220,7 +220,7 @@ class Dropout(keras.layers.Dropout):
     Args:
         rate: Share of units dropped, 0..1.
         scale_in_training: Whether to scale in training instead of at test time.
-        seed: Of the masks; drawn where None.
+        seed: The seed of the masks; drawn where None.
     """
 
     def __init__(self, rate, scale_in_training=False, seed=None, **kwargs):
@@ -272,7 +272,7 @@ class InputNormalization(keras.layers.Layer):
         mean: The first value of the mean, 0..255: `(3,)` or, at least as large as the
             input, `(height, width, 3)`; zeros where None.
         per_pixel: Whether each pixel has its own mean, else each channel.
-        stddev: Of each channel, RGB.
+        stddev: What divides each channel, RGB.
         reverse_channels: Whether to turn RGB to BGR.
         recipe: The recipe of the network whose first layer this is, as plain values by
             the names of its fields. Nothing depends on it: what is made of the network

@@ -21,7 +21,7 @@ def draw_uniform(seed: int, positions: tf.Tensor) -> tf.Tensor:
     """Draws what the augmentation of some images needs.
 
     Args:
-        seed: Of the run.
+        seed: The run's seed.
         positions: int64 `(n,)`, places of the images in the run.
 
     Returns:
@@ -35,7 +35,7 @@ def draw_normal(seed: int, positions: tf.Tensor) -> tf.Tensor:
     """Draws what the PCA colours of some images need besides.
 
     Args:
-        seed: Of the run.
+        seed: The run's seed.
         positions: int64 `(n,)`, places of the images in the run.
 
     Returns:
@@ -116,7 +116,7 @@ def add_pca_noise(
         images: uint8 `(batch, height, width, 3)`.
         normal: float32 `(batch, 3)`, standard normal, one a component.
         active: bool `(batch,)`; the other images stay as they are.
-        statistics: Of the training pictures.
+        statistics: Those of the training pictures.
         source_2012: Whether to multiply by the roots of the eigenvalues, and then to
             divide what the network sees, the image without the mean image, by 1 +
             `PCA_STDDEV`, as the source of 2012 does (`convdata_jpeg.py`); the paper

@@ -52,7 +52,7 @@ def training_batches(
     Args:
         data_set: The data, whose split "train" is read.
         recipe: Says how large batches and images are, and how images are changed.
-        seed: Of the order and of the augmentation.
+        seed: The seed of the order and of the augmentation.
         start_step: Steps done; the batches are those that an uninterrupted run yields
             from there on.
         statistics: What the colours "pca" need; None for those of the data set.
@@ -265,7 +265,7 @@ class _ImageMaker:
 
     Attributes:
         size: Images in a chunk.
-        seed: Of the draws.
+        seed: The seed of the draws.
         recipe: Says how images are changed.
         data_set: Their data set.
         cached: Its decoded pictures, where they are in memory.

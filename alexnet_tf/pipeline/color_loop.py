@@ -55,7 +55,7 @@ def _affine_offset(words, num_pixels, brightness, contrast):
 
     Args:
         words: As `_adjust_words` takes them.
-        num_pixels: Of an image.
+        num_pixels: The number of pixels of an image.
         brightness: As `adjust_colors` takes it.
         contrast: As there.
 

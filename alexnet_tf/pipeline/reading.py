@@ -85,7 +85,7 @@ def shuffled_records(
     Args:
         data_set: The data.
         split: Name of the split.
-        seed: Of the order.
+        seed: The seed of the order.
         start: The first position.
         ids_only: Whether to read nothing and give empty records.
     """

@@ -102,8 +102,8 @@ def find_first_bad(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> 
 
     Args:
         model: With the weights before the step.
-        images: Of the step.
-        labels: Of the step.
+        images: The images of the step.
+        labels: The labels of the step.
 
     Returns:
         A phrase such as "the output of conv3" or "the gradient of fc6".

@@ -26,9 +26,9 @@ from alexnet_tf.run import Run
 from alexnet_tf.signals import Interrupted, stop_requests
 from alexnet_tf.training import diagnostics
 from alexnet_tf.training.checkpoints import Checkpoints
+from alexnet_tf.training.cluster import find_slow_worker
 from alexnet_tf.training.step import Trainer
 from alexnet_tf.training.timetable import LOG_EVERY
-from alexnet_tf.training.workers import find_slow_worker
 
 _STEPS_BEFORE_PICTURES = 10  # people wait to see that training moves
 _SECONDS_PER_LOOP = 0.5  # that a call of several steps should take

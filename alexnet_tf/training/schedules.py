@@ -70,9 +70,9 @@ def rate_factors(
 
     Args:
         recipe: Says how the rates of biases, of conv1 and of fc8 differ.
-        paths: Of the variables: "conv1/kernel", "conv1/bias", …
+        paths: The paths of the variables: "conv1/kernel", "conv1/bias", …
         epoch: Epochs done, a float32 scalar.
-        factor: Of the schedule, a float32 scalar.
+        factor: The schedule's factor, a float32 scalar.
 
     Returns:
         float32 `(variables,)`.

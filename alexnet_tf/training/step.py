@@ -25,13 +25,13 @@ from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.run import build_model
 from alexnet_tf.training import schedules
+from alexnet_tf.training.cluster import Workers
 from alexnet_tf.training.optimizers import (
     MomentumSGD,
     make_optimizer,
     sum_over_replicas,
 )
 from alexnet_tf.training.timetable import Timetable
-from alexnet_tf.training.workers import Workers
 
 _SAMPLE = 4096  # values of a tensor that a histogram is made of
 # They branch on Python values alone: nothing to convert, which would take seconds.

@@ -31,10 +31,10 @@ from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import from_here, list_checkpoints
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.run import Run
+from alexnet_tf.training.cluster import Workers
 from alexnet_tf.training.loop import Loop
 from alexnet_tf.training.resuming import find_unfinished, make_run
 from alexnet_tf.training.step import Trainer
-from alexnet_tf.training.workers import Workers
 from alexnet_tf.weights.loading import Loaded
 from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf import imagenet
+from alexnet_tf import imagenet_classes
 from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand
@@ -113,7 +113,7 @@ def _name_outputs(weights: PublishedWeights, given) -> tuple[str, ...]:
 def name_classes(number: int) -> tuple[str, ...]:
     """ImageNet's names for 1000 classes; numbers for those of which nothing tells."""
     if number == 1000:
-        return imagenet.class_names()
+        return imagenet_classes.class_names()
     return tuple(f"class {i}" for i in range(number))
 
 

@@ -123,10 +123,10 @@ class LayerReport:
     """What became of a layer.
 
     Attributes:
-        name: Of the layer.
+        name: The layer's name.
         state: "loaded"; "new" where the classes differ, so that the initial weights
             stay; "left" where only the network or only the file has it.
-        shapes: Of its variables, the kernel's first.
+        shapes: The shapes of its variables, the kernel's first.
     """
 
     name: str

@@ -14,7 +14,7 @@ from data.source import Reading, Source
 from data.sources import folder
 
 # `elpv` brings its own pictures; all others read an input.
-NAMES = ("folder", "csv", "imagenet", "tfrecord", "tfds", "cifar", "parquet", "elpv")
+NAMES = ("folder", "csv", "imagenet", "tfrecord", "tfds", "cifar", "elpv")
 
 
 def recognise(input: str) -> str:
@@ -26,14 +26,13 @@ def recognise(input: str) -> str:
     Args:
         input: A file or a directory, local or remote; no archive.
     """
-    from data.sources import cifar, csv, imagenet, parquet, tfds, tfrecord
+    from data.sources import cifar, csv, imagenet, tfds, tfrecord
 
     readers = {
         "tfds": tfds.find_directories,
         "tfrecord": tfrecord.find_files,
         "imagenet": imagenet.find_root,
         "cifar": cifar.find_folder,
-        "parquet": parquet.find_files,
         "csv": csv.is_only_list,
     }
     return next((name for name, finds in readers.items() if finds(input)), "folder")
@@ -59,6 +58,8 @@ def open_source(name: str, input: str | None, reading: Reading) -> Source:
             ".jsonl), no TFRecord file and no zip or tar archive"
             + folder.advise_above(input)
         )
+    if name == "folder":
+        _refuse_parquet(input)
     module = importlib.import_module(f"data.sources.{name}")
     takes = {*module.TAKES, "group_by"}
     for field, value in dataclasses.asdict(reading).items():
@@ -68,6 +69,20 @@ def open_source(name: str, input: str | None, reading: Reading) -> Source:
                 f"{what or f'--source={name}'} has no --{field}; leave it out"
             )
     return module.open_source(input, reading)
+
+
+def _refuse_parquet(input: str) -> None:
+    """Says how the Parquet files of Hugging Face's hub become folders."""
+    names = os.listdir(input) if os.path.isdir(input) else [input]
+    if any(name.endswith(".parquet") for name in names):
+        raise UserError(
+            f"{shown(input)} has Parquet files, which are not read here: after pip "
+            'install pyarrow, unpack each with python -c "import os, sys, '
+            "pyarrow.parquet as p; [(os.makedirs(d := 'out/' + str(r['label']), "
+            "exist_ok=True), open(d + '/' + os.path.basename(sys.argv[1]) + str(i), "
+            "'wb').write(r['image']['bytes'])) for i, r in "
+            'enumerate(p.read_table(sys.argv[1]).to_pylist())]" FILE, and give out'
+        )
 
 
 def unpack_archives(input: str | None, directory: str) -> str | None:

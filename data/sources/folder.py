@@ -346,36 +346,21 @@ def _open_by_pattern(layout: Layout, pattern: str, left_out: LeftOut) -> Source:
         for folder, split in splits.items()
         for path, _ in _by_class(layout.counts, folder)
     ]
-    found, number = collections.defaultdict(collections.Counter), 0
+    found = collections.defaultdict(collections.Counter)
     for part in parts:
         for _, name in _find_labels(compiled, part):
             found[part[3]][name] += 1
-    trained = (
-        found.get("")
-        or found.get("train")
-        or sum(found.values(), collections.Counter())
-    )
+    trained = found.get("") or found.get("train")
+    trained = trained or sum(found.values(), collections.Counter())
     class_names = sorted(set(trained) - {None})
     if len(class_names) < 2:
         raise UserError(
             f"--label_from={pattern} finds {len(class_names)} classes in the paths of "
             f"the pictures in {shown(layout.root)}; it should find two or more"
         )
-    for split, counts in found.items():
-        for name, times in counts.items():
-            if name in class_names:
-                number += times
-            elif name is None:
-                left_out.add(
-                    f"pictures of {split or 'train'} without a class", "", times
-                )
-            else:
-                reason = (
-                    f"pictures of {shown(name)}, a class of {split} but not of train"
-                )
-                left_out.add(reason, "", times)
     labels = {name: label for label, name in enumerate(class_names)}
-    splits_used = {s for s, counts in found.items() if set(counts) & set(class_names)}
+    number = _count_labelled(found, labels, left_out)
+    splits_used = {split for split in found if set(found[split]) & set(labels)}
     return Source(
         data_set_name(layout.root),
         class_names,
@@ -386,6 +371,22 @@ def _open_by_pattern(layout: Layout, pattern: str, left_out: LeftOut) -> Source:
         num_items=number,
         notes=left_out.lines(),
     )
+
+
+def _count_labelled(found, labels: Mapping[str, int], left_out: LeftOut) -> int:
+    """Returns the number of pictures with a class; the others are left out by name."""
+    number = 0
+    for split, counts in found.items():
+        for name, times in counts.items():
+            if name in labels:
+                number += times
+            elif name is None:
+                reason = f"pictures of {split or 'train'} without a class"
+                left_out.add(reason, "", times)
+            else:
+                reason = f"pictures of {shown(name)}, a class of {split} but not train"
+                left_out.add(reason, "", times)
+    return number
 
 
 def _count(counts: Mapping[str, int], folder: str) -> int:

@@ -12,7 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.imagenet import NUM_CLASSES, class_names, synsets, validation_labels
+from alexnet_tf.imagenet_classes import (
+    NUM_CLASSES,
+    class_names,
+    synsets,
+    validation_labels,
+)
 from alexnet_tf.paths import list_names
 from alexnet_tf.pictures.listing import LeftOut, shown
 from data.source import Item, Source, hold_out, our_splits, split_meant_by

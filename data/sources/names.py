@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from alexnet_tf import imagenet
+from alexnet_tf import imagenet_classes
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import list_names
 from alexnet_tf.pictures.listing import shown
@@ -109,14 +109,14 @@ def find_classes(
         return _fit_names(names, low, high, offsets)
     for first in offsets:
         if _agree_with_imagenet(counts, first):
-            return Classes(imagenet.class_names(), first, True)
+            return Classes(imagenet_classes.class_names(), first, True)
     if own := _own_names(counts, low, high):
         if low in offsets:
             return Classes(own, low)
     elif not any(text or synset for _, text, synset in counts):
         for first in offsets:
-            if (low, high) == (first, first + imagenet.NUM_CLASSES - 1):
-                return Classes(imagenet.class_names(), first, True)
+            if (low, high) == (first, first + imagenet_classes.NUM_CLASSES - 1):
+                return Classes(imagenet_classes.class_names(), first, True)
     raise UserError(
         f"the records have the labels {low} to {high}, and do not say what they mean: "
         f"{_ADVICE}"
@@ -139,14 +139,16 @@ def _fit_names(names: Sequence[str], low: int, high: int, offsets) -> Classes:
 
 def _agree_with_imagenet(counts, offset: int) -> bool:
     """Whether texts and synsets say so, and at least one does."""
-    synonyms, synsets = imagenet.synonyms(), imagenet.synsets()
+    synonyms, synsets = imagenet_classes.synonyms(), imagenet_classes.synsets()
     votes = {True: 0, False: 0}
     for (label, text, synset), count in counts.items():
         i = label - offset
         if synset:
-            votes[0 <= i < imagenet.NUM_CLASSES and synset == synsets[i]] += count
+            votes[0 <= i < imagenet_classes.NUM_CLASSES and synset == synsets[i]] += (
+                count
+            )
         elif text:
-            known = synonyms[i] if 0 <= i < imagenet.NUM_CLASSES else ""
+            known = synonyms[i] if 0 <= i < imagenet_classes.NUM_CLASSES else ""
             votes[text in (known, known.split(",")[0])] += count
     return votes[True] > 0 and votes[True] >= _AGREEING * sum(votes.values())
 

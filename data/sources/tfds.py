@@ -37,7 +37,7 @@ _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
 def find_directories(root: str) -> list[str]:
     """Returns the directories of data sets that TFDS wrote, at most three levels down.
 
-    Of the versions of a data set only the newest is taken.
+    Only the newest version of a data set is taken.
     """
     found = {}
     for folder in find_folders(root, LeftOut()) if os.path.isdir(root) else ():
@@ -128,7 +128,7 @@ def _check_features(path: str) -> None:
     """Refuses a data set that names a class of others, which TFDS would import and run.
 
     Args:
-        path: Of its `features.json`.
+        path: The path of its `features.json`.
 
     Raises:
         UserError: It does, or the file is damaged.

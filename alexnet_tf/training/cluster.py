@@ -90,7 +90,7 @@ def find_slow_worker(names: Sequence[str], seconds: np.ndarray) -> str | None:
     """Names a worker for which the others wait.
 
     Args:
-        names: Of the workers.
+        names: The names of the workers.
         seconds: float64 `(workers,)`, what each needed for the same steps, without
             waiting for the others.
 
