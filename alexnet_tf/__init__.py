@@ -32,7 +32,7 @@ import importlib
 
 from alexnet_tf import programs, starting
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 _PUBLIC = {
     "AlexNet": "applications",

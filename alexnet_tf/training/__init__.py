@@ -1,5 +1,8 @@
 """Training: one step, and the loop around it.
 
-Read `step.py` first; then `optimizers.py` and `schedules.py`, which it uses; then
-`loop.py`, `checkpoints.py` and `diagnostics.py`.
+Read `optimizers.py` and `schedules.py`, then `step.py`, which uses them, then `loop.py`
+with `timetable.py` (what is due when). `checkpoints.py` keeps what was learned,
+`resuming.py` finds unfinished runs, `cluster.py` has several workers agree,
+`diagnostics.py` says why a network does not learn, and `training.py` is what train.py
+calls.
 """
