@@ -1,7 +1,6 @@
 # make demo    train, evaluate and export on real photographs, no download
 # make test    the tests
 # make lint    formatting and lint
-# make serve-test   ask a real model server, after make demo
 # make weights-test   the published networks against PyTorch and ONNX Runtime
 # make gpu-test   what needs a GPU; SIMULATED=1 tries the tests themselves without
 # make package-test   install the package elsewhere, and use it
@@ -10,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WEIGHTS_VENV := .venv-weights
 
-.PHONY: demo test lint serve-test weights-test gpu-test package-test clean
+.PHONY: demo test lint weights-test gpu-test package-test clean
 
 # A directory for each NVIDIA GPU; where there is none, nvidia-smi may know better.
 NVIDIA_GPUS := /proc/driver/nvidia/gpus
@@ -36,9 +35,6 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
-
-serve-test: $(VENV)/installed
-	$(BIN)/python -m serving.check_server --model_dir=runs/demo
 
 $(WEIGHTS_VENV)/installed: requirements.txt requirements-weights.txt
 	$(PYTHON) -m venv $(WEIGHTS_VENV)

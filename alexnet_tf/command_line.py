@@ -443,7 +443,8 @@ def _configure_logging() -> None:
 
 def _is_for_people(record: stdlib_logging.LogRecord) -> bool:
     """Leaves out the remarks of other libraries, wherever this package lies."""
-    ours = os.path.dirname(__file__), os.path.join(programs.find_directory(), "data")
+    rooms = (os.path.join(programs.find_directory(), n) for n in ("data", "serving"))
+    ours = (os.path.dirname(__file__), *rooms)
     return record.levelno > stdlib_logging.INFO or record.pathname.startswith(ours)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import prediction_log_pb2
+from absl import logging
 
 from alexnet_tf import files
 from alexnet_tf.config import Config
@@ -256,6 +256,14 @@ def _write_warm_up_requests(
     size: int,
 ) -> None:
     """Writes the requests that TensorFlow Serving runs before it takes others."""
+    try:
+        from tensorflow_serving.apis import prediction_log_pb2
+    except ModuleNotFoundError:
+        logging.info(
+            "no warm-up requests for TensorFlow Serving: they need "
+            "tensorflow-serving-api (pip install tensorflow-serving-api)"
+        )
+        return
     picture = tf.io.encode_jpeg(np.full((256, 256, 3), 128, np.uint8)).numpy()
     feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[picture]))
     example = tf.train.Example(features=tf.train.Features(feature={"image": feature}))

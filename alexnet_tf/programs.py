@@ -23,7 +23,7 @@ COMMANDS = {
     "alexnet-features": "features",
     "alexnet-prepare": "data.prepare",
     "alexnet-check": "data.check",
-    "alexnet-serve": "serving.kserve_server",
+    "alexnet-serve": "serving.server",
 }
 _RUNNING = "ALEXNET_TF_PROGRAM"  # in the environment of a program and its workers
 _is_console_command = False

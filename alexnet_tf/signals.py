@@ -39,6 +39,7 @@ class _State:
         code: Exit code of a program that was interrupted; None for 130 or 143.
         done_code: Exit code of a program whose work is done; None before.
         terminal: File descriptor to write lines to.
+        work: What is still done after the first signal, in the mode "ask".
     """
 
     mode = "end"
@@ -46,6 +47,7 @@ class _State:
     code: int | None = None
     done_code: int | None = None
     terminal: int | None = None
+    work = "this step"
 
 
 def handle(code: int | None = None) -> None:
@@ -113,7 +115,7 @@ def _watch(readable: int) -> None:
         if count > 1:
             os._exit(_exit_code(signum))
         if count and _State.mode == "ask":
-            say("stopping after this step; once more to stop at once")
+            say(f"stopping after {_State.work}; once more to stop at once")
         elif count and _State.mode == "end":
             if _State.done_code is not None:
                 os._exit(_State.done_code)
@@ -165,12 +167,15 @@ def was_raised() -> bool:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
+def stop_requests(work: str = "this step") -> Iterator[Callable[[], bool]]:
     """Inside, the first signal of a program raises nothing: the work asks.
 
         with stop_requests() as is_stop_requested:
             while not is_stop_requested():
                 train_step()
+
+    Args:
+        work: What is still done then, for the line that says so.
 
     Yields:
         Whether a signal has come. Where it was not asked after one came, the signal is
@@ -183,7 +188,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
         was_answered |= bool(_State.received)
         return was_answered
 
-    old_mode, _State.mode = _State.mode, "ask"
+    old_mode, _State.mode, _State.work = _State.mode, "ask", work
     if _State.terminal is not None:  # TensorFlow displaces handlers
         _take_signals()
     try:
