@@ -478,12 +478,14 @@ def lock(directory: str, what: str) -> Iterator[None]:
         return
     made = os.path.realpath(directory)  # a link to nothing becomes one to a directory
     is_ours = not os.path.isdir(made) or is_unfinished(os.path.basename(made))
-    os.makedirs(made, exist_ok=True)
     path = os.path.join(made, LOCK_FILE)
     what = f"{what} in {directory}"
     try:
+        if not os.path.isdir(made):
+            os.makedirs(made)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except FileNotFoundError:  # another process has just removed the directory
+    except (FileExistsError, FileNotFoundError):
+        # Another process has just made or removed the directory.
         raise UserError(f"{what} was being written: run the command again") from None
     try:
         _take_lock(descriptor, path, what)

@@ -100,6 +100,9 @@ def program(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("ALEXNET_TF_PROGRAM", "1")  # without TensorFlow
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    logging.set_verbosity(logging.INFO)  # another test may have left another
+    for name in {"saved_model"} & set(flags.FLAGS):  # a library's
+        monkeypatch.delattr(flags.FLAGS, name)
     return Program(tmp_path, capsys)
 
 

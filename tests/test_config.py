@@ -272,7 +272,7 @@ def test_a_run_and_its_data_move_together(data_dir, tmp_path):
 
 def test_every_number_of_a_recipe_is_a_setting():
     for field in dataclasses.fields(Recipe):
-        assert field.name in ("name", "fit") or field.metadata["help"]
+        assert field.name in ("name", "fit", "resampling") or field.metadata["help"]
 
 
 def test_another_networks_checkpoint_is_refused(data_dir, tmp_path):

@@ -9,6 +9,7 @@ import tempfile
 import tomllib
 
 import pytest
+from absl import logging
 
 import alexnet_tf
 from alexnet_tf import command_line, programs
@@ -103,6 +104,7 @@ def test_an_unforeseen_error_of_a_console_command_is_one_line(
 ):
     monkeypatch.setattr(programs, "_is_console_command", True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    logging.set_verbosity(logging.INFO)  # another test may have left another
     assert command_line._report(KeyError("lost"), ["train.py"]) == 1
     assert capsys.readouterr().err.startswith("error: KeyError: 'lost' (its traceback")
 

@@ -421,8 +421,9 @@ def test_what_preparation_takes_is_taken(predict, tmp_path):
     pictures = pictures_of_folder(
         str(tmp_path), [str(tmp_path / name) for name in LARGE], Fitting(), 224
     )
-    ((_, rows),) = pictures.batches(0)
-    assert [row.error for row in rows] == [None] * len(LARGE)
+    ((images, _, errors),) = pictures.batches(0)
+    assert len(images) == len(LARGE)
+    assert not any(errors)
     items = [Item(name, 0, str(tmp_path / name)) for name in LARGE]
     records = transcode(items, Options(), {})
     assert [record.rejected for record in records] == [""] * len(LARGE)
