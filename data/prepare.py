@@ -197,7 +197,6 @@ def _check_free(output: str, overwrite: bool) -> None:
 
 def define_flags() -> None:
     """Defines the flags of this script."""
-    whole = flags.DEFINE_integer
     flags.DEFINE_enum(
         "source",
         "auto",
@@ -222,6 +221,13 @@ def define_flags() -> None:
         "Make pictures square as this recipe's published network wants them: --fit and "
         "--resampling.",
     )
+    flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
+    _define_work_flags()
+
+
+def _define_work_flags() -> None:
+    """Defines how the work is done: by how many, where, and after which errors."""
+    whole = flags.DEFINE_integer
     whole(
         "num_shards",
         None,
@@ -242,9 +248,15 @@ def define_flags() -> None:
         lower_bound=0,
     )
     whole("seed", 0, "The seed of the order on disk.")
-    flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
-    flags.DEFINE_enum("runner", "local", ["local", "beam"], "beam: on a cluster.")
-    flags.DEFINE_multi_string("beam_option", [], "Option of Beam: --runner=…")
+    flags.DEFINE_enum(
+        "runner",
+        "local",
+        ["local", "beam"],
+        "Where the work is done: local is this machine, beam a cluster.",
+    )
+    flags.DEFINE_multi_string(
+        "beam_option", [], "An option for Beam, such as --runner=DataflowRunner."
+    )
 
 
 def main(values: flags.FlagValues) -> None:

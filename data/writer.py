@@ -143,7 +143,7 @@ class DataSetWriter:
             "image_size": self._options.image_size,
             "encoding": self._options.encoding,
             "fit": self._options.fit,
-            "resampling": "bicubic",
+            "resampling": self._options.resampling,
             "splits": splits,
             "statistics": reader.STATISTICS_FILE if "train" in splits else None,
             "source": facts,

@@ -26,7 +26,7 @@ import numpy as np
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand, is_remote, list_names
-from alexnet_tf.pictures.fitting import Fitting
+from alexnet_tf.pictures.fitting import RESAMPLINGS, Fitting
 
 CARD_FILE, STATISTICS_FILE = "metadata.json", "statistics.npz"
 FORMAT, VERSION = "alexnet_tf", 1
@@ -38,7 +38,7 @@ _RECORD_BYTES = 16  # of a TFRecord file, beside what a record holds
 _CHOICES = {
     "encoding": ("jpeg", "raw"),
     "fit": ("crop", "pad", "warp"),
-    "resampling": ("bicubic", "bilinear"),
+    "resampling": RESAMPLINGS,
 }
 
 
@@ -101,7 +101,7 @@ class DataSet:
         image_size: Height and width of the stored pictures, pixels.
         encoding: "jpeg", or "raw" for the uint8 RGB pixels themselves.
         fit: How the pictures were made square: "crop", "pad" or "warp".
-        resampling: How they were scaled: "bicubic" or "bilinear".
+        resampling: How they were scaled, one of `RESAMPLINGS`.
     """
 
     data_dir: str
