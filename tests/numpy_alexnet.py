@@ -6,19 +6,32 @@ the weights by path ("conv1/kernel", …) and nothing else.
 
 import numpy as np
 
+# Of a layer's deviation: what is nearer to 0, or to another maximum, float32 may decide
+# otherwise than float64, by the order of a sum.
+NEAR = 1e-5
+
 WINDOWS = np.lib.stride_tricks.sliding_window_view
 
 
 class NumpyAlexNet:
-    """A recipe's network on batches of RGB images, `(batch, height, width, 3)`."""
+    """A recipe's network on batches of RGB images, `(batch, height, width, 3)`.
 
-    def __init__(self, recipe, weights):
+    With `float32`, what another implementation's ReLUs gave and its poolings took, in
+    order, near ties are decided as there, and `ties` counts them; anywhere else both
+    must decide alike.
+    """
+
+    def __init__(self, recipe, weights, float32=None):
         self.recipe = recipe
         self.weights = weights
+        self.float32 = float32
+        self.ties = 0
 
     def forward(self, images, masks=None):
         """Logits; in training with the two dropout masks, of fc6 and fc7."""
         self.tape = []  # what each step's gradient needs, in order
+        relus, pools = self.float32 or ((), ())
+        self._relus, self._pools = iter(relus), iter(pools)
         r = self.recipe
         if masks is None:
             keep = 1 - r.dropout_rate if r.dropout == "mask" else 1.0
@@ -70,6 +83,11 @@ class NumpyAlexNet:
 
     def _relu(self, x):
         positive = x > 0
+        if (theirs := next(self._relus, None)) is not None:
+            differs = positive != (theirs > 0)
+            assert (np.abs(x[differs]) <= NEAR * x.std()).all()
+            self.ties += differs.sum()
+            positive ^= differs
         self.tape.append(lambda dy: dy * positive)
         return x * positive
 
@@ -136,6 +154,13 @@ class NumpyAlexNet:
         windows = WINDOWS(x, (size, size), (1, 2))[:, ::2, ::2]
         flat = windows.reshape(*windows.shape[:4], -1)
         chosen = flat.argmax(-1)
+        if (theirs := next(self._pools, None)) is not None:
+            theirs = WINDOWS(theirs, (size, size), (1, 2))[:, ::2, ::2]
+            other = theirs.reshape(flat.shape).argmax(-1)
+            gap = flat.max(-1) - np.take_along_axis(flat, other[..., None], -1)[..., 0]
+            assert (gap <= NEAR * x.std()).all()
+            self.ties += ((other != chosen) & (flat.max(-1) != 0)).sum()
+            chosen = other
 
         def backward(dy):
             dx = np.zeros_like(x)
