@@ -101,8 +101,8 @@ def program(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ALEXNET_TF_PROGRAM", "1")  # without TensorFlow
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     logging.set_verbosity(logging.INFO)  # another test may have left another
-    for name in {"saved_model"} & set(flags.FLAGS):  # a library's
-        monkeypatch.delattr(flags.FLAGS, name)
+    for name in {"saved_model"} & set(flags.FLAGS):  # a library's, never parsed
+        delattr(flags.FLAGS, name)
     return Program(tmp_path, capsys)
 
 
