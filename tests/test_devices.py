@@ -139,3 +139,17 @@ def test_out_of_memory_names_the_batch_and_what_to_try(data_dir, tmp_path, monke
     assert "\n" not in line
     assert "--global_batch_size=32" in line
     assert "try --global_batch_size=16" in line
+
+
+@pytest.mark.parametrize(
+    ("cpu_flags", "fast"),
+    [
+        ("avx512f avx512_bf16", True),  # AMD since Zen 4, Intel's Cooper Lake
+        ("avx512f avx512_bf16 avx512_fp16 amx_bf16", True),  # Sapphire Rapids
+        ("avx512f avx512_bf16 avx512_fp16", False),  # the same, its AMX hidden
+        ("avx2 avx512f", False),
+        ("", False),  # not Linux
+    ],
+)
+def test_the_precision_of_cpus_is_what_they_are_fast_at(cpu_flags, fast):
+    assert devices.is_fast_at_bfloat16(set(cpu_flags.split())) is fast
