@@ -46,7 +46,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def main(values: flags.FlagValues, _) -> None:
     """Exports as the flags say."""
-    from alexnet_tf.export import export_run
+    from alexnet_tf.export.export import export_run
 
     output = export_run(
         values.model_dir,

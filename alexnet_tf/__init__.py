@@ -23,7 +23,7 @@ The rooms around it are read for their own sake:
   its directory.
 - `weights/`: what others published, and ours.
 - `monitoring/`: what a run reports about itself.
-- `export.py`, `features.py`, `classifier.py`: the SavedModel and its sisters;
+- `export/`, `features.py`, `classifier.py`: the SavedModel and its sisters;
   activations on disk; a run as a model that takes pictures.
 - `applications.py`: the network as Keras users ask for it.
 """

@@ -295,9 +295,10 @@ def try_group(server: Server, requests: dict[str, list[bytes]]) -> str:
 
 def make_export(directory: str) -> str:
     """Exports a new network at its full width."""
-    from alexnet_tf import alexnet, export
+    from alexnet_tf import alexnet
+    from alexnet_tf.export.saved_model import export_model
 
-    export.export_model(alexnet(seed=0), [str(i) for i in range(1000)], directory)
+    export_model(alexnet(seed=0), [str(i) for i in range(1000)], directory)
     return directory
 
 

@@ -27,7 +27,8 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from alexnet_tf import alexnet, export
+from alexnet_tf import alexnet
+from alexnet_tf.export.saved_model import export_model
 from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.pictures.in_graph import decode_pictures, fit_images
 
@@ -53,7 +54,7 @@ def main(_) -> None:
     jpegs = [tf.io.encode_jpeg(picture, quality=95).numpy() for picture in pictures]
     crops = fit_images(tf.constant(pictures), Fitting(), 224).numpy()
     with tempfile.TemporaryDirectory() as directory:
-        export.export_model(model, [f"class {i}" for i in range(1000)], directory)
+        export_model(model, [f"class {i}" for i in range(1000)], directory)
         loaded = tf.saved_model.load(directory)
     network = tf.function(lambda images: model(images, training=False))
     decode = tf.function(lambda files: decode_pictures(files, Fitting(), 224)[0])

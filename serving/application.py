@@ -27,7 +27,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from alexnet_tf.evaluation import explaining
-from alexnet_tf.export import MAX_BATCH_SIZE
+from alexnet_tf.export.saved_model import MAX_BATCH_SIZE
 from alexnet_tf.pictures.decoding import load_rgb
 from alexnet_tf.pictures.fitting import fit_picture
 from serving.batching import Batcher, OverloadedError

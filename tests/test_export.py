@@ -1,4 +1,4 @@
-"""Tests of alexnet_tf/export.py: what a SavedModel answers, and to whom."""
+"""Tests of alexnet_tf/export: what a SavedModel answers, and to whom."""
 
 import functools
 import hashlib
@@ -19,8 +19,13 @@ from helpers import make_config
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from alexnet_tf import alexnet, export
+from alexnet_tf import alexnet
 from alexnet_tf.errors import UserError
+from alexnet_tf.export import export
+from alexnet_tf.export import saved_model as saving
+from alexnet_tf.export.export import export_run
+from alexnet_tf.export.model_card import describe_export
+from alexnet_tf.export.saved_model import MAX_BATCH_SIZE, export_model
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
@@ -98,7 +103,7 @@ def model():
 @pytest.fixture(scope="module")
 def saved_model(tmp_path_factory):
     output = str(tmp_path_factory.mktemp("export") / "saved_model")
-    export.export_model(make_model(), NAMES, output, top_k=3)
+    export_model(make_model(), NAMES, output, top_k=3)
     return output
 
 
@@ -139,7 +144,7 @@ def test_pictures_are_answered_as_evaluation_answers(model, tmp_path):
     assert (labels[: len(examples)].numpy() >= 0).all()
     expected = softmax(model(images[: len(examples)], training=False).numpy())
     assert np.ptp(expected, axis=0).max() > 0.1  # pictures matter
-    signatures = export._make_signatures(model, NAMES, Fitting(), 3)
+    signatures = saving._make_signatures(model, NAMES, Fitting(), 3)
     for name, batch in (("serving_default", pictures), ("tf_example", examples)):
         answer = signatures[name](tf.constant(batch))
         answer = {key: value.numpy() for key, value in answer.items()}
@@ -222,9 +227,9 @@ def test_an_example_that_is_none_costs_no_other(serve):
 def test_a_batch_that_would_take_seconds_is_refused(name, serve):
     few, many = (
         np.zeros((number, 1, 1, 3), np.uint8) if name == "images" else [b""] * number
-        for number in (export.MAX_BATCH_SIZE, export.MAX_BATCH_SIZE + 1)
+        for number in (MAX_BATCH_SIZE, MAX_BATCH_SIZE + 1)
     )
-    assert len(serve[name](tf.constant(few))["class_ids"]) == export.MAX_BATCH_SIZE
+    assert len(serve[name](tf.constant(few))["class_ids"]) == MAX_BATCH_SIZE
     with pytest.raises(tf.errors.InvalidArgumentError, match="at most 64 pictures"):
         serve[name](tf.constant(many))
 
@@ -381,7 +386,7 @@ def test_a_run_is_exported_with_a_model_card(run, serve):
     digest = hashlib.sha256(data).hexdigest()
     report = {"sha256": [digest], "top_1_error": 0.25}
     pathlib.Path(run.eval_file).write_text(json.dumps(report))
-    output = export.export_run(run.model_dir, top_k=9)
+    output = export_run(run.model_dir, top_k=9)
     assert output == run.saved_model_dir
     picture = tf.constant([encode(noise(256, 256))])
     answer = tf.saved_model.load(output).signatures["serving_default"](picture)
@@ -401,14 +406,14 @@ def test_a_run_is_exported_with_a_model_card(run, serve):
 
     # Figures of another checkpoint are not this one's.
     pathlib.Path(run.eval_file).write_text(json.dumps(report | {"sha256": ["x"]}))
-    card = export._model_card(run, run.read_config(), checkpoint, Fitting())
+    card = describe_export(run, run.read_config(), checkpoint, Fitting())
     assert card["evaluation"] is None
 
 
 def test_an_export_replaces_nothing_but_an_export(run, tmp_path):
     (tmp_path / "precious").write_text("mine")
     with pytest.raises(UserError, match="holds precious, which this program"):
-        export.export_run(run[0].model_dir, str(tmp_path))
+        export_run(run[0].model_dir, str(tmp_path))
     assert (tmp_path / "precious").exists()
 
 
@@ -416,23 +421,23 @@ def test_the_root_is_not_the_current_directory(run, tmp_path, monkeypatch):
     (tmp_path / "current").mkdir()
     monkeypatch.chdir(tmp_path / "current")
     with pytest.raises(UserError, match="--output=/ is a mount point"):
-        export.export_run(run[0].model_dir, "/")
+        export_run(run[0].model_dir, "/")
     assert os.listdir() == []
 
 
 def test_an_export_in_the_run_replaces_only_what_an_export_wrote(run, tmp_path):
     directory = pathlib.Path(run[0].saved_model_dir)
-    export.export_run(run[0].model_dir)
+    export_run(run[0].model_dir)
     for name in ("labels.txt", "assets/photo.jpg"):
         (directory / name).write_text("mine")
         with pytest.raises(UserError, match=f"saved_model holds {name}, which"):
-            export.export_run(run[0].model_dir)
+            export_run(run[0].model_dir)
         assert (directory / name).read_text() == "mine"
         (directory / name).unlink()
     directory.rename(tmp_path / "mine")
     directory.symlink_to(tmp_path / "mine")
     with pytest.raises(UserError, match="saved_model is a link: remove it"):
-        export.export_run(run[0].model_dir)
+        export_run(run[0].model_dir)
     directory.unlink()
 
 
@@ -441,17 +446,17 @@ def test_an_export_may_be_remote(run):
     for name in ("saved_model.pb", "assets.extra/tf_serving_warmup_requests"):
         with tf.io.gfile.GFile(f"{output}/{name}", "w") as file:
             file.write("earlier")
-    export.export_run(run[0].model_dir, output)
+    export_run(run[0].model_dir, output)
     picture = tf.constant([encode(noise(256, 256))])
     answer = tf.saved_model.load(output).signatures["serving_default"](picture)
     assert answer["class_ids"].shape == (1, len(NAMES))
     assert tf.io.gfile.listdir("ram://test_export") == ["saved_model"]
     with pytest.raises(UserError, match="cannot be remote"):
-        export.export_run(run[0].model_dir, "ram://test_export/x", format="litert")
+        export_run(run[0].model_dir, "ram://test_export/x", format="litert")
 
 
 def test_an_export_that_answers_otherwise_replaces_nothing(run, monkeypatch, tmp_path):
-    write = export.export_model
+    write = export_model
 
     def write_another(model, *args):
         kernel = model.get_layer("conv3").kernel
@@ -465,7 +470,7 @@ def test_an_export_that_answers_otherwise_replaces_nothing(run, monkeypatch, tmp
     output.mkdir()
     (output / "saved_model.pb").write_text("earlier")
     with pytest.raises(UserError, match="answers otherwise than its checkpoint"):
-        export.export_run(run[0].model_dir, str(output))
+        export_run(run[0].model_dir, str(output))
     assert [path.name for path in tmp_path.iterdir()] == ["earlier"]
     assert (output / "saved_model.pb").read_text() == "earlier"
 
@@ -491,7 +496,7 @@ def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):
 
 
 def test_litert_gives_what_the_network_gives(run, model, tmp_path):
-    output = export.export_run(run[0].model_dir, str(tmp_path / "x"), format="litert")
+    output = export_run(run[0].model_dir, str(tmp_path / "x"), format="litert")
     images = np.float32([noise(224, 224, seed) for seed in range(2)])
     interpreter = tf.lite.Interpreter(str(tmp_path / "x" / "alexnet.tflite"))
     (found,) = interpreter.get_signature_runner()(images=images).values()
@@ -502,13 +507,13 @@ def test_litert_gives_what_the_network_gives(run, model, tmp_path):
         "labels.txt",
         "model_card.json",
     ]
-    export.export_run(run[0].model_dir, output, format="litert")  # replaces its own
+    export_run(run[0].model_dir, output, format="litert")  # replaces its own
 
 
 def test_onnx_gives_what_the_network_gives(run, model, tmp_path):
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    export.export_run(run[0].model_dir, str(tmp_path / "x"), format="onnx")
+    export_run(run[0].model_dir, str(tmp_path / "x"), format="onnx")
     images = np.float32([noise(224, 224, seed) for seed in range(2)])
     session = onnxruntime.InferenceSession(str(tmp_path / "x" / "alexnet.onnx"))
     (found,) = session.run(None, {"images": images})
@@ -519,4 +524,4 @@ def test_onnx_gives_what_the_network_gives(run, model, tmp_path):
 def test_onnx_says_what_is_missing(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(UserError, match="needs tf2onnx: pip install onnx tf2onnx"):
-        export.export_run(run[0].model_dir, format="onnx")
+        export_run(run[0].model_dir, format="onnx")

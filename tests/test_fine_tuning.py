@@ -15,7 +15,7 @@ from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import evaluate_run
-from alexnet_tf.export import export_run
+from alexnet_tf.export.export import export_run
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model

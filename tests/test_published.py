@@ -28,7 +28,7 @@ from weight_writers import (
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import _has_classes, compare_fits, evaluate_run
-from alexnet_tf.export import export_run
+from alexnet_tf.export.export import export_run
 from alexnet_tf.imagenet_classes import synsets
 from alexnet_tf.pictures.fitting import Fitting, fit_picture
 from alexnet_tf.pipeline.batches import evaluation_batches

@@ -8,7 +8,7 @@ from helpers import SMALL
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import evaluate_run
-from alexnet_tf.export import export_run
+from alexnet_tf.export.export import export_run
 from alexnet_tf.paths import local_only
 from alexnet_tf.run import Run
 from alexnet_tf.training.training import train

@@ -21,7 +21,7 @@ import tensorflow as tf
 from PIL import Image
 
 from alexnet_tf import alexnet
-from alexnet_tf.export import export_model
+from alexnet_tf.export.saved_model import export_model
 from alexnet_tf.pictures.fitting import Fitting, fit_picture
 from serving.batching import Batcher, OverloadedError
 from serving.models import Versions

@@ -1,11 +1,9 @@
-"""Export of a run: a SavedModel for serving, LiteRT and ONNX files of the network."""
+"""A run as a SavedModel for serving."""
 
 import dataclasses
-import importlib
 import json
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -13,86 +11,15 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from alexnet_tf import files
-from alexnet_tf.config import Config
-from alexnet_tf.errors import UserError
-from alexnet_tf.file_names import EXPORT_FILES, RUN_FILES
+from alexnet_tf.export.checking import draw_picture, require_same
 from alexnet_tf.network.layers import LocalResponseNormalization
-from alexnet_tf.paths import for_tensorflow, local_only
+from alexnet_tf.paths import for_tensorflow
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
 from alexnet_tf.pictures.in_graph import decode_pictures, fit_images, map_each
-from alexnet_tf.run import (
-    Run,
-    checkpoint_sha256,
-    library_versions,
-)
-from alexnet_tf.weights.loading import load_network
 
 MAX_BATCH_SIZE = 64  # pictures in a request
 WARM_UP_BATCH_SIZES = (1, 8, 32)
-LITERT_FILE, ONNX_FILE, CARD_FILE = "alexnet.tflite", "alexnet.onnx", "model_card.json"
 LABELS_FILE = "labels.txt"
-_TOLERANCE = 1e-3  # of a probability, and of the largest feature
-
-
-def export_run(
-    model_dir: str | None,
-    output: str | None = None,
-    *,
-    init_weights: str | None = None,
-    recipe: str = "auto",
-    checkpoint: str = "latest",
-    top_k: int = 5,
-    format: str = "saved_model",
-) -> str:
-    """Exports a checkpoint of a run; what was written is loaded and compared first.
-
-    Args:
-        model_dir: Directory of the run; None with `init_weights`.
-        output: Directory to write; None for one called as the format in `model_dir`.
-        init_weights: Published weights to export instead; see `load_network`.
-        recipe: Which network they are for.
-        checkpoint: "latest", "best" or a path.
-        top_k: How many classes a SavedModel answers.
-        format: "saved_model" (see `export_model`), "litert" or "onnx" (see
-            `export_network`).
-
-    Returns:
-        The directory written; an earlier export there is replaced.
-
-    Raises:
-        UserError: If there is no such run or checkpoint, `output` holds something else
-            than an export, a library is missing, or the export does not answer as the
-            checkpoint does.
-    """
-    run, is_given = model_dir and Run(model_dir), output is not None
-    output = (output or os.path.join(model_dir, format)).rstrip("/") or "/"
-    source = run.checkpoint_dir if run else init_weights
-    files.check_output(output, [source], what="--output")
-    files.check_ours(output, EXPORT_FILES[format])
-    if not is_given:
-        files.check_no_links(model_dir, RUN_FILES)
-    if format != "saved_model":
-        local_only(output, f"the output of --format={format}")
-    if format == "onnx":  # before the work begins
-        _import("tf2onnx")
-        _import("onnxruntime")
-    if run:
-        model, config, path = run.load_model(checkpoint)
-    else:
-        model, config, path = load_network(init_weights, recipe=recipe)
-    fitting = config.fitting
-    card = _model_card(run, config, path, fitting)
-    with files.replacing(output, EXPORT_FILES[format]) as unfinished:
-        if format == "saved_model":
-            export_model(model, config.class_names, unfinished, fitting, top_k)
-            check_export(model, unfinished, fitting)
-        else:
-            export_network(model, config.class_names, unfinished, format)
-            check_network(model, unfinished, format)
-        with tf.io.gfile.GFile(os.path.join(unfinished, CARD_FILE), "w") as file:
-            json.dump(card, file, indent=1)
-    return output
 
 
 def export_model(
@@ -135,7 +62,7 @@ def export_model(
     module = tf.Module()
     module.variables_of_model = [variable.value for variable in model.variables]
     with tempfile.TemporaryDirectory() as directory:
-        module.labels = tf.saved_model.Asset(_write_labels(class_names, directory))
+        module.labels = tf.saved_model.Asset(write_labels(class_names, directory))
         top_k = min(top_k, len(class_names))
         signatures = _make_signatures(model, class_names, fitting, top_k)
         tf.saved_model.save(module, output, signatures)
@@ -159,7 +86,7 @@ def copy_without_xla(model: keras.Model) -> keras.Model:
     return plain
 
 
-def _write_labels(class_names: Sequence[str], directory: str) -> str:
+def write_labels(class_names: Sequence[str], directory: str) -> str:
     """Writes a line for each class, whatever is in its name."""
     path = os.path.join(directory, LABELS_FILE)
     with open(path, "w", encoding="utf-8") as file:
@@ -294,7 +221,7 @@ def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None
         UserError: If it does not answer as the network does.
     """
     sizes = [(256, 256), (200, 300), (500, 400)]
-    pictures = [_draw(*size, seed) for seed, size in enumerate(sizes)]
+    pictures = [draw_picture(*size, seed) for seed, size in enumerate(sizes)]
     fitted = tf.concat(
         [fit_images(p[np.newaxis], fitting, model.input_shape[1]) for p in pictures], 0
     )
@@ -305,113 +232,7 @@ def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None
     answer = serve["serving_default"](image_bytes=encoded)
     ids = np.maximum(answer["class_ids"].numpy(), 0)  # -1 has probability 0
     expected = np.take_along_axis(expected, ids, 1)
-    _compare(answer["probabilities"].numpy(), expected, 1.0)
+    require_same(answer["probabilities"].numpy(), expected, 1.0)
     features = serve["features"](image_bytes=encoded)["features"].numpy()
     expected = fc7(fitted, training=False).numpy()
-    _compare(features, expected, np.abs(expected).max())
-
-
-def _draw(height: int, width: int, seed: int) -> np.ndarray:
-    """Draws a picture: uint8 RGB, coarse noise."""
-    cells = np.random.default_rng(seed).uniform(0, 255, (6, 6, 3))
-    return (
-        tf.image.resize(cells, (height, width), "bicubic")
-        .numpy()
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
-
-
-def _compare(found: np.ndarray, expected: np.ndarray, scale: float) -> None:
-    difference = np.abs(found - expected).max()
-    if not difference <= _TOLERANCE * scale:  # also where it is no number
-        raise UserError(
-            f"the export answers otherwise than its checkpoint (difference "
-            f"{difference:.2g}): nothing was replaced; export anew"
-        )
-
-
-def export_network(
-    model: keras.Model, class_names: Sequence[str], output: str, format: str
-) -> None:
-    """Writes the network alone as a LiteRT or ONNX file, and the names of its classes.
-
-    The file takes `images`, float32 RGB 0..255 `(batch, size, size, 3)`, cropped, and
-    gives the probabilities, float32 `(batch, classes)`.
-
-    Args:
-        model: From images to logits; it stays as it is.
-        class_names: The index is the class.
-        output: Directory to write.
-        format: "litert" or "onnx".
-    """
-    model = copy_without_xla(model)
-    os.makedirs(output)
-    _write_labels(class_names, output)
-    probabilities = keras.layers.Softmax(name="probabilities")(model.output)
-    network = keras.Model(model.input, probabilities)
-    shape = (None, *model.input_shape[1:])
-    spec = keras.InputSpec("float32", shape, name="images")
-    name = LITERT_FILE if format == "litert" else ONNX_FILE
-    path = os.path.join(output, name)
-    network.export(path, format=format, input_signature=[spec], verbose=False)
-
-
-def check_network(model: keras.Model, output: str, format: str) -> None:
-    """Compares a LiteRT or ONNX file, loaded anew, with the network it is from.
-
-    Raises:
-        UserError: If it does not answer as the network does.
-    """
-    size = model.input_shape[1]
-    images = np.float32([_draw(size, size, seed) for seed in range(2)])
-    run = _load_litert if format == "litert" else _load_onnx
-    found = run(output)(images)
-    _compare(found, tf.nn.softmax(model(images, training=False)).numpy(), 1.0)
-
-
-def _load_litert(directory: str) -> Callable:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it will move to another package
-        interpreter = tf.lite.Interpreter(os.path.join(directory, LITERT_FILE))
-    return lambda images: next(
-        iter(interpreter.get_signature_runner()(images=images).values())
-    )
-
-
-def _load_onnx(directory: str) -> Callable:
-    onnxruntime = _import("onnxruntime")
-    session = onnxruntime.InferenceSession(os.path.join(directory, ONNX_FILE))
-    return lambda images: session.run(None, {"images": images})[0]
-
-
-def _import(name: str):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"--format=onnx needs {name}: pip install onnx tf2onnx onnxruntime"
-        ) from None
-
-
-def _model_card(
-    run: Run | None, config: Config, checkpoint: str, fitting: Fitting
-) -> dict:
-    """What one needs to know in order to trust and to repeat an export."""
-    sha256 = checkpoint_sha256(checkpoint)
-    evaluation = None
-    if run and tf.io.gfile.exists(run.eval_file):
-        with tf.io.gfile.GFile(run.eval_file) as file:
-            report = json.load(file)
-        if report.get("sha256") == [sha256]:
-            evaluation = report
-    return {
-        "model": "AlexNet",
-        "recipe": config.recipe.name,
-        "fitting": dataclasses.asdict(fitting),
-        "training": dataclasses.asdict(config),
-        "evaluation": evaluation,
-        "checkpoint": checkpoint,
-        "checkpoint_sha256": sha256,
-        "versions": library_versions(),
-    }
+    require_same(features, expected, np.abs(expected).max())
