@@ -36,7 +36,7 @@ from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.weights import weight_files
 from alexnet_tf.weights.loading import load_network
 from alexnet_tf.weights.published import LAYERS, assign, read_weights
-from alexnet_tf.weights.weight_layout import from_outputs_first
+from alexnet_tf.weights.weight_layout import from_outputs_first, to_outputs_first
 
 WIDTH = 0.1
 
@@ -329,6 +329,14 @@ def test_fc6_must_read_the_map_of_conv5(layers):
     kernel, bias = arrays["fc6"]
     with pytest.raises(UserError, match="fc6's kernel is 410×935, which no AlexNet's"):
         from_outputs_first(arrays | {"fc6": (kernel[:, 1:], bias)})
+
+
+def test_layouts_turn_into_each_other(layers):
+    arrays = to_outputs_first(layers)
+    for layer, pair in outputs_first(layers).items():
+        for ours, expected in zip(arrays[layer], pair, strict=True):
+            np.testing.assert_array_equal(ours, expected, strict=True)
+    assert_same(from_outputs_first(arrays), layers)
 
 
 def write_grey(path, layers):

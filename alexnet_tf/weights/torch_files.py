@@ -13,18 +13,13 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import LAYERS, Recipe
 from alexnet_tf.settings import from_json
 from alexnet_tf.weights.description import FOREIGN
-from alexnet_tf.weights.weight_layout import HEAD, Found, from_outputs_first
+from alexnet_tf.weights.weight_layout import (
+    HEAD,
+    TORCHVISION,
+    Found,
+    from_outputs_first,
+)
 
-TORCHVISION = {
-    "conv1": "features.0",
-    "conv2": "features.3",
-    "conv3": "features.6",
-    "conv4": "features.8",
-    "conv5": "features.10",
-    "fc6": "classifier.1",
-    "fc7": "classifier.4",
-    "fc8": "classifier.6",
-}
 # Where people put a state_dict beside other things, the likeliest first.
 _DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "ema")
 # What wrappers put before or between the names: DataParallel, torch.compile, Lightning.

@@ -1,4 +1,4 @@
-"""How a network's weights are laid out: ours, and what the others' become."""
+"""How a network's weights are laid out: ours, and those of Caffe, ONNX and PyTorch."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,6 +10,18 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import LAYERS, Recipe
 
 HEAD = LAYERS[-1]
+
+# What torchvision's AlexNet calls the layers. Caffe calls them as the paper and we do.
+TORCHVISION = {
+    "conv1": "features.0",
+    "conv2": "features.3",
+    "conv3": "features.6",
+    "conv4": "features.8",
+    "conv5": "features.10",
+    "fc6": "classifier.1",
+    "fc7": "classifier.4",
+    "fc8": "classifier.6",
+}
 
 
 class Found(NamedTuple):
@@ -58,7 +70,9 @@ def from_outputs_first(
             else:  # Caffe wrote (1, 1, out, in) before its blobs could have two axes
                 kernel = kernel.reshape(shape[-2:]).T
             if layer == "fc6" and "conv5" in found:
-                kernel = _to_channels_last(kernel, len(found["conv5"][0]))
+                channels = len(found["conv5"][0])
+                kernel = kernel.reshape(channels, *_map_side(kernel, channels), -1)
+                kernel = kernel.transpose(1, 2, 0, 3).reshape(shape[-2:][::-1])
         except ValueError:
             raise UserError(
                 f"{layer}'s kernel is {format_shape(shape)}, which no AlexNet's is"
@@ -67,12 +81,36 @@ def from_outputs_first(
     return converted
 
 
-def _to_channels_last(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Rows in the order channel, height, width to height, width, channel."""
-    rows, outputs = kernel.shape
-    side = math.isqrt(rows // channels)
-    maps = kernel.reshape(channels, side, side, outputs)
-    return maps.transpose(1, 2, 0, 3).reshape(rows, outputs)
+def to_outputs_first(
+    layers: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Lays out our arrays as Caffe, ONNX and PyTorch have them.
+
+    Args:
+        layers: By layer "kernel" and "bias", as `PublishedWeights` has them.
+
+    Returns:
+        By layer the kernel and the bias, as `from_outputs_first` takes them.
+    """
+    converted = {}
+    for layer, variables in layers.items():
+        kernel, bias = variables["kernel"], variables["bias"]
+        if kernel.ndim == 4:
+            kernel = kernel.transpose(3, 2, 0, 1)
+        else:
+            if layer == "fc6":
+                channels = len(layers["conv5"]["bias"])
+                maps = kernel.reshape(*_map_side(kernel, channels), channels, -1)
+                kernel = maps.transpose(2, 0, 1, 3).reshape(kernel.shape)
+            kernel = kernel.T
+        converted[layer] = np.ascontiguousarray(kernel), bias
+    return converted
+
+
+def _map_side(kernel: np.ndarray, channels: int) -> tuple[int, int]:
+    """Height and width of the map that fc6, (in, out), reads."""
+    side = math.isqrt(len(kernel) // channels)
+    return side, side
 
 
 def format_shape(shape: Iterable[int]) -> str:
