@@ -18,6 +18,7 @@ import collections
 import contextlib
 import csv
 import dataclasses
+import functools
 import html
 import io
 import json
@@ -30,8 +31,14 @@ from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.decoding import load_rgb, open_picture
-from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting, fit_picture
+from alexnet_tf.pictures.fitting import (
+    FITTING_FILE,
+    Fitting,
+    fit_for_network,
+    fit_picture,
+)
 from alexnet_tf.pictures.listing import pictures_below, shown
+from alexnet_tf.settings import CONFIG_FILE
 
 _BAR_CELLS = 20
 _SHOWN_SIDE = 384  # longer side, pixels, of what is shown and explained
@@ -73,11 +80,12 @@ def define_flags() -> None:
     command_line.define_path(
         "output_html", None, "Writes a page of pictures and classes."
     )
-    flags.DEFINE_bool(
+    command_line.define_choice(
         "explain",
-        False,
-        "Show in the page where the network looks (slow). The page is called "
-        f"{_PAGE_FILE} unless --output_html names it.",
+        ["occlusion", "gradcam"],
+        "Show in the page where the network looks. --explain hides one part of a "
+        "picture after another, which is slow; --explain=gradcam needs a run as "
+        f"--saved_model. The page is {_PAGE_FILE} unless --output_html names it.",
     )
     flags.DEFINE_integer(
         "batch_size", 32, "Pictures at a time.", lower_bound=1, upper_bound=64
@@ -123,6 +131,13 @@ def check(values: flags.FlagValues, arguments: list[str]) -> Task:
     if not arguments:
         raise flags.Error("name pictures or folders, or - for the standard input")
     saved_model, fitting = find_saved_model(values.saved_model)
+    if values.explain == "gradcam" and CONFIG_FILE not in list_names(
+        values.saved_model
+    ):
+        raise UserError(
+            f"--saved_model={values.saved_model} is an export, which has no gradients: "
+            "give the directory of its run, or --explain=occlusion"
+        )
     names = []
     for argument in arguments:
         names += pictures_below(argument) if os.path.isdir(argument) else [argument]
@@ -280,23 +295,25 @@ def summarize(answers: list[Answer]) -> str:
 # What is shown.
 
 
-def show_where(serve: Callable, image, class_id: int, batch_size: int):
-    """Shows where a picture shows a class (`alexnet_tf.evaluation.explaining`).
+def show_where(serve: Callable, image, row: tuple, batch_size: int):
+    """Shows where a picture shows a class, by hiding one part after another.
 
     Args:
         serve: The signature `images` of an export.
         image: Picture of Pillow, RGB.
-        class_id: The class.
+        row: The class, as `Answer.rows` has it.
         batch_size: Pictures at a time.
 
     Returns:
-        The picture, coloured where hiding it costs; how much it costs, in words.
+        The picture, coloured where hiding it costs; what that means, in words.
     """
     import numpy as np
     import tensorflow as tf
     from PIL import Image
 
     from alexnet_tf.evaluation import explaining
+
+    name, class_id, _ = row
 
     def classify(images):
         answer = serve(images=tf.constant(images))
@@ -305,11 +322,33 @@ def show_where(serve: Callable, image, class_id: int, batch_size: int):
         # Where the class is not among those answered: at most as probable as the last.
         return np.where(found.any(1), (values * found).sum(1), values[:, -1])
 
-    pixels = np.asarray(image)
-    falls = explaining.measure_falls(classify, pixels, batch_size)
-    shares = explaining.to_shares(falls, pixels.shape[:2])
-    overlay = Image.fromarray(explaining.overlay(pixels, shares))
-    return overlay, explaining.describe_falls(falls)
+    pixels, points = explaining.show_occlusion(classify, np.asarray(image), batch_size)
+    return Image.fromarray(pixels), (
+        f"In colour: what {name} depends on. By how much its probability falls where "
+        f"a part is hidden: {points} (yellow: 50 points)."
+    )
+
+
+def show_gradcam(model, fitting: Fitting, image, row: tuple):
+    """Shows what of a picture raises a class, by Grad-CAM; see `show_where`.
+
+    Args:
+        model: The network of the run.
+        fitting: How it wants pictures made square.
+        image: Picture of Pillow, RGB.
+        row: The class, as `Answer.rows` has it.
+    """
+    from PIL import Image
+
+    from alexnet_tf.evaluation import explaining
+
+    name, class_id, _ = row
+    square = fit_for_network(image, fitting, model.input_shape[1])
+    (pixels,) = explaining.show_gradcam(model, square[None], [class_id])
+    return Image.fromarray(pixels), (
+        f"In colour: what raises {name} in the run's latest checkpoint (Grad-CAM; "
+        "yellow: the most in this picture)."
+    )
 
 
 def format_figure(answer: Answer, look: Callable | None = None) -> str:
@@ -317,7 +356,7 @@ def format_figure(answer: Answer, look: Callable | None = None) -> str:
 
     Args:
         answer: From `predict`.
-        look: From the picture and a class to what `show_where` returns.
+        look: From the picture and the first class to what `show_where` returns.
     """
     images = _format_image(answer.image, "")
     caption = html.escape(shown(answer.name)) + "".join(
@@ -326,13 +365,9 @@ def format_figure(answer: Answer, look: Callable | None = None) -> str:
         for name, _, probability in answer.rows
     )
     if look:
-        name, class_id, _ = answer.rows[0]
-        overlay, cost = look(answer.image, class_id)
+        overlay, meaning = look(answer.image, answer.rows[0])
         images += _format_image(overlay, "Where the model looks")
-        caption += (
-            f"<p>In colour: what {html.escape(name)} depends on. By how much its "
-            f"probability falls where a part is hidden: {cost} (yellow: 50 points).</p>"
-        )
+        caption += f"<p>{html.escape(meaning)}</p>"
     return f"<figure>{images}<figcaption>{caption}</figcaption></figure>\n"
 
 
@@ -365,11 +400,13 @@ def main(values: flags.FlagValues, task: Task) -> int:
     serve = model.signatures["images"]
     top_k = min(values.top_k, serve.structured_outputs["class_ids"].shape[1])
     look = None
-    if values.explain:
+    if values.explain == "occlusion":
+        look = functools.partial(show_where, serve, batch_size=values.batch_size)
+    elif values.explain:
+        from alexnet_tf.weights.loading import load_network
 
-        def look(image, class_id):
-            return show_where(serve, image, class_id, values.batch_size)
-
+        network = load_network(values.saved_model)
+        look = functools.partial(show_gradcam, network.model, task.fitting)
     done, total = [], len(task.names)
     is_short = total <= values.batch_size and not look
 

@@ -46,7 +46,6 @@ RUN_FILES = (
     *_RESULT_FILES,
     "learning_curves.png",
     "batch.png",
-    "classes.png",
     "events.out.tfevents.0",
     "train/events.out.tfevents.#.#.#",
     "validation/events.out.tfevents.0",

@@ -236,17 +236,16 @@ class Service:
             first = await self._batcher.ask("images", square[np.newaxis])
             class_id = first["class_ids"][0, 0]
             work = asyncio.ensure_future(
-                asyncio.to_thread(explaining.measure_falls, ask, square, 32)
+                asyncio.to_thread(explaining.show_occlusion, ask, square, 32)
             )
-            falls = await self._unless_client_leaves(request, work)
+            overlay, points = await self._unless_client_leaves(request, work)
         except OverloadedError:
             return JSONResponse({"error": "too many pictures wait"}, 503, _RETRY)
         except RefusedError as refused:
             return JSONResponse({"error": str(refused)}, refused.status)
-        shares = explaining.to_shares(falls, square.shape[:2])
         content = io.BytesIO()
-        Image.fromarray(explaining.overlay(square, shares)).save(content, "PNG")
-        said = {"X-Falls": explaining.describe_falls(falls)}
+        Image.fromarray(overlay).save(content, "PNG")
+        said = {"X-Falls": points}
         return Response(content.getvalue(), media_type="image/png", headers=said)
 
     async def status(self, _: Request) -> Response:

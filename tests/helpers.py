@@ -9,15 +9,19 @@ import subprocess
 import sys
 
 import numpy as np
+import tensorflow as tf
 
 from alexnet_tf import command_line
 from alexnet_tf.config import Config, resolve
 from alexnet_tf.devices import make_strategy
+from alexnet_tf.evaluation.evaluation import Outputs, evaluate_networks
 from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.pipeline.batches import BadRecords
 from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.run import Run
 from alexnet_tf.training.step import Trainer
 from alexnet_tf.training.timetable import Timetable
+from alexnet_tf.weights.loading import load_network
 
 ODD_NAMES = ["plain", "lr[0.01]", "x[ab]", "a b;'\"$x", "q?*", "back\\slash", "{a,b}"]
 NOT_UTF8 = os.fsdecode(b"n\xff")
@@ -90,6 +94,17 @@ def put_state(trainer, values) -> None:
     for variable, value in zip(_variables(trainer), values, strict=True):
         variable.assign(value)
     trainer.begin()
+
+
+def evaluate_run(network, data_dir=None, *, recipe=None, report_dir=None, **options):
+    """Evaluates a network, and writes the result into its run or `report_dir`."""
+    networks = [load_network(network, recipe=recipe)]
+    run_dir = network if Run(network).exists() else None
+    outputs = Outputs(report_dir or run_dir, report=report_dir is not None)
+    strategy = tf.distribute.get_strategy()
+    return evaluate_networks(
+        networks, data_dir, strategy=strategy, outputs=outputs, **options
+    )
 
 
 def draw_no_pictures(patch=setattr) -> None:

@@ -3,7 +3,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -12,8 +14,7 @@ import pytest
 from helpers import make_config
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import figures
-from alexnet_tf.evaluation.comparison import ComparedRun, compare_runs, group_curves
+from alexnet_tf.evaluation.comparison import ComparedRun, compare_runs, make_curves
 from alexnet_tf.run import Run
 
 RECORDS = [
@@ -36,14 +37,15 @@ EVALUATION = {
     "top_1_error_interval": [0.2, 0.31],
     "cross_entropy": 0.625,
     "balanced_accuracy": 0.715,
+    "macro_f1": 0.625,
     "largest_class": 0.4,
     "parameters": 1234567,
 }
 TABLE = """\
 Data: out
-run     accuracy     interval  balanced  largest    loss  parameters  images/s           measured on
-first      75.0%  69.0..80.0%     71.5%    40.0%  0.6250   1,234,567       300  validation, 10 views
-second     25.0%            –         –        –  1.0000           –       300       last validation
+run     accuracy     interval  balanced  macro-F1  largest    loss  parameters  images/s           measured on
+first      75.0%  69.0..80.0%     71.5%     62.5%    40.0%  0.6250   1,234,567       300  validation, 10 views
+second     25.0%            –         –         –        –  1.0000           –       300       last validation
 
 They differ in
 run     learning_rate  seed
@@ -55,8 +57,9 @@ second          0.005     7
 
 
 @pytest.fixture
-def runs(tmp_path, data_dir):
+def runs(tmp_path, data_dir, monkeypatch):
     """Two runs, the first of which was evaluated, and a directory that is none."""
+    monkeypatch.chdir(tmp_path)
     given = {"second": {"seed": 7}, "first": {"learning_rate": 0.25}}
     for name, settings in given.items():
         run = Run(str(tmp_path / name))
@@ -65,7 +68,7 @@ def runs(tmp_path, data_dir):
         pathlib.Path(run.metrics_file).write_text("".join(lines))
     (tmp_path / "first" / "eval.json").write_text(json.dumps(EVALUATION))
     (tmp_path / "models").mkdir()
-    return [str(tmp_path / name) for name in (*given, "models")]
+    return [*given, "models"]
 
 
 def test_the_best_run_is_first_and_settings_that_differ_are_told(runs, capsys):
@@ -74,12 +77,47 @@ def test_the_best_run_is_first_and_settings_that_differ_are_told(runs, capsys):
     assert capsys.readouterr().out == TABLE.replace("0.005", f"{rate}".rjust(5))
 
 
-def test_a_run_that_cannot_be_read_is_left_out_with_a_line(runs, capsys):
-    pathlib.Path(runs[0], "config.json").write_text("{")
-    compare_runs(runs)
+DAMAGED = {
+    "config.json": ["{", "[]"],
+    "eval.json": [
+        "{",
+        "[]",
+        "{}",
+        "\xff",
+        '{"views": 1, "top_1_error": "x"}',
+        "[" * 9999,
+    ],
+    "metrics.jsonl": [
+        "{\n",
+        "[]\n",
+        '{"split": 1, "step": 1, "epoch": 1}\n',
+        '{"split": "train"}\n',
+        '{"split": "train", "step": "1", "epoch": 1}\n',
+        '{"split": "train", "step": 1, "epoch": 1}\n',
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(n, text) for n, texts in DAMAGED.items() for text in texts]
+)
+def test_a_damaged_run_is_left_out_with_a_line(runs, capsys, name, content):
+    pathlib.Path("second", name).write_text(content, encoding="latin-1")
+    compare_runs(runs, "curves.png")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"left out: {runs[0]}")
-    assert lines[3].startswith("first ")
+    assert re.match(rf"left out: .*(second.*{name}|{name}.*second)", lines[0])
+    assert [line.split()[0] for line in lines[2:4]] == ["run", "first"]
+
+
+def test_a_run_whose_files_are_pipes_is_left_out(runs, capsys):
+    for name in ("eval.json", "metrics.jsonl"):
+        path = pathlib.Path("second", name)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        compare_runs(runs)
+        text = capsys.readouterr().out
+        assert f"second/{name} cannot be read: not a regular file" in text
+        path.unlink()
 
 
 def test_runs_on_other_data_have_a_table_of_their_own(runs, capsys, tmp_path):
@@ -94,7 +132,6 @@ def test_runs_on_other_data_have_a_table_of_their_own(runs, capsys, tmp_path):
 
 
 def test_curves_share_colours_by_recipe_and_dashes_by_setting(runs):
-    records = [RECORDS] * 5
     settings = [
         {"recipe": recipe, "seed": seed, "learning_rate": rate}
         for recipe, seed, rate in (
@@ -105,16 +142,12 @@ def test_curves_share_colours_by_recipe_and_dashes_by_setting(runs):
             ("paper", 0, 0.5),
         )
     ]
-    curves = group_curves(
-        [
-            ComparedRun(name, "data", settings[i], records[i], {})
-            for i, name in enumerate("abcde")
-        ]
-    )
-    labels = ["a and 1 like it", "a and 1 like it", "c", "d", "e"]
-    assert [curve.label for curve in curves] == labels
-    assert [curve.color for curve in curves] == [0, 0, 1, 0, 1]
-    assert [curve.dash for curve in curves] == [0, 0, 0, 1, 1]
+    runs = [ComparedRun("data", each, RECORDS, 0.5, ("name",)) for each in settings]
+    curves = make_curves(runs)
+    rates = [f"learning_rate {rate}" for rate in (0.1, 0.1, 0.1, 0.5, 0.5)]
+    assert [curve.settings for curve in curves] == rates
+    recipes = ["small", "small", "paper", "small", "paper"]
+    assert [curve.recipe for curve in curves] == recipes
 
 
 def make_config_rate(model_dir):
@@ -129,19 +162,11 @@ def test_curves_are_written(runs, tmp_path, capsys):
     assert f"The curves are in {output}" in capsys.readouterr().out
 
 
-def test_runs_that_are_called_alike_are_told_apart(runs, tmp_path, capsys, monkeypatch):
-    (tmp_path / "other").mkdir()
+def test_runs_have_the_names_that_were_given(runs, tmp_path, capsys):
     moved = shutil.copytree(runs[1], tmp_path / "other" / "first")
-    drawn = []
-    run_curves = figures.draw_run_curves
-    monkeypatch.setattr(
-        figures, "draw_run_curves", lambda c: drawn.append(c) or run_curves(c)
-    )
-    compare_runs([*runs[:2], f"{moved}/"], str(tmp_path / "curves.png"))
-    names = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()[2:5]]
-    assert names == [runs[1], str(moved), "second"]
-    labels = [curve.label for curve in drawn[0]["out"]]
-    assert labels == ["second", *[f"{runs[1]} and 1 like it"] * 2]
+    compare_runs([*runs[:2], f"{moved}/", "first/"])
+    names = [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()[2:6]]
+    assert names == ["first", str(moved), "second", ""]
 
 
 def test_one_run_has_nothing_to_differ_from(runs, capsys):

@@ -7,11 +7,16 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL, draw_no_pictures, largest_difference, make_config
+from helpers import (
+    SMALL,
+    draw_no_pictures,
+    evaluate_run,
+    largest_difference,
+    make_config,
+)
 
 from alexnet_tf.config import Config, resolve
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.export.export import export_run
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import (

@@ -11,16 +11,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import make_config
+from helpers import evaluate_run, make_config
 
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import evaluation, report, results
-from alexnet_tf.evaluation.evaluation import (
-    evaluate_networks,
-    evaluate_run,
-    load_networks,
-)
+from alexnet_tf.evaluation.evaluation import evaluate_networks, load_networks
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.metrics import (
     precision_recall_f1,
@@ -191,14 +187,13 @@ def test_predictions_and_tables_name_each_record(data_set, tmp_path):
     evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
     result = evaluator.evaluate(data_set, "validation", 6)
     results.write_predictions(result, data_set, str(tmp_path))
-    results.write_per_class(result, data_set, str(tmp_path))
+    results.write_results(str(tmp_path), result, {}, data_set)
     probabilities = numpy_probabilities(center(PIXELS), KERNELS[0])
     answers = probabilities.argmax(axis=1)
     rows = read_csv(tmp_path / "predictions.csv")
     seen = set()
     for row in rows:
-        shard = int(row["shard"][-1])
-        n = sum(LENGTHS[:shard]) + int(row["record"])
+        n = int(row["record"])
         seen.add(n)
         assert row["file_name"] == f"é/{n}.jpg"
         assert row["label"] == f"class {LABELS[n]}"
@@ -227,7 +222,7 @@ def test_names_are_neither_formulas_nor_control_in_csv(data_set, tmp_path):
     hostile = DataSet(**vars(data_set) | {"class_names": names})
     evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy())
     evaluation = evaluator.evaluate(hostile, "validation", 6)
-    results.write_per_class(evaluation, hostile, str(tmp_path))
+    results.write_results(str(tmp_path), evaluation, {}, hostile)
     results.write_predictions(evaluation, hostile, str(tmp_path))
     shown = ["'=1+1", "'@x", "'-2", r"a\nb\x1b[2J", "a,b", "café", r"\udcff"]
     assert [row["class"] for row in read_csv(tmp_path / "per_class.csv")] == shown
@@ -290,7 +285,7 @@ def test_classes_cost_no_memory_for_each_pair_of_them(data_set, tmp_path):
     page = report.Page(str(tmp_path))
     subject = report.Subject(evaluation, {}, many, None, None)
     tracemalloc.start()
-    results.write_per_class(evaluation, many, str(tmp_path))
+    results.write_results(str(tmp_path), evaluation, {}, many)
     assert evaluation.macro_f1 < evaluation.balanced_accuracy < 0.01
     report._add_classes(page, subject)
     report._add_confusion(page, subject)
@@ -467,7 +462,8 @@ TABLE = """\
 validation: evaluated 4 of 5 images, 12 images/s, cross-entropy 0.5000, macro-F1 60.00%
                          top-1 accuracy        error top-5 accuracy        error
 1 CNN, 1 view                    75.00%       25.00%        100.00%        0.00%
-  95 % interval             30.1..95.4%   4.6..69.9%   51.0..100.0%   0.0..49.0%
+  95 % interval: from            30.06%       69.94%         51.01%       48.99%
+  to                             95.44%        4.56%        100.00%        0.00%
   balanced (class mean)          66.67%       33.33%
 always the largest class         50.00%       50.00%"""
 
@@ -482,21 +478,21 @@ def test_the_table_has_accuracy_beside_error_and_the_largest_class(data_set):
         top_probabilities=np.full((4, 1), 0.5),
     )
     evaluation = results.Evaluation("validation", 1, 5, predictions)
-    facts = {"sha256": ["0"], "images_per_second": 12.0}
+    facts = {name: getattr(evaluation, name) for name in results._MEASURES}
+    facts |= {"sha256": ["0"], "images_per_second": 12.0}
     for name in ("top_1_error", "top_5_error"):
-        error = getattr(evaluation, name)
-        facts |= {name: error, f"{name}_interval": wilson_interval(error, 4)}
-    assert results.format_table(evaluation, data_set, facts) == TABLE
+        facts[f"{name}_interval"] = wilson_interval(facts[name], 4)
+    assert results.format_table(facts, data_set) == TABLE
 
     def renamed(name, num_classes):
         names = tuple(map(str, range(num_classes)))
         return DataSet(**vars(data_set) | {"name": name, "class_names": names})
 
     # The fifth of five classes is always among the first five.
-    table = results.format_table(evaluation, renamed("few", 5), facts)
+    table = results.format_table(facts, renamed("few", 5))
     assert "top-5" not in table
     assert "25.00%" in table
-    table = results.format_table(evaluation, renamed("imagenet2012", 1000), facts)
+    table = results.format_table(facts, renamed("imagenet2012", 1000))
     assert "paper: 1 CNN, 10 views           59.30%       40.70%" in table
     assert table.endswith("84.60%       15.40%")
 

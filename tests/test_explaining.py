@@ -8,10 +8,11 @@ import alexnet_tf
 from alexnet_tf.evaluation.explaining import (
     METHODS,
     describe_falls,
-    measure_falls,
+    draw_scale,
+    hide_parts,
     measure_gradcam,
     overlay,
-    to_points,
+    to_falls,
     to_shares,
 )
 
@@ -21,11 +22,9 @@ def test_what_is_hidden_is_where_the_class_is_lost():
     image = np.zeros((128, 160, 3), np.uint8)
     image[32:64, 96:128] = 255
 
-    def classify(images):
-        assert len(images) <= 7
-        return images.mean((1, 2, 3)) / 255
-
-    found = measure_falls(classify, image, 7)
+    batches = list(hide_parts(image, 7))
+    assert max(map(len, batches)) == 7
+    found = to_falls(np.concatenate(batches).mean((1, 2, 3)) / 255, (128, 160))
     brightness = image.mean().round()
     base = image.mean() / 255
     expected = np.zeros((4, 5))
@@ -61,7 +60,12 @@ def test_colours_have_one_scale_of_points_and_none_where_nothing_matters():
     )
     assert describe_falls(falls) == "at most 12 points"
     assert describe_falls(falls / 10) == "no single part matters"
-    assert to_points(0.5) == 12.5
+    colors, points = zip(*draw_scale(), strict=True)
+    assert points == ("0", "3", "12", "28", "50+")
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    np.testing.assert_array_equal(
+        colors[2][0, 0], overlay(grey, shares * 0 + 0.5)[0, 0]
+    )
 
 
 def make_network():

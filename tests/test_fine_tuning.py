@@ -7,14 +7,13 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL, largest_difference, make_config, make_trainer
+from helpers import SMALL, evaluate_run, largest_difference, make_config, make_trainer
 from weight_writers import write_caffe
 
 import predict
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.export.export import export_run
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields

@@ -1,7 +1,9 @@
 """Tests of predict.py, through its command line."""
 
+import base64
 import csv
 import dataclasses
+import html
 import html.parser
 import io
 import json
@@ -19,12 +21,15 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import make_config
 
+import alexnet_tf
 import predict as script
 from alexnet_tf.classifier import Classifier
 from alexnet_tf.errors import UserError
 from alexnet_tf.features import pictures_of_folder
-from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
+from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting, fit_for_network
+from alexnet_tf.run import Run, build_model
 from data.source import Item
 from data.transcode import Options, transcode
 
@@ -97,14 +102,15 @@ def predict(saved_model, capsys, monkeypatch):
             "format": "text",
             "top_k": 5,
             "output_html": None,
-            "explain": False,
+            "explain": None,
             "batch_size": 32,
         }
         names = []
         for argument in map(str, arguments):
             name, _, value = argument.removeprefix("--").partition("=")
             if argument.startswith("--"):
-                given[name] = type(given[name] or "")(value or "1")
+                alone = "occlusion" if name == "explain" else "1"
+                given[name] = type(given[name] or "")(value or alone)
             else:
                 names.append(argument)
         values = types.SimpleNamespace(**given)
@@ -386,6 +392,30 @@ def test_the_page_explains(predict, tmp_path, monkeypatch):
     text = pathlib.Path("predictions.html").read_text(encoding="utf-8")
     assert text.count("<img") == 2
     assert "what blue, deep depends on" in text
+
+
+def test_the_page_explains_by_gradcam(predict, saved_model, data_dir, tmp_path):
+    run = Run(str(tmp_path / "run"))
+    run.start(make_config(data_dir, "small", width=0.05))
+    model = build_model(run.read_config(), "float32")
+    checkpoint = tf.train.Checkpoint(model=model)
+    tf.train.CheckpointManager(checkpoint, run.checkpoint_dir, 1).save(1)
+    shutil.copytree(saved_model, run.saved_model_dir)
+    image = PIL.Image.linear_gradient("L").convert("RGB")
+    image.save(tmp_path / "a.png")
+    given = "--explain=gradcam", f"--output_html={tmp_path}/a.html", tmp_path / "a.png"
+    done = predict(f"--saved_model={run.model_dir}", *given)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    (name,) = re.findall("what raises (.*?) in the run's latest", html.unescape(text))
+    _, drawn = re.findall(r"base64,([^\"]+)", text)
+    found = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(drawn))))
+    square = fit_for_network(image, Fitting("warp", 32), 224)[np.newaxis]
+    expected = alexnet_tf.explain(model, square, NAMES.index(name))[0]
+    assert np.abs(np.int16(found) - expected).mean() < 4  # as JPEG has it
+    done = predict(*given)
+    assert done.returncode == 1
+    assert "an export, which has no gradients: give the directory" in done.stderr
 
 
 LARGE = {

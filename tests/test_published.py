@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from helpers import evaluate_run
 from weight_writers import (
     caffe_net,
     change,
@@ -27,7 +28,7 @@ from weight_writers import (
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import _has_classes, compare_fits, evaluate_run
+from alexnet_tf.evaluation.evaluation import _has_classes, compare_fits
 from alexnet_tf.export.export import export_run
 from alexnet_tf.imagenet_classes import synsets
 from alexnet_tf.pictures.fitting import Fitting, fit_picture

@@ -4,10 +4,9 @@ import pathlib
 
 import pytest
 import tensorflow as tf
-from helpers import SMALL
+from helpers import SMALL, evaluate_run
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import evaluate_run
 from alexnet_tf.export.export import export_run
 from alexnet_tf.paths import local_only
 from alexnet_tf.run import Run

@@ -1,9 +1,7 @@
 """Evaluates networks: loads them, opens the data, checks that they fit, writes."""
 
 import dataclasses
-import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 
@@ -12,14 +10,14 @@ from absl import logging
 from tqdm import tqdm
 
 from alexnet_tf import imagenet_classes
-from alexnet_tf.config import Config, flat
+from alexnet_tf.config import Config
 from alexnet_tf.devices import check_batch_size
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import results
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.run import Run, run_of
+from alexnet_tf.run import run_of
 from alexnet_tf.weights.loading import Loaded, load_network, name_classes
 
 _MAX_BYTES = 2**32  # of the probabilities of all classes, which stay in memory
@@ -39,51 +37,6 @@ class Outputs:
     directory: str | None = None
     predictions: str | None = None
     report: bool = False
-
-
-def evaluate_run(
-    network: str,
-    data_dir: str | None = None,
-    *,
-    recipe: str | None = None,
-    split: str = "validation",
-    views: int = 1,
-    strategy: tf.distribute.Strategy | None = None,
-    global_batch_size: int = 128,
-    report_dir: str | None = None,
-) -> Evaluation:
-    """Evaluates a network; prints the result, and writes it into a run's directory.
-
-    Args:
-        network: A run, or another path that `load_network` takes.
-        data_dir: See `evaluate_networks`.
-        recipe: See `load_network`.
-        split: See `evaluate_networks`.
-        views: See `evaluate_networks`.
-        strategy: The devices; None for the default strategy.
-        global_batch_size: See `evaluate_networks`.
-        report_dir: Where to write the result with a page of figures.
-
-    Returns:
-        The errors.
-
-    Raises:
-        UserError: If something that was asked for is not there, or does not fit.
-    """
-    strategy = strategy or tf.distribute.get_strategy()
-    with strategy.scope():
-        networks = [load_network(network, recipe=recipe)]
-    run_dir = network if Run(network).exists() else None
-    outputs = Outputs(report_dir or run_dir, report=report_dir is not None)
-    return evaluate_networks(
-        networks,
-        data_dir,
-        split=split,
-        views=views,
-        strategy=strategy,
-        global_batch_size=global_batch_size,
-        outputs=outputs,
-    )
 
 
 def evaluate_networks(
@@ -125,9 +78,7 @@ def evaluate_networks(
     models = [network.model for network in networks]
     evaluator = Evaluator(models, strategy, keep_all=keep_all)
     start = time.perf_counter()
-    with tqdm(
-        total=number, unit=" images", leave=False, disable=not sys.stderr.isatty()
-    ) as bar:
+    with tqdm(total=number, unit=" images", leave=False, disable=None) as bar:
         evaluation = evaluator.evaluate(
             data_set,
             split,
@@ -136,24 +87,24 @@ def evaluate_networks(
             on_batch=lambda n: bar.update(n - bar.n),
         )
     rate = evaluation.num_evaluated / (time.perf_counter() - start)
-    conclude(evaluation, networks, data_set, rate, outputs)
+    facts = results.describe_evaluation(evaluation, networks, data_set, rate)
+    print(results.format_table(facts, data_set))
+    if outputs.directory:
+        _write(evaluation, facts, networks, data_set, outputs)
     return evaluation
 
 
-def conclude(
+def _write(
     evaluation: Evaluation,
+    facts: dict,
     networks: Sequence[Loaded],
     data_set: DataSet,
-    images_per_second: float,
     outputs: Outputs,
 ) -> None:
-    """Prints the result of an evaluation and writes what is to be written of it."""
-    facts = describe_evaluation(evaluation, networks, data_set, images_per_second)
-    print(results.format_table(evaluation, data_set, facts))
-    if outputs.directory:
-        results.write_results(outputs.directory, evaluation, facts, data_set)
-        if outputs.predictions:
-            results.write_predictions(evaluation, data_set, outputs.directory)
+    """Writes what is to be written of an evaluation."""
+    results.write_results(outputs.directory, evaluation, facts, data_set)
+    if outputs.predictions:
+        results.write_predictions(evaluation, data_set, outputs.directory)
     if outputs.report:
         from alexnet_tf.evaluation import report  # matplotlib takes a second to import
 
@@ -253,30 +204,3 @@ def _has_classes(config: Config, data_set: DataSet) -> bool:
     own = config.class_names == name_classes(data_set.num_classes)
     is_unknown = data_set.num_classes != 1000
     return own and (is_unknown or data_set.class_names == imagenet_classes.synsets())
-
-
-def describe_evaluation(
-    evaluation: Evaluation,
-    networks: Sequence[Loaded],
-    data_set: DataSet,
-    images_per_second: float,
-) -> dict:
-    """What `eval.json` says of an evaluation; settings are those of the first network.
-
-    Args:
-        evaluation: The errors.
-        networks: Those that were evaluated.
-        data_set: What was evaluated.
-        images_per_second: How fast it was.
-    """
-    paths = [network.path for network in networks]
-    config, model = networks[0].config, networks[0].model
-    weights = (w for n in networks for w in n.model.trainable_variables)
-    return results.gather_facts(evaluation, paths, data_set) | {
-        "recipe": config.recipe.name,
-        "settings": {name: flat(config)[name] for name in config.given},
-        "seeds": [network.config.seed for network in networks],
-        "parameters": sum(math.prod(weight.shape) for weight in weights),
-        "precision": model.get_layer("conv1").dtype_policy.name,
-        "images_per_second": images_per_second,
-    }

@@ -9,7 +9,7 @@ et al., "Grad-CAM", ICCV 2017). It is a hundred times faster, and relative: its 
 value is 1 in every picture.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -64,20 +64,16 @@ def explain(
             f"received {images.shape}"
         )
     pixels = np.uint8(images.clip(0, 255).round())
-    classes = class_id
     if class_id is None:
-        classes = np.argmax(classify(model, pixels), axis=1)
-    classes = np.broadcast_to(classes, len(pixels))
+        class_id = np.argmax(classify(model, pixels), axis=1)
+    classes = np.broadcast_to(class_id, len(pixels))
     if method == "gradcam":
-        maps = measure_gradcam(model, pixels, classes, layer)
-        peaks = np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
-        shares = (scale_up(m, pixels.shape[1:3]) for m in maps / peaks)
-    else:
-        shares = (
-            to_shares(measure_falls(pick_class(model, c), x, _BATCH), pixels.shape[1:3])
-            for x, c in zip(pixels, classes, strict=True)
-        )
-    return np.stack([overlay(x, s) for x, s in zip(pixels, shares, strict=True)])
+        return show_gradcam(model, pixels, classes, layer)
+    shown = (
+        show_occlusion(lambda x, c=c: classify(model, x)[:, c], image)[0]
+        for image, c in zip(pixels, classes, strict=True)
+    )
+    return np.stack(list(shown))
 
 
 def _up_to(model, name: str):
@@ -102,15 +98,28 @@ def classify(model, images: np.ndarray) -> np.ndarray:
     size = min(_BATCH, len(images))
     padded = np.pad(images, [(0, -len(images) % size)] + [(0, 0)] * 3)
     parts = padded.reshape(-1, size, *images.shape[1:])
-    logits = [np.float32(scores(part, training=False)) for part in parts]
-    logits = np.concatenate(logits)[: len(images)]
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exp / exp.sum(axis=1, keepdims=True)
+    logits = tf.concat([scores(part, training=False) for part in parts], axis=0)
+    return tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()[: len(images)]
 
 
-def pick_class(model, class_id: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from pictures to the probabilities of a class, for `measure_falls`."""
-    return lambda images: classify(model, images)[:, class_id]
+def show_gradcam(
+    model, images: np.ndarray, class_ids: Sequence[int], layer: str = "conv5"
+) -> np.ndarray:
+    """Shows what `measure_gradcam` finds.
+
+    Args:
+        model: See `measure_gradcam`.
+        images: uint8 RGB `(n, size, size, 3)`.
+        class_ids: `(n,)`.
+        layer: See `measure_gradcam`.
+
+    Returns:
+        uint8 `(n, size, size, 3)`; yellow is each picture's largest value.
+    """
+    maps = measure_gradcam(model, images, class_ids, layer)
+    shares = maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-12)
+    pairs = zip(images, shares, strict=True)
+    return np.stack([overlay(x, scale_up(s, x.shape[:2])) for x, s in pairs])
 
 
 def measure_gradcam(
@@ -147,12 +156,14 @@ def measure_gradcam(
     return tf.nn.relu(total).numpy()
 
 
-def measure_falls(
-    classify: Callable[[np.ndarray], np.ndarray], image: np.ndarray, batch_size: int
-) -> np.ndarray:
-    """Measures how much it costs to hide each part of a picture.
+def show_occlusion(
+    classify: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    batch_size: int = 128,
+) -> tuple[np.ndarray, str]:
+    """Shows how much it costs to hide each part of a picture.
 
-    Squares of the picture's mean color hide one part after another.
+    The colours have one scale for all pictures.
 
     Args:
         classify: From uint8 RGB `(n, height, width, 3)` to the probabilities of the
@@ -161,26 +172,50 @@ def measure_falls(
         batch_size: Pictures at a time.
 
     Returns:
-        float64 `(rows, columns)`, a cell of 32×32 pixels each: by how much the
-        probability falls, in the mean of the four squares of 64×64 that hide the cell.
+        uint8 `(height, width, 3)`; and in words how much of the answer hangs on the
+        part that matters most.
+    """
+    probabilities = [classify(hidden) for hidden in hide_parts(image, batch_size)]
+    falls = to_falls(np.concatenate(probabilities), image.shape[:2])
+    return overlay(image, to_shares(falls, image.shape[:2])), describe_falls(falls)
+
+
+def hide_parts(image: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields a picture as it is, and with one part after another hidden, in batches.
+
+    Squares of the picture's mean color, 64×64 pixels, hide the parts.
     """
     mean = image.mean((0, 1)).round()
-    rows, columns = (-(-side // _CELL) for side in image.shape[:2])
+    rows, columns = _count_cells(image.shape[:2])
     squares = [np.s_[:0, :0]]  # hides nothing
     for i in range(rows + 1):
         for j in range(columns + 1):
             top, left = max(i - 1, 0) * _CELL, max(j - 1, 0) * _CELL
             squares.append(np.s_[top : (i + 1) * _CELL, left : (j + 1) * _CELL])
-    probabilities = []
     for start in range(0, len(squares), batch_size):
         batch = squares[start : start + batch_size]
         hidden = image[np.newaxis].repeat(len(batch), 0)
         for picture, square in zip(hidden, batch, strict=True):
             picture[square] = mean
-        probabilities.extend(np.asarray(classify(hidden), np.float64))
-    falls = np.nan_to_num(probabilities[0] - np.array(probabilities[1:]))
+        yield hidden
+
+
+def to_falls(probabilities: Sequence[float], size: tuple[int, int]) -> np.ndarray:
+    """From the probabilities of the pictures of `hide_parts` to what each part costs.
+
+    Returns:
+        float64 `(rows, columns)`, a cell of 32×32 pixels each: by how much the
+        probability falls, in the mean of the four squares that hide the cell.
+    """
+    rows, columns = _count_cells(size)
+    probabilities = np.asarray(probabilities, np.float64)
+    falls = np.nan_to_num(probabilities[0] - probabilities[1:])
     falls = falls.reshape(rows + 1, columns + 1)
     return (falls[:-1, :-1] + falls[1:, :-1] + falls[:-1, 1:] + falls[1:, 1:]) / 4
+
+
+def _count_cells(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // _CELL), -(-size[1] // _CELL)
 
 
 def describe_falls(falls: np.ndarray) -> str:
@@ -192,16 +227,11 @@ def describe_falls(falls: np.ndarray) -> str:
 
 
 def to_shares(falls: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """From `measure_falls` to the share of a full colour of every pixel."""
+    """From `to_falls` to the share of a full colour of every pixel."""
     points = 100 * falls.clip(0) * (100 * falls.max() >= LEAST_POINTS)
     shares = np.sqrt(points / FULL_POINTS)  # so that a few points can be seen, too
     whole = scale_up(shares, [side * _CELL for side in falls.shape])
     return whole[: size[0], : size[1]]
-
-
-def to_points(share: float) -> float:
-    """The percentage points for which `to_shares` gives a share."""
-    return FULL_POINTS * share**2
 
 
 def scale_up(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -210,6 +240,20 @@ def scale_up(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
         (size[1], size[0]), Image.Resampling.BICUBIC
     )
     return np.asarray(scaled).clip(0, 1)
+
+
+def draw_scale() -> list[tuple[np.ndarray, str]]:
+    """Some colours of `show_occlusion`, and the percentage points that they stand for.
+
+    Returns:
+        Pairs of uint8 `(16, 60, 3)` and a text.
+    """
+    grey = np.full((16, 60, 3), 128, np.uint8)
+    scale = []
+    for share in np.linspace(0, 1, 5):
+        points = f"{FULL_POINTS * share**2:.0f}{'+' if share == 1 else ''}"
+        scale.append((overlay(grey, np.full(grey.shape[:2], share)), points))
+    return scale
 
 
 def overlay(image: np.ndarray, shares: np.ndarray) -> np.ndarray:

@@ -1,49 +1,43 @@
-"""Charts: how a network learnt, what it takes for what.
+"""Charts: what a network takes for what, how sure it is, how it learnt.
 
 Figures are as wide as a phone; their PNGs have two pixels for each of the page's.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from alexnet_tf.evaluation.metrics import wilson_interval
-from alexnet_tf.evaluation.mosaics import RIGHT, WRONG, cut, shorten, wrap
+from alexnet_tf.evaluation.mosaics import cut, wrap
 
 MAX_CLASSES = 50  # of a confusion matrix that can be read
 _WIDTH = 3.6  # inches
-_SMALL_DPI = 110
-_OTHER = "#bbbbbb"
-
-
-def draw_small(figure: Figure) -> np.ndarray:
-    """Draws a figure at half its size: uint8 `(height, width, 3)`."""
-    figure.set_dpi(_SMALL_DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+_BLUE = "#0072b2"
+_DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+_PANELS = {  # what is drawn of a record, by its title
+    "loss, nats (thin: in training)": lambda r: r.get("cross_entropy", np.nan),
+    "top-1 accuracy, %": lambda r: 100 - 100 * r.get("top_1_error", np.nan),
+    "learning rate": lambda r: r.get("learning_rate", np.nan),
+}
 
 
 def draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The share of each class, a row, that was taken for each class, a column."""
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     num_classes = len(class_names)
-    has_names = num_classes <= MAX_CLASSES
-    size = max(_WIDTH, 2.2 + 0.16 * num_classes) if has_names else 6.0
+    size = max(_WIDTH, 2.2 + 0.16 * num_classes)
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("predicted class", fontsize=9)
     axes.set_ylabel("true class", fontsize=9)
     axes.tick_params(labelsize=8)
-    if has_names:
-        names = [_label(name, 16) for name in class_names]
-        axes.set_xticks(range(num_classes), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(num_classes), names, fontsize=8)
+    names = [_label(name, 16) for name in class_names]
+    axes.set_xticks(range(num_classes), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(num_classes), names, fontsize=8)
     if num_classes <= 12:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
@@ -93,7 +87,7 @@ def draw_reliability(bins: np.ndarray) -> Figure:
     low, high = np.array(intervals).T
     accuracy = bins[:, 1]
     spread = 100 * np.stack([accuracy - low, high - accuracy]).clip(0)
-    line = {"color": RIGHT, "marker": "o", "markersize": 4, "capsize": 3}
+    line = {"color": _BLUE, "marker": "o", "markersize": 4, "capsize": 3}
     axes.errorbar(100 * bins[:, 0], 100 * accuracy, spread, **line)
     axes.set(xlim=(0, 102), ylim=(0, 102), ylabel="right, %")
     axes.set_xlabel("probability of the answer, %")
@@ -103,198 +97,86 @@ def draw_reliability(bins: np.ndarray) -> Figure:
     return figure
 
 
-def draw_predictions(
-    images: Sequence[np.ndarray],
-    labels: Sequence[int],
-    top_ids: np.ndarray,
-    top_probabilities: np.ndarray,
-    class_names: Sequence[str],
-) -> Figure:
-    """Pictures with the bars of their most probable classes: Figure 4, left.
-
-    Args:
-        images: uint8 `(height, width, 3)` each.
-        labels: The name of each.
-        top_ids: `(n, k)`, most probable first.
-        top_probabilities: `(n, k)`.
-        class_names: The index is the label.
-
-    Returns:
-        Two in a row; the bar of a picture's own class is blue and its name bold, and
-        the frame is whole where it is the first.
-    """
-    columns, k = 2, top_ids.shape[1]
-    names = [_escape(shorten(name, 22)) for name in class_names]
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(_WIDTH, (1.9 + 0.24 * k) * rows), layout="constrained")
-    heights = [1.6, 0.24 * k] * rows
-    cells = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights)
-    for cell in cells.flat:
-        cell.axis("off")
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        row, column = divmod(i, columns)
-        picture, bars = cells[2 * row, column], cells[2 * row + 1, column]
-        _show_framed(picture, image, is_right=top_ids[i, 0] == label)
-        picture.set_title(_label(class_names[label], 22), fontsize=8)
-        colors = [RIGHT if j == label else _OTHER for j in top_ids[i]]
-        bars.barh(range(k), top_probabilities[i], color=colors, alpha=0.5)
-        bars.set(xlim=(0, 1), ylim=(k - 0.5, -0.5))
-        for j, class_id in enumerate(top_ids[i]):
-            text = f"{top_probabilities[i, j]:.0%} {names[class_id]}"
-            weight = "bold" if class_id == label else "normal"
-            bars.text(0.02, j, text, fontsize=7, va="center", weight=weight)
-    return figure
-
-
-def _show_framed(axes, image: np.ndarray, is_right: bool) -> None:
-    axes.imshow(image)
-    axes.axis("on")
-    axes.set(xticks=[], yticks=[])
-    for spine in axes.spines.values():
-        spine.set(
-            color=RIGHT if is_right else WRONG,
-            linewidth=2.5,
-            linestyle="-" if is_right else (0, (4, 1.5)),
-        )
-
-
-def draw_learning_curves(
-    records: Sequence[Mapping[str, object]],
-    largest_class: float | None = None,
-    columns: int = 3,
-) -> Figure:
-    """Loss, accuracy and learning rate by epoch, of training and validation.
-
-    Args:
-        records: Those of `metrics.jsonl`.
-        largest_class: Accuracy of always answering the largest class, to show it.
-        columns: Panels beside each other, 1 or 3.
-    """
-    rows = 3 // columns
-    size = columns * _WIDTH, 3.2 if columns == 3 else 6.4
-    figure = Figure(figsize=size, layout="constrained")
-    heights = [1] if columns == 3 else [3, 3, 2]
-    cells = figure.subplots(rows, columns, sharex=True, height_ratios=heights).flat
-    panels = {
-        "loss (cross-entropy, nats)": lambda r: r["cross_entropy"],
-        "top-1 accuracy, %": lambda r: 100 * (1 - r["top_1_error"]),
-        "learning rate": lambda r: r["learning_rate"],
-    }
-    for axes, (title, value) in zip(cells, panels.items(), strict=True):
-        axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.3)
-        for split, color, style in (
-            ("train", RIGHT, "-"),
-            ("validation", WRONG, "--"),
-        ):
-            of_split = [r for r in records if r["split"] == split]
-            line = {"color": color, "linestyle": style, "marker": ".", "markersize": 4}
-            if not (split == "validation" and title == "learning rate"):
-                epochs = [r["epoch"] for r in of_split]
-                axes.plot(epochs, [value(r) for r in of_split], label=split, **line)
-    for axes in cells if columns == 3 else [cells[-1]]:
-        axes.set_xlabel("epoch")
-    if largest_class is not None:
-        label = "largest class"
-        cells[1].axhline(100 * largest_class, color="grey", ls=":", label=label)
-    cells[1].legend(fontsize=8)
-    return figure
-
-
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """How a run learnt.
 
     Attributes:
-        label: What the legend calls it; curves of one label share an entry.
-        color: Runs of the same recipe have the same number.
-        dash: Runs of the same settings have the same number.
+        recipe: Runs of one recipe have one colour.
+        settings: Runs of the same settings, in words, are dashed alike.
         records: Those of `metrics.jsonl`.
     """
 
-    label: str
-    color: int
-    dash: int
+    recipe: str
+    settings: str
     records: Sequence[Mapping[str, object]]
 
 
-def draw_run_curves(curves: Mapping[str, Sequence[Curve]]) -> Figure:
-    """Loss and accuracy by epoch on validation and, thin, in training.
+def draw_curves(
+    curves: Mapping[str, Sequence[Curve]], largest_class: float | None = None
+) -> Figure:
+    """Loss, accuracy and learning rate by epoch: on validation and, thin, in training.
 
     Args:
-        curves: Those of each data set, by its name: a row of panels.
+        curves: Those of each data set, a column of panels, by its name.
+        largest_class: Accuracy of always answering the largest class, to show it.
     """
-    size = 2 * _WIDTH, 3.4 * len(curves)
-    figure = Figure(figsize=size, layout="constrained")
-    cells = figure.subplots(len(curves), 2, squeeze=False)
-    for (loss, accuracy), (name, of_set) in zip(cells, curves.items(), strict=True):
-        for curve in of_set:
-            _add_curve(loss, accuracy, curve)
+    figure = Figure(figsize=(_WIDTH * len(curves), 7.6), layout="constrained")
+    heights = {"height_ratios": [3, 3, 2], "sharex": "col", "squeeze": False}
+    cells = figure.subplots(len(_PANELS), len(curves), **heights)
+    for column, (name, of_set) in zip(cells.T, curves.items(), strict=True):
+        loss, accuracy, rate = column
+        for axes, (title, value) in zip(column, _PANELS.items(), strict=True):
+            axes.set_title(title, fontsize=10)
+            axes.grid(alpha=0.3)
+            _plot(axes, of_set, value)
         # The first steps' loss may be ten times the last one's.
         loss.set_yscale("log")
         loss.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         loss.yaxis.set_major_formatter("{x:g}")
         loss.yaxis.set_minor_locator(NullLocator())
-        title = f"{_escape(cut(name, 30))}: " if len(curves) > 1 else ""
-        loss.set_title(f"{title}loss, nats", fontsize=10)
-        accuracy.set_title("top-1 accuracy, % (thin: in training)", fontsize=10)
-        for axes in (loss, accuracy):
-            axes.set_xlabel("epoch")
-            axes.grid(alpha=0.3)
-        handles, labels = accuracy.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        accuracy.legend(unique.values(), unique.keys(), fontsize=7)
+        if largest_class is not None:
+            label = "largest class"
+            accuracy.axhline(100 * largest_class, color="grey", ls=":", label=label)
+        accuracy.legend(fontsize=7)
+        rate.set_xlabel("epoch")
+        if len(curves) > 1:
+            loss.set_title(f"{_escape(cut(name, 30))}: loss, nats", fontsize=10)
     return figure
 
 
-def _add_curve(loss, accuracy, curve: Curve) -> None:
-    dashes = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
-    line = {"color": f"C{curve.color % 10}", "linestyle": dashes[curve.dash % 5]}
-    label = _escape(cut(curve.label, 40))
-    for split, style in (
-        ("train", line | {"linewidth": 0.6}),
-        ("validation", line | {"label": label, "marker": ".", "markersize": 4}),
-    ):
-        rows = [r for r in curve.records if r["split"] == split]
-        epochs = [r["epoch"] for r in rows]
-        loss.plot(epochs, [r["cross_entropy"] for r in rows], **style)
-        accuracy.plot(epochs, [100 * (1 - r["top_1_error"]) for r in rows], **style)
+def _plot(axes, curves: Sequence[Curve], value: Callable[[Mapping], float]) -> None:
+    recipes = list(dict.fromkeys(curve.recipe for curve in curves))
+    settings = list(dict.fromkeys(curve.settings for curve in curves))
+    labels = [_escape(cut(f"{c.recipe} {c.settings}".strip(), 60)) for c in curves]
+    for i, curve in enumerate(curves):
+        color, dash = recipes.index(curve.recipe), settings.index(curve.settings)
+        line = {"color": f"C{color % 10}", "linestyle": _DASHES[dash % len(_DASHES)]}
+        line["label"] = labels[i] if labels.index(labels[i]) == i else None
+        for split, style in (
+            ("train", {"linewidth": 0.6, "label": None}),
+            ("validation", {"marker": ".", "markersize": 4}),
+        ):
+            records = [r for r in curve.records if r["split"] == split]
+            epochs = [record["epoch"] for record in records]
+            axes.plot(epochs, list(map(value, records)), **line | style)
 
 
-def draw_class_counts(
-    counts: Mapping[str, np.ndarray], class_names: Sequence[str], title: str
-) -> Figure:
-    """How many pictures each class has.
+def draw_pictures(images: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Pictures, each with the name of its class, in rows of eight.
 
     Args:
-        counts: By split, `(num_classes,)`.
-        class_names: The index is the class; above `MAX_CLASSES` a curve of the sorted
-            counts is drawn instead of bars.
-        title: The title of the figure.
+        images: uint8 `(n, height, width, 3)`.
+        class_names: That of each.
     """
-    num_classes = len(class_names)
-    has_names = num_classes <= MAX_CLASSES
-    height = 1.5 + 0.28 * num_classes if has_names else 3.0
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, fontsize=9)
-    left = np.zeros(num_classes)
-    for (split, values), color in zip(counts.items(), (RIGHT, WRONG), strict=False):
-        if has_names:
-            bars = axes.barh(range(num_classes), values, left=left, color=color)
-            bars.set_label(split)
-            left = left + values
-        else:
-            axes.plot(np.sort(values)[::-1], color=color, label=split)
-    if has_names:
-        axes.set_yticks(range(num_classes), [_label(n, 18) for n in class_names])
-        axes.tick_params(labelsize=8)
-        axes.invert_yaxis()
-        axes.set_xlabel("pictures", fontsize=9)
-    else:
-        axes.set(xlabel="class, by its number of pictures", ylabel="pictures")
-        axes.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    rows = -(-len(images) // 8)
+    figure = Figure(figsize=(2.5 * _WIDTH, 1.5 * rows), layout="constrained")
+    cells = figure.subplots(rows, 8, squeeze=False).ravel()
+    for axes in cells:
+        axes.axis("off")
+    for axes, image, name in zip(cells, images, class_names, strict=False):
+        axes.imshow(image)
+        axes.set_title(_label(name, 16), fontsize=7)
     return figure
 
 

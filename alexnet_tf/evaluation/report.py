@@ -1,38 +1,38 @@
-"""A page about an evaluation: one HTML file without links, and its figures as PNG.
+"""A page about an evaluation: one HTML file without links, and its charts as PNG.
 
 `write_report` is the page from top to bottom; each function below it adds a section.
 """
 
 import base64
 import dataclasses
+import functools
 import html
+import io
 import os
 import string
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from alexnet_tf.evaluation import explaining, figures, mosaics
-from alexnet_tf.evaluation.metrics import precision_recall_f1
 from alexnet_tf.evaluation.results import (
     Evaluation,
     Predictions,
     read_names,
+    tabulate_classes,
 )
 from alexnet_tf.files import shown, writing
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
-from alexnet_tf.run import Run, build_model
+from alexnet_tf.run import Run
 
 POOL = 4096  # pictures of a split, at most, that are compared with others
 _BATCH = 128
-_NUM_SECTIONS = 10  # that the progress bar counts, beside the batches of neighbours
 _TABLE_CLASSES = 50  # of the table of classes; of more, the worst
-_MATRIX_CLASSES = 200  # of a confusion matrix that shows anything
 _SAME = 0.998  # correlation of two thumbnails from which pictures are nearly the same
 _EXAMPLES = 4  # right answers, and wrong ones, that are shown
 _NAMED = 5  # pairs of such pictures that are named
@@ -58,73 +58,62 @@ class Subject:
     run: Run | None
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the network's input, pixels."""
-        return self.model.input_shape[1]
+    def predictions(self) -> Predictions:
+        """What was answered."""
+        return self.evaluation.predictions
 
-    @property
-    def num_training(self) -> int:
-        """Pictures to compare with; 0 where the training pictures were evaluated."""
-        train = self.data_set.splits.get("train")
-        return train.num_examples if train and self.evaluation.split != "train" else 0
+    def name(self, class_id: int) -> str:
+        """The name of a class, as a page can show it."""
+        return mosaics.shorten(self.data_set.class_names[class_id])
 
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Some pictures, drawn at random, first those that were answered right.
-
-    Attributes:
-        rows: int `(n,)`, indices in `Predictions`.
-        images: uint8 `(n, size, size, 3)`.
-        labels: `(n,)`.
-        answers: `(n,)`.
-    """
-
-    rows: np.ndarray
-    images: np.ndarray
-    labels: np.ndarray
-    answers: np.ndarray
+    @functools.cached_property
+    def examples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of some answers drawn at random, first the right ones; pictures."""
+        predictions, split = self.predictions, self.evaluation.split
+        order = np.random.default_rng(0).permutation(len(predictions.labels))
+        is_right = predictions.ranks[order] == 0
+        parts = order[is_right][:_EXAMPLES], order[~is_right][:_EXAMPLES]
+        rows = np.concatenate(parts)
+        positions, size = predictions.positions[rows], self.model.input_shape[1]
+        return rows, read_pictures(self.data_set, split, positions, size)
 
 
 def write_report(directory: str, subject: Subject) -> None:
-    """Writes `index.html` and the figures."""
-    num_batches = min(subject.num_training, POOL) // _BATCH
-    with tqdm(
-        total=_NUM_SECTIONS + num_batches,
-        desc="report",
-        bar_format="{desc} {percentage:3.0f}% |{bar:30}| {remaining} left",
-        leave=False,
-        disable=not sys.stderr.isatty(),
-    ) as bar:
-        page = Page(directory, bar.update)
-        page.headline(*_headline(subject))
-        page.text(_summary(subject.facts))
-        _add_curves(page, subject)
-        _add_classes(page, subject)
-        _add_confusion(page, subject)
-        _add_calibration(page, subject.evaluation.predictions)
-        _add_confused_pairs(page, subject)
-        examples = _add_answers(page, subject)
-        _add_where(page, subject, examples)
-        _add_kernels(page, subject.model, subject.run)
-        _add_neighbours(page, subject, examples)
-        _add_copies(page, subject)
-        page.section("How this was measured", "wide")
-        page.table(_list_facts(subject.facts, subject.data_set.num_classes))
-        page.write(f"AlexNet on {subject.data_set.name}")
+    """Writes `index.html` and the charts."""
+    sections = [_add_summary, _add_curves, _add_classes, _add_confusion]
+    sections += [_add_calibration, _add_answers, _add_kernels]
+    train = subject.data_set.splits.get("train")
+    if train and train.num_examples and subject.evaluation.split != "train":
+        sections += [_add_neighbours, _add_copies]
+    page = Page(directory)
+    for add in tqdm([*sections, _add_facts], desc="report", leave=False, disable=None):
+        add(page, subject)
+    page.write(f"AlexNet on {subject.data_set.name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture in a row of others.
+
+    Attributes:
+        image: uint8 RGB `(height, width, 3)`.
+        caption: The text below it.
+        style: Classes of report.html: "right" and "wrong" are frames that differ in
+            form, so that no colour is needed to tell them apart; "large".
+        bars: Probabilities, names, and whether they are of the picture's own class.
+    """
+
+    image: np.ndarray
+    caption: str = ""
+    style: str = ""
+    bars: Sequence[tuple[float, str, bool]] = ()
 
 
 class Page:
-    """Collects the parts of the page; writes every figure as a PNG too."""
+    """Collects the parts of the page."""
 
-    def __init__(self, directory: str, on_part: Callable[[int], object] = lambda n: n):
-        self._directory, self._parts, self.on_part = directory, [], on_part
-        self._titles = []
-
-    def headline(self, figure: str, text: str) -> None:
-        """Adds the most important figure, large, and a text below it."""
-        self._parts.append(f'<p class="headline">{html.escape(figure)}</p>')
-        self.text(text)
+    def __init__(self, directory: str):
+        self._directory, self._parts, self._titles = directory, [], []
 
     def section(self, title: str, style: str = "") -> None:
         """Begins a section: half as wide as a desktop, "wide" or "tall"."""
@@ -132,11 +121,10 @@ class Page:
         self._titles.append(title)
         start += f'<section id="s{len(self._titles)}" class="{style}">'
         self._parts.append(f"{start}<h2>{html.escape(title)}</h2>")
-        self.on_part(1)
 
-    def text(self, text: str) -> None:
+    def text(self, text: str, style: str = "") -> None:
         """Adds a paragraph."""
-        self._parts.append(f"<p>{html.escape(text)}</p>")
+        self._parts.append(f'<p class="{style}">{html.escape(text)}</p>')
 
     def table(self, rows: Iterable[Sequence[object]], columns: Sequence = ()) -> None:
         """Adds a table; the first column holds the heads of the rows."""
@@ -152,28 +140,23 @@ class Page:
         table = f'<table class="{kind}">{table}</table>'
         self._parts.append(f'<div class="scroll">{table}</div>')
 
-    def figure(self, name: str, figure, caption: str = "", width: int = 0) -> None:
-        """Adds a matplotlib figure, or uint8 pixels.
-
-        Args:
-            name: That of the PNG.
-            figure: What to show.
-            caption: Text below it.
-            width: Pixels of the page; by default that of the pixels.
-        """
+    def figure(self, name: str, figure, caption: str = "") -> None:
+        """Adds a matplotlib figure or uint8 pixels, and writes `name`.png, too."""
         png = mosaics.encode_png(figure)
         with writing(os.path.join(self._directory, name + ".png"), "wb") as file:
             file.write(png)
-        width = width or int.from_bytes(png[16:20])
+        width = int.from_bytes(png[16:20])
         if not isinstance(figure, np.ndarray):
             width //= 2  # figures have two pixels for each of the page's
-        source = "data:image/png;base64," + base64.b64encode(png).decode()
-        alt = html.escape(caption or name.replace("_", " "))
-        image = f'<img src="{source}" width="{width}" alt="{alt}">'
-        caption = f'<figcaption style="max-width:{max(width, 350)}px">' + (
-            f"{html.escape(caption)}</figcaption>"
+        image = _format_image(png, "png", caption or name.replace("_", " "), width)
+        caption = html.escape(caption)
+        self._parts.append(
+            f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
         )
-        self._parts.append(f"<figure>{image}{caption}</figure>")
+
+    def row(self, pictures: Iterable[Picture]) -> None:
+        """Adds pictures beside each other."""
+        self._parts.append(f'<div class="row">{"".join(map(_format, pictures))}</div>')
 
     def write(self, title: str) -> None:
         """Writes the page, with a table of contents."""
@@ -193,118 +176,92 @@ class Page:
             file.write(page)
 
 
-def _headline(subject: Subject) -> tuple[str, str]:
-    evaluation, names = subject.evaluation, subject.data_set.class_names
-    low, high = subject.facts["top_1_error_interval"]
-    text = (
-        f"Top-1 accuracy on {evaluation.num_evaluated:,} images of the split "
-        f"{evaluation.split}; 95 % interval {1 - high:.1%} to {1 - low:.1%}. Always "
-        "answering the largest class would be right in "
-        f"{evaluation.largest_class:.1%}. Balanced accuracy, the mean of the classes' "
-        f"own, is {evaluation.balanced_accuracy:.1%}, macro-F1 "
-        f"{evaluation.macro_f1:.1%}."
+def _format(picture: Picture) -> str:
+    file = io.BytesIO()
+    Image.fromarray(picture.image).save(file, "JPEG", quality=90)
+    text = html.escape(picture.caption)
+    for share, name, is_own in picture.bars:
+        bar = f"{share:.0%} {html.escape(name)}"
+        bar = f"<b>{bar}</b>" if is_own else bar
+        text += f'<span class="bar" style="--share:{share:.0%}">{bar}</span>'
+    image = _format_image(file.getvalue(), "jpeg", picture.caption or "picture")
+    return (
+        f'<figure class="{picture.style}">{image}<figcaption>{text}</figcaption>'
+        "</figure>"
     )
-    answers = np.bincount(evaluation.predictions.answers)
+
+
+def _format_image(content: bytes, kind: str, alt: str, width: int | str = "") -> str:
+    source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<img src="{source}" width="{width}" alt="{html.escape(alt)}">'
+
+
+def _add_summary(page: Page, subject: Subject) -> None:
+    evaluation, facts = subject.evaluation, subject.facts
+    balanced, largest = evaluation.balanced_accuracy, evaluation.largest_class
+    page.text(
+        f"{1 - evaluation.top_1_error:.1%} right, {balanced:.1%} balanced", "headline"
+    )
+    low, high = facts["top_1_error_interval"]
+    text = (
+        f"Top-1 accuracy on {evaluation.num_evaluated:,} of {evaluation.num_examples:,}"
+        f" images of the split {evaluation.split}; 95 % interval {1 - high:.1%} to "
+        f"{1 - low:.1%}. Always answering the largest class would be right in "
+        f"{largest:.1%}. Balanced accuracy, the mean of the classes' own, is "
+        f"{balanced:.1%}, macro-F1 {evaluation.macro_f1:.1%}."
+    )
+    if len(subject.data_set.class_names) > 5:
+        text += f" Top-5 accuracy is {1 - evaluation.top_5_error:.1%}."
+    answers = np.bincount(subject.predictions.answers)
     share = answers.max() / evaluation.num_evaluated
-    if share > 0.9 and np.count_nonzero(np.bincount(evaluation.predictions.labels)) > 1:
-        name = shown(names[answers.argmax()])
+    if share > 0.9 and largest < 1:
+        name = subject.name(answers.argmax())
         text += f" The network answers {name} to {share:.0%} of the images."
-    headline = f"{1 - evaluation.top_1_error:.1%} right"
-    return f"{headline}, {evaluation.balanced_accuracy:.1%} balanced", text
-
-
-def _summary(facts: dict) -> str:
-    seeds = ", ".join(map(str, facts["seeds"]))
-    text = (
-        f"Recipe {facts['recipe']}, seed {seeds}, {facts['date']}; settings that "
-        f"differ from the recipe: {_settings(facts)}."
-    )
     if len(facts["sha256"]) > 1:
         text += " Where it looks, kernels and features are of the first network."
-    return text
-
-
-def _settings(facts: dict) -> str:
-    settings = (f"{name} {value}" for name, value in facts["settings"].items())
-    return ", ".join(settings) or "none"
-
-
-def _list_facts(facts: dict, num_classes: int) -> list[tuple[str, str]]:
-    rows = [
-        ("split", facts["split"]),
-        ("evaluated", f"{facts['num_evaluated']:,} of {facts['num_examples']:,}"),
-        ("views", facts["views"]),
-    ]
-    for k in (1, 5) if num_classes > 5 else (1,):
-        low, high = facts[f"top_{k}_error_interval"]
-        error = facts[f"top_{k}_error"]
-        text = f"{error:.2%} (95 % interval {low:.2%} to {high:.2%})"
-        rows.append((f"top-{k} accuracy", f"{1 - error:.2%}"))
-        rows.append((f"top-{k} error", text))
-    versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
-    return [
-        *rows,
-        ("balanced accuracy", f"{facts['balanced_accuracy']:.2%}"),
-        ("macro-F1", f"{facts['macro_f1']:.2%}"),
-        ("largest class", f"{facts['largest_class']:.2%}"),
-        ("cross-entropy", f"{facts['cross_entropy']:.4f}"),
-        ("recipe", facts["recipe"]),
-        ("other settings", _settings(facts)),
-        ("seed", ", ".join(map(str, facts["seeds"]))),
-        ("parameters", f"{facts['parameters']:,}"),
-        ("network", facts["checkpoint"]),
-        ("data", facts["data_dir"]),
-        ("date", facts["date"]),
-        ("versions", versions),
-    ]
+    page.text(text)
 
 
 def _add_curves(page: Page, subject: Subject) -> None:
     records = read_records(subject.run.metrics_file) if subject.run else []
     if records:
         page.section("How it learnt", "tall")
+        curves = {"": [figures.Curve("validation", "", records)]}
         largest = subject.evaluation.largest_class
-        drawn = figures.draw_learning_curves(records, largest, columns=1)
-        page.figure("learning_curves", drawn)
+        page.figure("learning_curves", figures.draw_curves(curves, largest))
 
 
 def _add_classes(page: Page, subject: Subject) -> None:
-    predictions, names = subject.evaluation.predictions, subject.data_set.class_names
-    measures = precision_recall_f1(predictions.labels, predictions.answers, len(names))
-    examples = np.bincount(predictions.labels, minlength=len(names))
+    table = tabulate_classes(subject.evaluation, subject.data_set.class_names)
     page.section("Every class")
-    order = np.argsort(measures[:, 2], kind="stable")  # those without examples last
+    order = np.argsort(table["f1"], kind="stable")  # those without examples last
     if len(order) > _TABLE_CLASSES:
         page.text("The 20 with the lowest F1; all of them are in per_class.csv.")
         order = order[:20]
-    taken_for = {}
-    for label, answer, _ in predictions.mistakes():
-        taken_for.setdefault(label, mosaics.shorten(names[answer]))
+    shares = ("precision", "recall", "f1")
     rows = (
-        [
-            *(shown(names[i]), examples[i]),
-            *map(_percent, measures[i]),
-            taken_for.get(i, ""),
-        ]
+        (
+            subject.name(i),
+            table["examples"][i],
+            *("–" if np.isnan(table[k][i]) else f"{table[k][i]:.0%}" for k in shares),
+            mosaics.shorten(table["most_often_taken_for"][i]),
+        )
         for i in order
     )
     heads = ("class", "images", "precision", "recall", "F1", "most often taken for")
     page.table(rows, heads)
 
 
-def _percent(share: float) -> str:
-    return "–" if np.isnan(share) else f"{share:.0%}"
-
-
 def _add_confusion(page: Page, subject: Subject) -> None:
     names = subject.data_set.class_names
-    if len(names) <= _MATRIX_CLASSES:
+    if len(names) <= figures.MAX_CLASSES:
         page.section("What it takes for what", "wide" if len(names) > 25 else "")
-        confusion = subject.evaluation.predictions.confusion(len(names))
+        confusion = subject.predictions.confusion(len(names))
         page.figure("confusion_matrix", figures.draw_confusion(confusion, names))
 
 
-def _add_calibration(page: Page, predictions: Predictions) -> None:
+def _add_calibration(page: Page, subject: Subject) -> None:
+    predictions = subject.predictions
     page.section("Are the probabilities right?")
     confidences = predictions.top_probabilities[:, 0]
     bins = figures.bin_by_confidence(confidences, predictions.ranks == 0)
@@ -316,155 +273,69 @@ def _add_calibration(page: Page, predictions: Predictions) -> None:
     page.figure("reliability", figures.draw_reliability(bins))
 
 
-def _add_confused_pairs(page: Page, subject: Subject) -> None:
-    predictions, names = subject.evaluation.predictions, subject.data_set.class_names
-    labels, answers = predictions.labels, predictions.answers
-    page.section("Most confused pairs")
-    mistakes = predictions.mistakes()[:4]
-    groups = [
-        np.flatnonzero((labels == label) & (answers == answer))[:4]
-        for label, answer, _ in mistakes
-    ]
-    images = _read(subject, np.concatenate([*groups, np.zeros(0, int)]))
-    ends = np.cumsum([len(group) for group in groups])
-    for (label, answer, times), end, group in zip(mistakes, ends, groups, strict=True):
-        pictures = mosaics.halve(images[end - len(group) : end])
-        page.figure(
-            f"confused_{label}_{answer}",
-            mosaics.lay_out(pictures, columns=len(pictures)),
-            f"{shown(names[label])}, taken for {shown(names[answer])} "
-            f"{times} times of {(labels == label).sum()}",
-        )
-
-
-def _read(subject: Subject, rows: np.ndarray) -> np.ndarray:
-    """The pictures at some indices of `Predictions`, as the network sees them."""
-    evaluation = subject.evaluation
-    positions = evaluation.predictions.positions[rows]
-    return read_pictures(
-        subject.data_set, evaluation.split, positions, subject.image_size
-    )
-
-
-def _add_answers(page: Page, subject: Subject) -> Examples:
-    predictions, names = subject.evaluation.predictions, subject.data_set.class_names
-    page.section("What it answers (Figure 4 of the paper)", "wide")
-    right, wrong = choose_examples(predictions)
-    rows = np.concatenate([right, wrong])
-    images = _read(subject, rows)
-    parts = (
-        ("right", right, images[: len(right)]),
-        ("wrong", wrong, images[len(right) :]),
-    )
-    for name, part, pictures in parts:
-        if len(part):
-            chosen = (
-                predictions.labels[part],
-                predictions.top_ids[part],
-                predictions.top_probabilities[part],
-            )
-            drawn = figures.draw_predictions(pictures, *chosen, names)
-            caption = f"{name} answers, drawn at random"
-            page.figure(f"answers_{name}", drawn, caption, width=1120)
-    return Examples(rows, images, predictions.labels[rows], predictions.answers[rows])
-
-
-def choose_examples(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Some answers that are right, and some that are wrong, drawn at random."""
-    order = np.random.default_rng(0).permutation(len(predictions.labels))
-    is_right = predictions.ranks[order] == 0
-    return order[is_right][:_EXAMPLES], order[~is_right][:_EXAMPLES]
-
-
-def _add_where(page: Page, subject: Subject, examples: Examples) -> None:
-    """For each picture where it shows the class that was answered."""
-    model, size = subject.model, (subject.image_size,) * 2
-    names = [mosaics.wrap(name, 15) for name in subject.data_set.class_names]
-    page.section("Where it looks", "wide")
+def _add_answers(page: Page, subject: Subject) -> None:
+    """For each picture the answers, and where it shows the first of them."""
+    predictions, model = subject.predictions, subject.model
+    page.section("What it answers, and where it looks (Figure 4)", "wide")
     page.text(
-        "In the middle, squares of 64 pixels hid one part after another: the colour is "
-        "by how many percentage points the probability of the answer fell (Zeiler and "
-        "Fergus 2014, section 4.2). The scale is the same for all pictures:"
+        "Some right answers and some wrong ones, drawn at random. In the middle, "
+        "squares of 64 pixels hid one part after another: the colour is by how many "
+        "percentage points the probability of the answer fell (Zeiler and Fergus 2014, "
+        "section 4.2). The scale is the same for all pictures:"
     )
-    page.figure("scale", _draw_scale(), "percentage points")
+    page.row(Picture(*step) for step in explaining.draw_scale())
     page.text(
         "On the right, Grad-CAM: the maps of conv5, each by its influence on the "
         "answer (Selvaraju et al. 2017). There yellow is each picture's largest value."
     )
-    relative = explaining.explain(model, examples.images, examples.answers)
-    for is_right, name in ((True, "right"), (False, "wrong")):
-        tiles, captions, frames = [], [], []
-        is_part = (examples.labels == examples.answers) == is_right
-        for i in np.flatnonzero(is_part):
-            image, answer = examples.images[i], examples.answers[i]
-            classify = explaining.pick_class(model, answer)
-            falls = explaining.measure_falls(classify, image, _BATCH)
-            absolute = explaining.overlay(image, explaining.to_shares(falls, size))
-            tiles += [image, absolute, relative[i]]
-            cost = mosaics.wrap(explaining.describe_falls(falls), 15)
-            captions += [names[examples.labels[i]], cost, f"as {names[answer]}"]
-            frames += [is_right, None, None]
-        if tiles:
-            rows = mosaics.halve(np.stack(tiles))
-            drawn = mosaics.lay_out_captioned(rows, captions, 3, is_right=frames)
-            page.figure(f"where_{name}", drawn, f"{name} answers", width=450)
+    rows, images = subject.examples
+    answers = predictions.answers[rows]
+    relative = explaining.show_gradcam(model, images, answers)
+    for i, (row, image, answer) in enumerate(zip(rows, images, answers, strict=True)):
+        label = predictions.labels[row]
+        style = "large right" if label == answer else "large wrong"
+        top = zip(
+            predictions.top_ids[row], predictions.top_probabilities[row], strict=True
+        )
+        bars = [(p, subject.name(other), other == label) for other, p in top]
+        absolute, points = explaining.show_occlusion(
+            lambda x, answer=answer: explaining.classify(model, x)[:, answer], image
+        )
+        page.row(
+            [
+                Picture(image, subject.name(label), style, bars),
+                Picture(absolute, points, "large"),
+                Picture(relative[i], f"as {subject.name(answer)}", "large"),
+            ]
+        )
 
 
-def _draw_scale() -> np.ndarray:
-    """Some colours of `explaining.overlay`, and the points that they stand for."""
-    shares = np.linspace(0, 1, 5)
-    grey = np.full((16, 60, 3), 128, np.uint8)
-    colors = [explaining.overlay(grey, np.full((16, 60), share)) for share in shares]
-    points = [f"{explaining.to_points(share):.0f}" for share in shares]
-    return mosaics.lay_out_captioned(
-        np.stack(colors), [*points[:-1], points[-1] + "+"], 5
-    )
-
-
-def _add_kernels(page: Page, model: keras.Model, run: Run | None) -> None:
-    kernel, towers = mosaics.find_kernels(model)
+def _add_kernels(page: Page, subject: Subject) -> None:
     page.section("First-layer kernels (Figure 3)")
-    caption = "the two towers apart" if towers == 2 else "of one tower"
     page.text(
         "The paper's network has learnt edges of all directions in one tower and "
         "colours in the other, from 90 epochs of 1.2 million pictures. After a short "
         "training the kernels still look like the noise that they began as."
     )
-    page.figure("kernels", mosaics.draw_kernels(kernel, towers), f"now; {caption}")
-    config = run and run.read_config()
-    if config and not config.init_weights:  # else nobody knows what they were at first
-        new, _ = mosaics.find_kernels(build_model(config, "float32"))
-        share = np.linalg.norm(kernel - new) / np.linalg.norm(new)
-        page.section("What training changed in them")
-        page.text(
-            f"The kernels have changed by {share:.1%} of their length. This is the "
-            "change alone."
-        )
-        changes = mosaics.draw_kernels(kernel - new, towers)
-        page.figure("kernel_changes", changes, "what changed")
+    page.figure("kernels", mosaics.draw_layer(subject.model, "conv1"))
 
 
-def _add_neighbours(page: Page, subject: Subject, examples: Examples) -> None:
+def _add_neighbours(page: Page, subject: Subject) -> None:
     """For each picture the training pictures that are nearest to it in fc7."""
-    if not subject.num_training:
-        return
-    names = [mosaics.shorten(name) for name in subject.data_set.class_names]
-    pool, nearest, labels = find_neighbours(
-        subject.model, subject.data_set, examples.images, on_batch=page.on_part
-    )
+    rows, images = subject.examples
+    pool, nearest, labels = find_neighbours(subject.model, subject.data_set, images)
     page.section("Nearest training pictures (Figure 4, right)", "wide")
     page.text(
         "The large picture is one from above; after it come the nearest to it by "
         f"distance in what fc7 puts out, of {pool:,} training pictures. A whole blue "
         "frame: of the same class; a broken orange one: of another."
     )
-    for i, label in enumerate(examples.labels):
-        is_same = (labels[i] == label).tolist()
-        drawn = mosaics.lay_after(examples.images[i], nearest[i], is_same)
-        others = dict.fromkeys(names[n] for n in labels[i] if n != label)
-        caption = f"{sum(is_same)} of the {len(is_same)} nearest are {names[label]} too"
-        caption += f", others {', '.join(others)}" if others else ""
-        page.figure(f"neighbours_{i + 1}", drawn, caption, width=560)
+    for i, label in enumerate(subject.predictions.labels[rows]):
+        others = [
+            Picture(image, subject.name(other), "right" if other == label else "wrong")
+            for image, other in zip(nearest[i], labels[i], strict=True)
+        ]
+        page.row([Picture(images[i], subject.name(label), "large"), *others])
 
 
 def find_neighbours(
@@ -472,7 +343,6 @@ def find_neighbours(
     data_set: DataSet,
     queries: np.ndarray,
     k: int = 5,
-    on_batch: Callable[[int], object] = lambda n: n,
 ) -> tuple[int, np.ndarray, np.ndarray]:
     """Finds the training pictures whose features in fc7 are nearest.
 
@@ -481,7 +351,6 @@ def find_neighbours(
         data_set: The data.
         queries: uint8 `(n, size, size, 3)`.
         k: How many to find for each.
-        on_batch: Called with 1 after each batch of training pictures.
 
     Returns:
         How many training pictures were looked at, uint8 `(n, k, size, size, 3)`, and
@@ -496,7 +365,6 @@ def find_neighbours(
         # |a - b|² without |a|², which is the same for all b.
         distances.append(np.square(vectors).sum(axis=1) - 2 * wanted @ vectors.T)
         labels.append(some_labels)
-        on_batch(1)
     distances, labels = np.concatenate(distances, axis=1), np.concatenate(labels)
     distances[:, labels < 0] = np.inf
     pool = int((labels >= 0).sum())
@@ -515,10 +383,8 @@ def _read_pool(data_set: DataSet, split: str, size: int) -> Iterable:
 
 def _add_copies(page: Page, subject: Subject) -> None:
     """Names pictures that are nearly the same in training: they flatter the figures."""
-    if not subject.num_training:
-        return
-    split = subject.evaluation.split
-    number, copies = find_copies(subject.data_set, split, subject.image_size)
+    split, size = subject.evaluation.split, subject.model.input_shape[1]
+    number, copies = find_copies(subject.data_set, split, size)
     page.section("Nearly the same pictures in training", "wide")
     text = f"of the {number:,} pictures of {split} that were looked at"
     if not copies:
@@ -567,3 +433,22 @@ def _read_thumbnails(data_set: DataSet, split: str, size: int) -> np.ndarray:
         length = np.linalg.norm(small, axis=1, keepdims=True)
         thumbnails.append(np.float32(small / np.maximum(length, 1e-6)))
     return np.concatenate(thumbnails)
+
+
+def _add_facts(page: Page, subject: Subject) -> None:
+    """What eval.json holds."""
+    page.section("How this was measured", "wide")
+    has_top_5 = len(subject.data_set.class_names) > 5
+    page.table(
+        (name.replace("_", " "), _describe(value))
+        for name, value in subject.facts.items()
+        if has_top_5 or not name.startswith("top_5")
+    )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {x}" for name, x in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return " ".join(map(_describe, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

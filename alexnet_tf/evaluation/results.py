@@ -8,8 +8,8 @@ import csv
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
+import math
 import os
 import sys
 import time
@@ -18,11 +18,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from alexnet_tf.config import flat
 from alexnet_tf.evaluation.metrics import precision_recall_f1, wilson_interval
 from alexnet_tf.files import format_cell, writing
 from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.pipeline.reading import records_in_order
 from alexnet_tf.run import checkpoint_sha256, library_versions
+from alexnet_tf.weights.loading import Loaded
 
 # Table 2 of the paper, ILSVRC-2012, ten views: top-1 and top-5 error (validation);
 # those with a star were first trained on the whole ImageNet of Fall 2011.
@@ -32,9 +34,11 @@ _PAPER_ROWS = {
     "paper: 1 CNN*, 10 views": (0.390, 0.166),
     "paper: 7 CNNs*, 10 views": (0.367, 0.154),
 }
-_CLASS_COLUMNS = (
-    *("class_id", "class", "examples", "top_1_error", "top_5_error"),
-    *("precision", "recall", "f1", "most_often_taken_for", "times"),
+# What `eval.json` has of `Evaluation`.
+_MEASURES = (
+    *("split", "views", "num_examples", "num_evaluated", "cross_entropy"),
+    *("top_1_error", "top_5_error", "balanced_accuracy", "macro_f1"),
+    "largest_class",
 )
 
 
@@ -143,31 +147,38 @@ class Evaluation:
         return float(values.mean(dtype=np.float64))
 
 
-def gather_facts(
-    evaluation: Evaluation, checkpoints: Sequence[str], data_set: DataSet
+def describe_evaluation(
+    evaluation: Evaluation,
+    networks: Sequence[Loaded],
+    data_set: DataSet,
+    images_per_second: float,
 ) -> dict:
-    """Everything about an evaluation that `eval.json` holds, but its speed.
+    """What `eval.json` holds; settings are those of the first network.
 
     Args:
         evaluation: The errors.
-        checkpoints: Paths, without `.index`, of the networks that were averaged.
+        networks: Those that were evaluated.
         data_set: What was evaluated.
+        images_per_second: How fast it was.
     """
-    names = (
-        *("split", "views", "num_examples", "num_evaluated", "cross_entropy"),
-        *("top_1_error", "top_5_error", "balanced_accuracy", "macro_f1"),
-        "largest_class",
-    )
-    facts = {name: getattr(evaluation, name) for name in names}
+    facts = {name: getattr(evaluation, name) for name in _MEASURES}
     for name in ("top_1_error", "top_5_error"):
         interval = wilson_interval(facts[name], evaluation.num_evaluated)
         facts[name + "_interval"] = interval
+    first, paths = networks[0], [network.path for network in networks]
+    weights = [w for n in networks for w in n.model.trainable_variables]
     return facts | {
-        "checkpoint": " + ".join(checkpoints),
-        "sha256": [checkpoint_sha256(path) for path in checkpoints],
+        "checkpoint": " + ".join(paths),
+        "sha256": [checkpoint_sha256(path) for path in paths],
+        "recipe": first.config.recipe.name,
+        "settings": {name: flat(first.config)[name] for name in first.config.given},
+        "seeds": [network.config.seed for network in networks],
+        "parameters": sum(math.prod(weight.shape) for weight in weights),
+        "precision": first.model.get_layer("conv1").dtype_policy.name,
         "data_set": data_set.name,
         "data_dir": data_set.data_dir,
         "data_fingerprint": fingerprint(data_set.splits[evaluation.split]),
+        "images_per_second": images_per_second,
         "command": sys.argv,
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "versions": library_versions(),
@@ -184,48 +195,46 @@ def fingerprint(split: Split) -> str:
     return total.hexdigest()
 
 
-def format_table(evaluation: Evaluation, data_set: DataSet, facts: dict) -> str:
+def format_table(facts: dict, data_set: DataSet) -> str:
     """The errors for people, beside the paper's where the data set is ImageNet.
 
     Top 5 is left out where there are five classes or fewer: it is always right.
+
+    Args:
+        facts: From `describe_evaluation`.
+        data_set: What was evaluated.
     """
     tops = (1, 5) if data_set.num_classes > 5 else (1,)
-    networks, views = len(facts["sha256"]), evaluation.views
+    networks, views = len(facts["sha256"]), facts["views"]
     name = f"{networks} CNN{'s' * (networks > 1)}, {views} view{'s' * (views > 1)}"
-    intervals = (facts[f"top_{k}_error_interval"] for k in tops)
-    bounds = (x for low, high in intervals for x in ((1 - high, 1 - low), (low, high)))
-    lines = [
-        f"{evaluation.split}: evaluated {evaluation.num_evaluated:,} of "
-        f"{evaluation.num_examples:,} images, {facts['images_per_second']:,.0f} "
-        f"images/s, cross-entropy {evaluation.cross_entropy:.4f}, "
-        f"macro-F1 {evaluation.macro_f1:.2%}",
-        _row("", (text for k in tops for text in (f"top-{k} accuracy", "error"))),
-        _row_of_errors(name, (facts[f"top_{k}_error"] for k in tops)),
-        _row(
-            "  95 % interval",
-            (f"{100 * low:.1f}..{100 * high:.1f}%" for low, high in bounds),
-        ),
-        _row_of_errors("  balanced (class mean)", [1 - evaluation.balanced_accuracy]),
-        _row_of_errors("always the largest class", [1 - evaluation.largest_class]),
-    ]
+    lows, highs = zip(*(facts[f"top_{k}_error_interval"] for k in tops), strict=True)
+    rows = {
+        name: [facts[f"top_{k}_error"] for k in tops],
+        "  95 % interval: from": highs,
+        "  to": lows,
+        "  balanced (class mean)": [1 - facts["balanced_accuracy"]],
+        "always the largest class": [1 - facts["largest_class"]],
+    }
     if data_set.name.startswith("imagenet") and data_set.num_classes == 1000:
-        lines += itertools.starmap(_row_of_errors, _PAPER_ROWS.items())
+        rows |= _PAPER_ROWS
+    heads = "".join(f"{f'top-{k} accuracy':>15}{'error':>13}" for k in tops)
+    lines = [
+        f"{facts['split']}: evaluated {facts['num_evaluated']:,} of "
+        f"{facts['num_examples']:,} images, {facts['images_per_second']:,.0f} "
+        f"images/s, cross-entropy {facts['cross_entropy']:.4f}, "
+        f"macro-F1 {facts['macro_f1']:.2%}",
+        f"{'':24}{heads}",
+    ]
+    for name, errors in rows.items():
+        cells = "".join(f"{1 - error:15.2%}{error:13.2%}" for error in errors)
+        lines.append(f"{name:24}{cells}")
     return "\n".join(lines)
-
-
-def _row(name: str, cells: Iterable[str]) -> str:
-    widths = itertools.cycle((15, 13))
-    return f"{name:24}" + "".join(map(str.rjust, cells, widths))
-
-
-def _row_of_errors(name: str, errors: Iterable[float]) -> str:
-    return _row(name, (f"{x:.2%}" for error in errors for x in (1 - error, error)))
 
 
 def write_results(
     directory: str, evaluation: Evaluation, facts: dict, data_set: DataSet
 ) -> None:
-    """Writes `eval.json` and `per_class.csv`.
+    """Writes `eval.json`, and `per_class.csv` with a row for each class.
 
     The files of a split that is not "validation" have its name, `eval_test.json`, so
     that neither takes the other's place.
@@ -233,12 +242,14 @@ def write_results(
     Args:
         directory: Where to; made if it is not there.
         evaluation: The errors.
-        facts: What `eval.json` is to hold.
+        facts: From `describe_evaluation`.
         data_set: What was evaluated.
     """
     with writing(name_file(directory, "eval.json", evaluation.split)) as file:
         json.dump(facts, file, indent=1)
-    write_per_class(evaluation, data_set, directory)
+    columns = tabulate_classes(evaluation, data_set.class_names)
+    path = name_file(directory, "per_class.csv", evaluation.split)
+    _write_csv(path, columns, columns.values())
 
 
 def name_file(directory: str, name: str, split: str) -> str:
@@ -248,46 +259,54 @@ def name_file(directory: str, name: str, split: str) -> str:
     return os.path.join(directory, f"{stem}{part}{suffix}")
 
 
-def write_per_class(evaluation: Evaluation, data_set: DataSet, directory: str) -> None:
-    """Writes `per_class.csv`: a row for each class."""
-    predictions, num_classes = evaluation.predictions, data_set.num_classes
-    labels, ranks = predictions.labels, predictions.ranks
+def tabulate_classes(
+    evaluation: Evaluation, class_names: Sequence[str]
+) -> dict[str, Sequence]:
+    """The columns of `per_class.csv`, a value for each class.
+
+    Fractions are NaN where nothing was counted; names are as `format_cell` has them.
+    """
+    predictions, num_classes = evaluation.predictions, len(class_names)
+    labels, ranks, answers = predictions.labels, predictions.ranks, predictions.answers
+    names = list(map(format_cell, class_names))
     examples = np.bincount(labels, minlength=num_classes)
-    with np.errstate(invalid="ignore"):
-        errors = [
-            np.bincount(labels, ranks >= k, minlength=num_classes) / examples
-            for k in (1, 5)
-        ]
-    measures = precision_recall_f1(labels, predictions.answers, num_classes)
-    names = [format_cell(name) for name in data_set.class_names]
+    wrong_1, wrong_5 = (
+        np.bincount(labels, ranks >= k, minlength=num_classes) for k in (1, 5)
+    )
     taken_for, times = [""] * num_classes, [0] * num_classes
     for label, answer, number in reversed(predictions.mistakes()):
         taken_for[label], times[label] = names[answer], number
-    # A class without examples has no error: an empty cell, not "nan".
-    shares = ([x if x == x else "" for x in c.tolist()] for c in (*errors, *measures.T))
-    columns = range(num_classes), names, examples.tolist(), *shares, taken_for, times
-    path = name_file(directory, "per_class.csv", evaluation.split)
-    _write_csv(path, _CLASS_COLUMNS, columns)
+    precision, recall, f1 = precision_recall_f1(labels, answers, num_classes).T
+    with np.errstate(invalid="ignore"):
+        return {
+            "class_id": range(num_classes),
+            "class": names,
+            "examples": examples,
+            "top_1_error": wrong_1 / examples,
+            "top_5_error": wrong_5 / examples,
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "most_often_taken_for": taken_for,
+            "times": times,
+        }
 
 
 def write_predictions(
     evaluation: Evaluation, data_set: DataSet, directory: str
 ) -> None:
-    """Writes `predictions.csv`: a row for each image, with its file, shard and index.
+    """Writes `predictions.csv`: a row for each image, with its file.
+
+    "record" is its position in the split.
 
     With `Predictions.probabilities` there is a column for each class, too.
     """
     predictions, split = evaluation.predictions, data_set.splits[evaluation.split]
-    class_names = list(map(format_cell, data_set.class_names))
-    names = np.array(class_names, object)
-    ids = predictions.positions  # evaluation takes records by their ids
-    shards = np.searchsorted(split.first_ids, ids, side="right") - 1
-    shard_names = np.array([os.path.basename(name) for name in split.filenames], object)
+    names = np.array(list(map(format_cell, data_set.class_names)), object)
     file_names = np.array(list(map(format_cell, read_names(split))), object)
     columns = {
         "file_name": file_names[predictions.positions],
-        "shard": shard_names[shards],
-        "record": ids - np.array(split.first_ids)[shards],
+        "record": predictions.positions,
         "label": names[predictions.labels],
         "rank": predictions.ranks + 1,
         "cross_entropy": _round(predictions.cross_entropies),
@@ -295,10 +314,10 @@ def write_predictions(
     for k in range(predictions.top_ids.shape[1]):
         columns[f"class_{k + 1}"] = names[predictions.top_ids[:, k]]
         columns[f"p_{k + 1}"] = _round(predictions.top_probabilities[:, k])
-    heads, values = [*columns], [column.tolist() for column in columns.values()]
+    heads, values = [*columns], [*columns.values()]
     if predictions.probabilities is not None:
-        heads += class_names
-        values += (_round(column).tolist() for column in predictions.probabilities.T)
+        heads += names.tolist()
+        values += _round(predictions.probabilities.T).tolist()
     path = name_file(directory, "predictions.csv", evaluation.split)
     _write_csv(path, heads, values)
 
@@ -321,8 +340,13 @@ def read_names(split: Split) -> list[str]:
     return [names.get(i, b"").decode(errors="surrogateescape") for i in ids]
 
 
-def _write_csv(path: str, heads: Sequence[str], columns: Iterable[Sequence]) -> None:
+def _write_csv(path: str, heads: Iterable[str], columns: Iterable[Sequence]) -> None:
+    """Writes columns; what is NaN becomes an empty cell."""
+    lists = [
+        ["" if x != x else x for x in np.asarray(column, object).tolist()]
+        for column in columns
+    ]
     with writing(path) as file:
         writer = csv.writer(file)
         writer.writerow(heads)
-        writer.writerows(zip(*columns, strict=True))
+        writer.writerows(zip(*lists, strict=True))

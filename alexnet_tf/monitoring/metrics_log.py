@@ -10,6 +10,7 @@ import functools
 import io
 import os
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 from absl import logging
@@ -31,19 +32,17 @@ _SCALARS = (*_RESULTS, "l2", "learning_rate", "images_per_second", "input_wait")
 class MetricsLog:
     """Writes each record to `metrics.jsonl` and to TensorBoard.
 
-    A disk that refuses is a warning: what is missing of metrics.jsonl and of whole
-    files is kept, and written with the next record; see `check`.
+    A disk that refuses is a warning: what is missing of metrics.jsonl is written with
+    the next record, or by `check`. Pictures and events are missing.
 
     Args:
         run: Where to write.
         step: Step that training goes on from. Records of later steps, which an
             interrupted run left, are removed.
-
     """
 
     def __init__(self, run: Run, step: int = 0):
-        self.run, self._failures = run, {}
-        self._whole_files = {}  # content by path, until it is written
+        self.run, self._refused = run, set()  # paths that there was a warning of
         self._file = MetricsFile(run.metrics_file, keep=lambda x: x["step"] <= step)
         self._try(run.metrics_file, self._file.complete)
         # By folder of the run: where TensorBoard is to go on from, the open file.
@@ -74,7 +73,6 @@ class MetricsLog:
             for name, value in scalars.items()
         )
         self.write_events(split, step, *({"summary": x} for x in summaries))
-        self._write_whole_files()
 
     def write_events(self, folder: str, step: int, *events: dict) -> None:
         """Writes to TensorBoard; what a disk refuses is missing there.
@@ -123,53 +121,37 @@ class MetricsLog:
 
     def write_file(self, name: str, content: bytes) -> None:
         """Writes a file in the run's directory, in place of one of that name."""
-        self._whole_files[os.path.join(self.run.model_dir, name)] = content
-        self._write_whole_files()
+        path = os.path.join(self.run.model_dir, name)
+
+        def write() -> None:
+            with writing(path, "wb") as file:
+                file.write(content)
+
+        self._try(path, write)
 
     def check(self) -> None:
-        """Tries what is missing once more.
+        """Tries what is missing of metrics.jsonl once more.
 
         Raises:
             UserError: If the disk still refuses.
         """
-        self._write_whole_files()
         self._try(self._file.path, self._file.complete)
-        for folder in list(self._writers):
-            self.write_events(folder, 0)
-        if self._failures:
-            path, reason = next(iter(self._failures.items()))
+        if self._file.path in self._refused:
             raise UserError(
-                f"{len(self._failures)} files of the run are not whole, first {path} "
-                f"({reason}): training itself is done and its checkpoints are saved; "
-                "free some space before the next run"
+                f"{self._file.path} is not whole: training itself is done and its "
+                "checkpoints are saved; free some space before the next run"
             )
 
-    def _write_whole_files(self) -> None:
-        for path, content in list(self._whole_files.items()):
-            self._try(path, functools.partial(_write, path, content))
-            if path not in self._failures:
-                del self._whole_files[path]
-
-    def _try(self, path: str, write) -> None:
+    def _try(self, path: str, write: Callable[[], None]) -> None:
         """Writes; a disk that refuses is a warning, one until it takes again."""
         try:
             write()
-            self._failures.pop(path, None)
+            self._refused.discard(path)
         except (tf.errors.OpError, OSError) as error:
             reason = (explain(error) or str(error).splitlines()[0]).split(";")[0]
-            if path not in self._failures:
-                logging.warning(
-                    "%s is not whole (%s); training goes on, and the next record "
-                    "tries again",
-                    path,
-                    reason,
-                )
-            self._failures[path] = reason
-
-
-def _write(path: str, content: bytes) -> None:
-    with writing(path, "wb") as file:
-        file.write(content)
+            if path not in self._refused:
+                logging.warning("%s is not whole (%s); training goes on", path, reason)
+            self._refused.add(path)
 
 
 def _event(step: int, **fields) -> bytes:

@@ -1,5 +1,6 @@
 """What people look at while a network trains: pictures, histograms, settings."""
 
+import dataclasses
 import functools
 import os
 import shlex
@@ -17,14 +18,16 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
 from alexnet_tf.config import Config, flat
+from alexnet_tf.evaluation import figures, mosaics
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.monitoring.layer_states import layer_states
 from alexnet_tf.monitoring.metrics_log import MetricsLog
-from alexnet_tf.pipeline.batches import read_pictures
+from alexnet_tf.pipeline.batches import read_pictures, training_batches
 from alexnet_tf.pipeline.data_set import DataSet
 
 _NUM_IMAGES = 16  # that units must answer to in order to be alive
-_POOL = 256  # validation pictures, the first ones, among which mistakes are shown
+_BATCH = 32  # pictures of a training batch that are shown
+_CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
 
 class Monitor:
@@ -44,12 +47,10 @@ class Monitor:
         self._data_set, self._config = data_set, config
 
     def write_start(self) -> None:
-        """Writes settings, command, the network's graph, pictures of the data.
+        """Writes settings, command, the network's graph, a training batch.
 
         Takes seconds: it is meant for after the first steps, not before them.
         """
-        from alexnet_tf.monitoring import drawings
-
         settings = flat(self._config)
         settings["classes"] = len(settings.pop("class_names"))
         rows = [f"|{name}|{value}|" for name, value in settings.items()]
@@ -59,12 +60,10 @@ class Monitor:
             for name, value in settings.items()
             if isinstance(value, bool | int | float | str)
         }
-        drawn = drawings.augmented_versions(self._data_set, self._config)
         self._log.write_start(
             "",
             {"summary": text_pb("configuration", text)},
             {"summary": text_pb("command", "    " + shlex.join(sys.argv))},
-            {"summary": _image_pb("augmentation", drawn)},
             {"graph_def": _graph(self._model)},
         )
         # Beside the errors of the validation, which are then what HParams compares.
@@ -72,9 +71,18 @@ class Monitor:
         run_name = os.path.basename(os.path.abspath(self._log.run.model_dir))
         compared = hparams.hparams_pb(plain, trial_id=run_name)
         self._log.write_start("validation", {"summary": compared})
-        batch = drawings.training_batch(self._data_set, self._config)
-        self._log.write_file("batch.png", batch)
-        self._log.write_file("classes.png", drawings.class_counts(self._data_set))
+        self._log.write_file("batch.png", self._draw_training_batch())
+
+    def _draw_training_batch(self) -> bytes:
+        """A PNG of augmented training pictures, of half the size, and their classes."""
+        config, names = self._config, self._data_set.class_names
+        recipe = dataclasses.replace(config.recipe, global_batch_size=_BATCH)
+        batches = training_batches(self._data_set, recipe, seed=config.seed)
+        images, labels = (x.numpy() for x in next(iter(batches)))
+        is_good = labels >= 0
+        titles = [names[label] for label in labels[is_good]]
+        drawn = figures.draw_pictures(images[is_good, ::2, ::2], titles)
+        return mosaics.encode_png(drawn)
 
     def write_histograms(self, step: int, samples: Mapping[str, np.ndarray]) -> None:
         """Writes a histogram, and the share of zeros, of each sample.
@@ -100,64 +108,40 @@ class Monitor:
             step: Steps done.
             evaluation: That of the validation split.
         """
-        from alexnet_tf.evaluation import (  # matplotlib takes a second to import
-            figures,
-            mosaics,
-        )
-
-        states = layer_states(self._model, self._images[:_NUM_IMAGES])
-        dead = [scalar_pb(f"units_dead/{state.name}", state.off) for state in states]
-        kernels = mosaics.draw_kernels(*mosaics.find_kernels(self._model))
-        kernels_pb = _image_pb("kernels", kernels)
-        self._write("train", step, kernels_pb, *dead)
-        summaries, names = [], self._data_set.class_names
+        model, names = self._model, self._data_set.class_names
+        states = layer_states(model, self._images)
+        summaries = [
+            scalar_pb(f"units_dead/{state.name}", state.off) for state in states
+        ]
+        for layer in _CONVOLUTIONS:
+            kernels = mosaics.draw_layer(model, layer)
+            maps = mosaics.draw_layer(model, layer, self._images[0])
+            summaries += (
+                _image_pb(f"kernels/{layer}", kernels),
+                _image_pb(f"maps/{layer}", maps),
+            )
+        self._write("train", step, *summaries)
         if len(names) <= figures.MAX_CLASSES:
             confusion = evaluation.predictions.confusion(len(names))
-            drawn = figures.draw_small(figures.draw_confusion(confusion, names))
-            summaries.append(_image_pb("confusion_matrix", drawn))
-        mistakes = self._confident_mistakes(evaluation)
-        if mistakes is not None:
-            summaries.append(_image_pb("confident_mistakes", mistakes))
-        self._write("validation", step, *summaries)
-        curves = figures.draw_learning_curves(
-            self._log.records, evaluation.largest_class
-        )
+            drawn = figures.draw_confusion(confusion, names)
+            self._write("validation", step, _image_pb("confusion_matrix", drawn))
+        curve = figures.Curve("validation", "", self._log.records)
+        curves = figures.draw_curves({"": [curve]}, evaluation.largest_class)
         self._log.write_file("learning_curves.png", mosaics.encode_png(curves))
 
     @functools.cached_property
     def _images(self) -> np.ndarray:
-        """The first pictures of the validation split."""
-        number = min(_POOL, self._data_set.splits["validation"].num_examples)
+        """The first pictures of the validation split; all maps are of the first."""
+        number = min(_NUM_IMAGES, self._data_set.splits["validation"].num_examples)
         size = self._model.input_shape[1]
         return read_pictures(self._data_set, "validation", np.arange(number), size)
 
-    def _confident_mistakes(self, evaluation: Evaluation) -> np.ndarray | None:
-        from alexnet_tf.evaluation import mosaics
 
-        predictions, names = evaluation.predictions, self._data_set.class_names
-        is_there = predictions.positions < _POOL
-        wrong = np.flatnonzero((predictions.ranks > 0) & is_there)
-        order = np.argsort(-predictions.top_probabilities[wrong, 0], kind="stable")
-        wrong = wrong[order][:8]
-        if not len(wrong):
-            return None
-        captions = [
-            f"{mosaics.shorten(names[predictions.labels[i]])}\n"
-            f"{predictions.top_probabilities[i, 0]:.0%} "
-            f"{mosaics.shorten(names[predictions.answers[i]])}"
-            for i in wrong
-        ]
-        return mosaics.lay_out_captioned(
-            self._images[predictions.positions[wrong]], captions
-        )
-
-
-def _image_pb(name: str, image: np.ndarray) -> summary_pb2.Summary:
-    """A picture, uint8 `(height, width, 3)`, as `tf.summary.image` writes it."""
-    from alexnet_tf.evaluation import mosaics
-
-    height, width = (str(side).encode() for side in image.shape[:2])
-    parts = tf.make_tensor_proto([width, height, mosaics.encode_png(image)], tf.string)
+def _image_pb(name: str, figure) -> summary_pb2.Summary:
+    """A matplotlib figure or uint8 pixels, as `tf.summary.image` writes it."""
+    png = mosaics.encode_png(figure)
+    width, height = (str(int.from_bytes(png[i : i + 4])).encode() for i in (16, 20))
+    parts = tf.make_tensor_proto([width, height, png], tf.string)
     summary = summary_pb2.Summary()
     value = summary.value.add(tag=name, metadata=create_summary_metadata(name, None))
     value.tensor.ParseFromString(parts.SerializeToString())
@@ -172,6 +156,5 @@ def _graph(model: keras.Model) -> bytes:
         return model.call(images, training=False)  # the layers on the top level
 
     images = tf.TensorSpec(model.input_shape, tf.uint8, name="images")
-    return (
-        alexnet.get_concrete_function(images).graph.as_graph_def().SerializeToString()
-    )
+    graph = alexnet.get_concrete_function(images).graph
+    return graph.as_graph_def().SerializeToString()

@@ -23,8 +23,7 @@ from alexnet_tf.devices import (
     make_training_strategy,
 )
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import describe_evaluation
-from alexnet_tf.evaluation.results import write_results
+from alexnet_tf.evaluation.results import describe_evaluation, write_results
 from alexnet_tf.export.export import export_run
 from alexnet_tf.files import check_output, lock
 from alexnet_tf.metrics_file import read_records
@@ -273,7 +272,7 @@ def _finish(run: Run, results: dict[str, dict], remarks: list[str], exported) ->
     lines += remarks
     lines.append(
         f"The run is in {where}; learning_curves.png there shows how it learned, "
-        "batch.png and classes.png what it was shown"
+        "batch.png what it was shown"
     )
     commands = [
         command("tensorboard", f"--logdir={where}"),
