@@ -1,4 +1,4 @@
-"""The recipes: every number of the paper and of the published networks, once.
+"""The recipes: the numbers of the paper and of the published networks that people vary.
 
 "Section" is that of Krizhevsky, Sutskever and Hinton, "ImageNet Classification with
 Deep Convolutional Neural Networks", NeurIPS 2012. "Source" is the authors' program of
@@ -271,7 +271,7 @@ class Recipe:
 
 
 # What goes with the optimizer for large batches.
-LARS_SETTINGS = {"lr_schedule": "poly", "warmup_epochs": 5.0}
+LARS_SETTINGS = {"scale_lr": True, "lr_schedule": "poly", "warmup_epochs": 5.0}
 
 # How a run trains that starts from weights: a tenth of the usual rate, and 10 times
 # that for a new fc8, as Caffe's finetune_flickr_style has it; its schedule has steps.

@@ -112,7 +112,7 @@ def test_values_out_of_range_are_one_line(data_dir, given, message):
 
 def test_large_data_sets_and_large_batches(data_dir):
     data_set = open_data_set(data_dir)
-    given = {"optimizer": "lars", "global_batch_size": 1024, "scale_lr": True}
+    given = {"optimizer": "lars", "global_batch_size": 1024}
     config = resolve(data_set, "paper", given)
     assert config.recipe.initial_rate == pytest.approx(0.08)
     assert (config.recipe.lr_schedule, config.recipe.warmup_epochs) == ("poly", 5.0)

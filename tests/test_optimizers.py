@@ -151,3 +151,13 @@ def test_optimizer_is_serialisable(optimizer_class):
     )
     config = optimizer.get_config()
     assert optimizer_class.from_config(config).get_config() == config
+
+
+def test_lars_moves_as_far_as_the_rates_of_momentum_do():
+    """By .05 times the rate, of the length of the weights, whatever the gradient."""
+    for size in (1e-6, 1e3):
+        kernel = keras.Variable(np.full((2, 2), 1.0, np.float32))
+        optimizer = LARS(0.01, weight_decay=0.0)
+        optimizer.build([kernel])
+        optimizer.apply([tf.fill((2, 2), size)])
+        np.testing.assert_allclose(kernel, 1 - 0.01 * 0.05, rtol=1e-6)

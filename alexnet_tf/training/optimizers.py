@@ -152,11 +152,13 @@ class LARS(MomentumSGD):
 
     Args:
         learning_rate: The global rate.
-        trust: η of the paper, the trust coefficient.
+        trust: η of the paper, the trust coefficient. There it is .001, with rates of 2
+            and more; .05 does the same with the rates of `MomentumSGD`, so that biases,
+            which are not scaled, have a rate that suits them.
         **kwargs: See `MomentumSGD`.
     """
 
-    def __init__(self, learning_rate: float = 0.01, *, trust: float = 0.001, **kwargs):
+    def __init__(self, learning_rate: float = 0.01, *, trust: float = 0.05, **kwargs):
         super().__init__(learning_rate, **kwargs)
         self.trust = trust
 
