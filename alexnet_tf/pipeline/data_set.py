@@ -19,7 +19,7 @@ import math
 import os
 import unicodedata
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -143,24 +143,26 @@ class DataSet:
             "color_eigenvectors": (3, 3),
             "num_images": (),
         }
-        max_bytes = 2**16 + 8 * math.prod(shapes["mean_image"])
-        arrays = _read_arrays(path, max_bytes)
-        if {name: array.shape for name, array in arrays.items()} != shapes:
-            raise UserError(f"{path} is not of this data set: prepare it again")
+        arrays = _read_arrays(path, shapes)
         return PixelStatistics(**arrays | {"num_images": int(arrays["num_images"])})
 
 
-def _read_arrays(path: str, max_bytes: int) -> dict[str, np.ndarray]:
+def _read_arrays(
+    path: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """The numbers of an `npz` file that holds them as they are, not compressed."""
+    max_bytes = 2**16 + sum(8 * math.prod(shape) for shape in shapes.values())
     try:
         content = io.BytesIO(files.read_whole(path, max_bytes))
         if any(entry.compress_type for entry in zipfile.ZipFile(content).infolist()):
             raise ValueError("it is compressed")  # and could inflate to any size
         arrays = dict(np.load(content, allow_pickle=False))
+        if {name: array.shape for name, array in arrays.items()} != dict(shapes):
+            raise ValueError("it is not of this data set")
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise ValueError("it holds numbers that are none")
     except Exception as error:  # of damaged bytes, NumPy and zipfile raise all sorts
-        raise UserError(f"{path} cannot be read ({error}): prepare it again") from None
+        raise UserError(f"{path} cannot be used ({error}): prepare it again") from None
     return arrays
 
 
@@ -177,12 +179,19 @@ def open_data_set(data_dir: str) -> DataSet:
     if not is_remote(data_dir):
         data_dir = os.path.abspath(data_dir)
     path = os.path.join(data_dir, CARD_FILE)
-    card = _read_card(path)
+    if CARD_FILE not in _regular_files(data_dir):
+        raise UserError(
+            f"no data set in {data_dir}, which has no file {CARD_FILE} (a link is no "
+            "file): make one with data.prepare; train.py makes one of any pictures"
+        )
     try:
+        card = json.loads(files.read_whole(path, _MAX_CARD_BYTES))
         return from_card(card, data_dir)
     except KeyError as error:
         reason = f"it lacks {error}"
-    except (TypeError, ValueError) as error:
+    except TypeError:
+        reason = "it is not of the form that data.prepare writes"
+    except (ValueError, RecursionError) as error:
         reason = str(error)
     raise UserError(f"{path} cannot be used: {reason}: prepare the data set again")
 
@@ -191,36 +200,14 @@ def _regular_files(directory: str) -> dict[str, float]:
     """The sizes, bytes, of the files of a directory; without links and pipes."""
     if is_remote(directory):  # where there are none, and a size costs a request
         return dict.fromkeys(list_names(directory), math.inf)
+    if not os.path.isdir(directory):
+        return {}
     with os.scandir(directory) as entries:
         return {
             entry.name: entry.stat(follow_symlinks=False).st_size
             for entry in entries
             if entry.is_file(follow_symlinks=False)
         }
-
-
-def _read_card(path: str) -> dict:
-    directory = os.path.dirname(path)
-    advice = "make one with data.prepare, or give it to train.py, which prepares it"
-    names = list_names(directory)
-    if not names:
-        raise UserError(f"no data set in {directory}: make one with data.prepare")
-    if CARD_FILE not in names:
-        raise UserError(f"{directory} is no data set, it has no {CARD_FILE}: {advice}")
-    if CARD_FILE not in _regular_files(directory):
-        raise UserError(f"{path} is a link, or no file: copy the file itself there")
-    try:
-        card = json.loads(files.read_whole(path, _MAX_CARD_BYTES))
-    except (UserError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise UserError(f"{directory} is no data set of this program: {advice}")
-    if card.get("version") != VERSION:
-        raise UserError(
-            f"{directory} is a data set of another version of this program: prepare it "
-            "again"
-        )
-    return card
 
 
 def from_card(card: dict, data_dir: str) -> DataSet:
@@ -235,6 +222,8 @@ def from_card(card: dict, data_dir: str) -> DataSet:
         TypeError: It is of another form.
         ValueError: It says what cannot be.
     """
+    if (card["format"], card["version"]) != (FORMAT, VERSION):
+        raise ValueError("it is of another version of this program")
     sizes = _regular_files(data_dir)
     for key, choices in _CHOICES.items():
         if card[key] not in choices:
@@ -244,11 +233,8 @@ def from_card(card: dict, data_dir: str) -> DataSet:
         raise ValueError(f"it has {len(class_names)} classes, {_MAX_CLASSES} may be")
     if not all(map(_is_printable, [*class_names, card["name"]])):
         raise ValueError("a name in it is empty or has a control character")
-    if (
-        not 0
-        < _check_list([card["image_size"]], int, "image_size")[0]
-        < _MAX_IMAGE_SIZE
-    ):
+    size = card["image_size"]
+    if type(size) is not int or not 0 < size < _MAX_IMAGE_SIZE:
         raise ValueError(f"its image_size is none of 1..{_MAX_IMAGE_SIZE - 1}")
     splits = {
         name: _make_split(name, card["splits"][name], data_dir, sizes, class_names)
@@ -260,7 +246,7 @@ def from_card(card: dict, data_dir: str) -> DataSet:
         name=card["name"],
         class_names=class_names,
         splits=splits,
-        image_size=card["image_size"],
+        image_size=size,
         **{key: card[key] for key in _CHOICES},
     )
 
