@@ -3,7 +3,7 @@
 The spine, in the order of reading: the paper's network, and how it is trained and
 measured.
 
-1. `recipes.py`: every number of the paper and of the published networks.
+1. `recipes.py`: the numbers of the paper and of the published networks.
 2. `network/alexnet.py`, `layers.py`: the network as a Keras model.
 3. `pipeline/data_set.py`, `reading.py`, `augmentation.py`, `batches.py`: from records
    on disk to batches.
