@@ -100,7 +100,6 @@ class Config:
         5, "How many of the latest checkpoints to keep.", lower_bound=1
     )
     cache: bool = setting(False, "Keep the training images in memory, decoded.")
-    cache_validation: bool = expert_setting(False, "Keep the validation images, too.")
     data_service: str | None = expert_setting(
         None, "tf.data service that reads and augments: grpc://host:port."
     )

@@ -24,7 +24,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.results import fingerprint, read_names
 from alexnet_tf.pictures.decoding import open_picture
 from alexnet_tf.pictures.fitting import Fitting, fit_for_network
-from alexnet_tf.pipeline.batches import named_batches
+from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.pipeline.examples import CHUNK, BadRecords
 
@@ -67,9 +67,17 @@ def pictures_of_split(data_set: DataSet, split: str, image_size: int) -> Picture
     records = data_set.splits[split]
 
     def batches(start: int) -> Iterator:
-        bad_records = BadRecords()
-        read = named_batches(data_set, split, image_size, start, bad_records)
-        for images, labels, _ in read.as_numpy_iterator():
+        bad_records, left = BadRecords(), records.num_examples - start
+        for images, labels in evaluation_batches(
+            data_set,
+            split,
+            global_batch_size=BATCH_SIZE,
+            image_size=image_size,
+            start=start,
+            bad_records=bad_records,
+        ).as_numpy_iterator():
+            images, labels = images[:left], labels[:left]  # the last batch is filled up
+            left -= len(labels)
             len(bad_records)  # warns of each
             yield images, labels, ["" if n >= 0 else "a bad record" for n in labels]
 

@@ -137,16 +137,6 @@ def test_every_example_counts_once_at_any_batch_size(data_set, global_batch_size
     check(result, numpy_probabilities(center(PIXELS), KERNELS[0]))
 
 
-def test_a_cached_evaluation_reads_the_records_once(tmp_path):
-    data_set = write(tmp_path)
-    evaluator = Evaluator(linear(KERNELS[0]), tf.distribute.get_strategy(), cache=True)
-    evaluator.evaluate(data_set, "validation", 5)
-    for filename in data_set.splits["validation"].filenames:
-        pathlib.Path(filename).unlink()
-    result = evaluator.evaluate(data_set, "validation", 5)
-    check(result, numpy_probabilities(center(PIXELS), KERNELS[0]))
-
-
 @pytest.mark.parametrize("views", [1, 10])
 def test_two_replicas_evaluate_the_same_in_the_same_order(data_set, views):
     strategy = make_strategy(simulate_gpus=2)

@@ -33,8 +33,6 @@ class Evaluator:
     Args:
         models: From images to logits; the probabilities of several are averaged.
         strategy: The one in whose scope they were built.
-        cache: Whether an evaluation keeps the decoded images in memory for the next
-            ones of the same split.
         keep_all: Whether to keep the probabilities of all classes.
     """
 
@@ -42,11 +40,9 @@ class Evaluator:
         self,
         models: keras.Model | Sequence[keras.Model],
         strategy: tf.distribute.Strategy,
-        cache: bool = False,
         keep_all: bool = False,
     ):
-        self._cache, self._last = cache, (None, None)
-        self._bad_records = BadRecords()
+        self._bad_records, self._last = BadRecords(), (None, None)
         self._keep_all = keep_all
         self._models = models if isinstance(models, Sequence) else [models]
         self._strategy = strategy
@@ -100,8 +96,7 @@ class Evaluator:
         return Evaluation(split, views, num_examples, predictions)
 
     def _batches(self, data_set, split, global_batch_size, views) -> Iterable:
-        # The same validation set comes again each epoch: its data set is made once, so
-        # that what it keeps in memory (`cache`) is found again.
+        # The same validation set comes again each epoch: its data set is made once.
         arguments = (data_set, split, global_batch_size, views)
         before, batches = self._last
         if before == arguments:
@@ -114,7 +109,6 @@ class Evaluator:
                 global_batch_size=global_batch_size,
                 image_size=self._models[0].input_shape[1],
                 views=views,
-                cache=self._cache,
                 input_context=context,
                 bad_records=self._bad_records,
             )

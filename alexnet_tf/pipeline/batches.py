@@ -16,15 +16,9 @@ import tensorflow as tf
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline import augmentation
-from alexnet_tf.pipeline.cache import MemoryCache, check_memory
+from alexnet_tf.pipeline.cache import load_images
 from alexnet_tf.pipeline.data_set import DataSet, PixelStatistics, Split
-from alexnet_tf.pipeline.examples import (
-    CHUNK,
-    BadRecords,
-    decode_chunk,
-    decode_crop,
-    find_names,
-)
+from alexnet_tf.pipeline.examples import CHUNK, BadRecords, decode_chunk, decode_crop
 from alexnet_tf.pipeline.reading import (
     parse_record,
     records_in_order,
@@ -41,7 +35,6 @@ def training_batches(
     *,
     seed: int,
     start_step: int = 0,
-    statistics: PixelStatistics | None = None,
     cache: bool = False,
     data_service: str | None = None,
     input_context: tf.distribute.InputContext | None = None,
@@ -55,7 +48,6 @@ def training_batches(
         seed: The seed of the order and of the augmentation.
         start_step: Steps done; the batches are those that an uninterrupted run yields
             from there on.
-        statistics: What the colours "pca" need; None for those of the data set.
         cache: Whether to decode all images into memory first; the batches are the same.
         data_service: Address of a tf.data service, "grpc://host:port", that reads and
             augments in place of this machine. Its workers take shards in turn: every
@@ -79,20 +71,17 @@ def training_batches(
         raise UserError("cache and data_service exclude each other; choose one")
     context = input_context or tf.distribute.InputContext()
     batch_size = context.get_per_replica_batch_size(recipe.global_batch_size)
-    if recipe.color == "pca":
-        statistics = statistics or data_set.statistics()
-    # Decoded pictures in memory are cropped from there; then only the order is "read".
     cached = _load_cache(data_set, bad_records) if cache else None
-    report_bad = None if data_service else _reporter(bad_records, data_set, records)
-    make = _ImageMaker(
+    if cache or data_service:  # the cache has told of them, a service cannot
+        bad_records = None
+    augment = _Augmenter(
         size=min(batch_size, CHUNK),
         seed=seed,
         recipe=recipe,
         data_set=data_set,
+        statistics=data_set.statistics() if recipe.color == "pca" else None,
         cached=cached,
-        statistics=statistics,
-        colored_until=_position(records, recipe.color_until_epoch),
-        report_bad=None if cached else report_bad,
+        report_bad=_reporter(bad_records, data_set, records),
     )
     # Shuffled, then split among workers: a batch is the same on any number of them.
     start = start_step * recipe.global_batch_size
@@ -100,14 +89,15 @@ def training_batches(
     if not data_service:
         examples = _part_of_worker(examples, recipe.global_batch_size, context)
     # Decoded in chunks: a call for each image would take as long as its colours.
-    batches = examples.window(make.size).map(make, tf.data.AUTOTUNE)
+    batches = examples.window(augment.size).map(augment, tf.data.AUTOTUNE)
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
         is_shared = context.num_input_pipelines > 1  # the hosts of a run share a job
         name = f"alexnet_tf-{seed}-{start_step}" if is_shared else None
         batches = _distribute(batches, data_service, name)
+    # Else all workers would ask each other before every step whether one has no more.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return batches.apply(endless).prefetch(2).with_options(_options())
+    return batches.apply(endless).prefetch(2)
 
 
 def evaluation_batches(
@@ -117,7 +107,7 @@ def evaluation_batches(
     global_batch_size: int,
     image_size: int = 224,
     views: int = 1,
-    cache: bool = False,
+    start: int = 0,
     input_context: tf.distribute.InputContext | None = None,
     bad_records: BadRecords | None = None,
 ) -> tf.data.Dataset:
@@ -129,8 +119,7 @@ def evaluation_batches(
         global_batch_size: Images in a batch of all replicas.
         image_size: Height and width of the crops, pixels.
         views: 1, the central crop, or 10 (section 4.1).
-        cache: Whether the first pass keeps the decoded images in memory for later
-            passes over the same `tf.data.Dataset`.
+        start: Examples to leave out first.
         input_context: This worker's place among the input workers; each decodes its own
             part of every batch.
         bad_records: Collects the records that cannot be used.
@@ -140,6 +129,9 @@ def evaluation_batches(
         `(batch, image_size, image_size, 3)`, or
         `(batch, 10, image_size, image_size, 3)`, and int32 labels `(batch,)`, -1 where
         the last batch is filled up and where a record could not be used.
+
+    Raises:
+        UserError: The split is empty, or its pictures are too small.
     """
     if views not in (1, 10):
         raise UserError(f"views must be 1 or 10, received {views}")
@@ -148,56 +140,19 @@ def evaluation_batches(
     batch_size = context.get_per_replica_batch_size(global_batch_size)
     size = image_size if views == 1 else data_set.image_size
     # Filled up with records that are none, so that every worker has as many batches.
-    missing = -records.num_examples % global_batch_size
+    missing = (start - records.num_examples) % global_batch_size
     nothing = tf.data.Dataset.from_tensors((np.int64(-1), "")).repeat(missing)
-    examples = records_in_order(records).concatenate(nothing)
+    examples = records_in_order(records).skip(start).concatenate(nothing)
     examples = _part_of_worker(examples, global_batch_size, context)
     report_bad = _reporter(bad_records, data_set, records)
     decode = functools.partial(_decode_centres, data_set, size, report_bad)
     batches = examples.window(min(batch_size, CHUNK)).map(decode, tf.data.AUTOTUNE)
-    if cache:
-        check_memory(records.num_examples // context.num_input_pipelines, size, split)
-        batches = batches.cache()
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if views == 10:
         batches = batches.map(
             lambda images, labels: (augmentation.ten_views(images, image_size), labels)
         )
-    return batches.prefetch(2).with_options(_options())
-
-
-def named_batches(
-    data_set: DataSet,
-    split: str,
-    image_size: int,
-    start: int = 0,
-    bad_records: BadRecords | None = None,
-) -> tf.data.Dataset:
-    """What evaluation sees, and the names of the pictures, from an example on.
-
-    Args:
-        data_set: The data.
-        split: Name of the split.
-        image_size: Height and width of the crops, pixels.
-        start: Examples to leave out first.
-        bad_records: Collects the records that cannot be used.
-
-    Returns:
-        Batches of `CHUNK`, the last one may be smaller: uint8 RGB
-        `(batch, image_size, image_size, 3)`; int32 labels `(batch,)`, -1 where a record
-        could not be used; names, string `(batch,)`, "" where a record has none.
-    """
-    records = _check_arguments(data_set, split, image_size)
-    report_bad = _reporter(bad_records, data_set, records)
-
-    @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
-    def decode(*window):
-        decoded = _decode_centres(data_set, image_size, report_bad, *window)
-        return *decoded, find_names(window[1], window[0].cardinality())
-
-    chunks = records_in_order(records).skip(start).window(CHUNK)
-    batches = chunks.map(decode, tf.data.AUTOTUNE)
-    return batches.prefetch(2).with_options(_options())
+    return batches.prefetch(2)
 
 
 def read_pictures(
@@ -245,32 +200,31 @@ def _reporter(bad_records, data_set: DataSet, records: Split) -> Callable | None
     return bad_records.add_source(data_set, records)
 
 
-def _position(records: Split, epoch: float | None) -> int:
-    """Where in a run an epoch begins; its end where there is none."""
-    return tf.int64.max if epoch is None else round(epoch * records.num_examples)
-
-
-def _load_cache(data_set: DataSet, bad_records: BadRecords | None) -> MemoryCache:
+def _load_cache(
+    data_set: DataSet, bad_records: BadRecords | None
+) -> tuple[tf.Tensor, tf.Tensor]:
     records, size = data_set.splits["train"], data_set.image_size
-    report_bad = _reporter(bad_records, data_set, records)
-    decode = functools.partial(_decode_centres, data_set, size, report_bad)
-    chunks = records_in_order(records).window(CHUNK).map(decode, tf.data.AUTOTUNE)
-    chunks = chunks.prefetch(2).with_options(_options())
-    return MemoryCache.load(chunks, records.num_examples, size, "train")
+    batches = evaluation_batches(
+        data_set,
+        "train",
+        global_batch_size=CHUNK,
+        image_size=size,
+        bad_records=bad_records,
+    )
+    return load_images(batches, records.num_examples, size)
 
 
 @dataclasses.dataclass(frozen=True)
-class _ImageMaker:
-    """Makes some images: draws, decodes and crops, mirrors, changes colours.
+class _Augmenter:
+    """Makes training images of some examples: crops, mirrors, changes colours.
 
     Attributes:
         size: Images in a chunk.
         seed: The seed of the draws.
         recipe: Says how images are changed.
         data_set: Their data set.
-        cached: Its decoded pictures, where they are in memory.
         statistics: What the colours "pca" need.
-        colored_until: The position from which on colours stay as they are.
+        cached: Its decoded pictures and their labels, where they are in memory.
         report_bad: What `decode_chunk` tells of records that cannot be used.
     """
 
@@ -278,9 +232,8 @@ class _ImageMaker:
     seed: int
     recipe: Recipe
     data_set: DataSet
-    cached: MemoryCache | None
     statistics: PixelStatistics | None
-    colored_until: int
+    cached: tuple[tf.Tensor, tf.Tensor] | None
     report_bad: Callable | None
 
     @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
@@ -297,34 +250,39 @@ class _ImageMaker:
             corners = tf.fill([self.size, 2], space // 2)
         mirrored = (uniform[:, 2] < 0.5) & self.recipe.mirror
         # One image after another is decoded, cropped and mirrored …
-        decode = functools.partial(self._crop, corners, mirrored)
+        decode = functools.partial(self._decode, corners, mirrored)
         images, labels = decode_chunk(decode, window, num_classes, self.report_bad)
         images = tf.ensure_shape(images, [self.size, image_size, image_size, 3])
         labels = tf.ensure_shape(labels, [self.size])
         # … and the colours of all are changed by one loop over their bytes.
-        active = (positions < self.colored_until) & (labels >= 0)
-        return self._recolor(images, positions, uniform[:, 3:], active), labels
+        return self._recolor(images, labels, positions, uniform[:, 3:]), labels
 
-    def _crop(self, corners, mirrored, number, record_id, record):
+    def _decode(self, corners, mirrored, number, record_id, record):
         """What `decode_chunk` calls for each example."""
-        corner, size = tf.gather(corners, number), self.recipe.image_size
+        corner, size = corners[number], self.recipe.image_size
         if self.cached:
-            image, label = self.cached.crop(record_id, corner, size)
+            images, labels = self.cached
+            begin = tf.concat([[tf.cast(record_id, tf.int32)], corner, [0]], axis=0)
+            image = tf.slice(images, begin, [1, size, size, 3])[0]
+            label = tf.cast(labels[record_id], tf.int64)
         else:
             image_bytes, label = parse_record(record)
             image = decode_crop(image_bytes, self.data_set, corner, size)
         mirror = functools.partial(tf.reverse, image, [1])
-        return tf.cond(tf.gather(mirrored, number), mirror, lambda: image), label
+        return tf.cond(mirrored[number], mirror, lambda: image), label
 
-    def _recolor(self, images, positions, uniform, active):
-        """Changes the colours of the active images."""
-        if self.recipe.color == "jitter":
+    def _recolor(self, images, labels, positions, uniform):
+        """Changes the colours of images that are there, in the epochs that have it."""
+        recipe, active = self.recipe, labels >= 0
+        if recipe.color_until_epoch is not None:
+            num_examples = self.data_set.splits["train"].num_examples
+            active &= positions < round(recipe.color_until_epoch * num_examples)
+        if recipe.color == "jitter":
             return augmentation.jitter(images, uniform, active)
-        if self.recipe.color == "pca":
+        if recipe.color == "pca":
             normal = augmentation.draw_normal(self.seed, positions)
-            source_2012 = self.recipe.pca_source_2012
             return augmentation.add_pca_noise(
-                images, normal, active, self.statistics, source_2012
+                images, normal, active, self.statistics, recipe.pca_source_2012
             )
         return images
 
@@ -367,15 +325,9 @@ def _distribute(
     """Has the workers of a tf.data service make the batches."""
     service = tf.data.experimental.service
     sharding = service.ShardingPolicy.DYNAMIC
-    return batches.with_options(_options()).apply(
+    return batches.apply(
         service.distribute(sharding, address, job_name=job_name, compression=None)
     )
-
-
-def _options() -> tf.data.Options:
-    options = tf.data.Options()
-    options.deterministic = True
-    return options
 
 
 def timed_next(batches: Iterator, waited: tf.Variable) -> tuple:

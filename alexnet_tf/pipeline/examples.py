@@ -89,18 +89,15 @@ def _why_bad(filename: str, index: int, data_set: DataSet) -> str:
 def _what_is_wrong(record: bytes, data_set: DataSet) -> str | None:
     try:
         features = tf.train.Example.FromString(record).features.feature
-    except DecodeError:
-        return "not a tf.train.Example"
-    images, labels = features["image"].bytes_list, features["label"].int64_list
-    if len(images.value) != 1:
-        return "image is not one string of bytes"
-    if len(labels.value) != 1:
-        return "label is not one integer"
-    if not 0 <= labels.value[0] < data_set.num_classes:
+        (image_bytes,) = features["image"].bytes_list.value
+        (label,) = features["label"].int64_list.value
+    except (DecodeError, ValueError):
+        return "not a tf.train.Example of one image (bytes) and one label (an integer)"
+    if not 0 <= label < data_set.num_classes:
         last = data_set.num_classes - 1
-        return f"label {labels.value[0]} is out of range: expected 0..{last}"
+        return f"label {label} is out of range: expected 0..{last}"
     try:
-        decode_crop(images.value[0], data_set, tf.constant([0, 0]), data_set.image_size)
+        decode_crop(image_bytes, data_set, tf.constant([0, 0]), data_set.image_size)
     except tf.errors.InvalidArgumentError as error:
         return _first_line(error)
     return None
@@ -138,7 +135,6 @@ def decode_crop(
         check = tf.debugging.assert_equal(declared, shape, message)
         with tf.control_dependencies([check]):
             image = tf.io.decode_jpeg(image_bytes, **_JPEG)
-        image = tf.ensure_shape(image, shape)
     return tf.slice(image, tf.concat([corner, [0]], axis=0), [size, size, 3])
 
 
@@ -160,15 +156,19 @@ def decode_chunk(
     Returns:
         uint8 images and int32 labels, batched; zeros and -1 where it failed.
     """
-    numbered = tf.data.Dataset.zip(tf.data.Dataset.range(CHUNK), *window)
+    classes = tf.range(num_classes)
+
+    def decode_good(number, *example):
+        image, label = decode(number, *example)
+        return number, image, tf.gather(classes, label)  # an error where there is none
+
     # An error leaves its example out, at no cost for the others; of which sort it was
     # is found out afterwards (`BadRecords`).
-    good = numbered.map(lambda *args: (args[0], *decode(*args))).ignore_errors()
+    numbered = tf.data.Dataset.zip(tf.data.Dataset.range(CHUNK), *window)
+    good = numbered.map(decode_good).ignore_errors()
     none = [tf.zeros([0, *spec.shape], spec.dtype) for spec in good.element_spec]
     good = good.batch(CHUNK).concatenate(tf.data.Dataset.from_tensors(tuple(none)))
     numbers, images, labels = good.take(1).get_single_element()
-    in_range = (labels >= 0) & (labels < num_classes)
-    labels = tf.cast(tf.where(in_range, labels, -1), tf.int32)
 
     def fill_gaps():
         ids = window[0].batch(CHUNK).get_single_element()
@@ -176,35 +176,8 @@ def decode_chunk(
         all_labels = tf.scatter_nd(at, labels + 1, shape) - 1
         if report_bad:
             report_bad(ids[all_labels < 0])
-        shown = tf.where(labels[:, None, None, None] >= 0, images, 0)
         shape = tf.concat([shape, images.shape[1:]], 0)
-        return tf.scatter_nd(at, shown, shape), all_labels
+        return tf.scatter_nd(at, images, shape), all_labels
 
-    all_decoded = tf.size(labels, tf.int64) == window[0].cardinality()
-    all_good = all_decoded & tf.reduce_all(in_range)
+    all_good = tf.size(labels, tf.int64) == window[0].cardinality()
     return tf.cond(all_good, lambda: (images, labels), fill_gaps)
-
-
-def find_names(records: tf.data.Dataset, number: tf.Tensor) -> tf.Tensor:
-    """The names of the pictures of some records, "" for those that cannot be read.
-
-    Args:
-        records: string, at most `CHUNK`.
-        number: int64 scalar, how many.
-
-    Returns:
-        string `(number,)`.
-    """
-    absent = {"file_name": tf.io.FixedLenFeature((), tf.string, default_value="")}
-
-    def find(i, record):
-        return i, tf.io.parse_single_example(record, absent)["file_name"]
-
-    numbered = tf.data.Dataset.zip(tf.data.Dataset.range(CHUNK), records)
-    good = numbered.map(find).ignore_errors().batch(CHUNK)
-    none = tf.data.Dataset.from_tensors(
-        (tf.zeros([0], tf.int64), tf.zeros([0], "string"))
-    )
-    numbers, names = good.concatenate(none).take(1).get_single_element()
-    empty = tf.fill([number], "")
-    return tf.tensor_scatter_nd_update(empty, numbers[:, tf.newaxis], names)

@@ -90,28 +90,26 @@ def shuffled_records(
         ids_only: Whether to read nothing and give empty records.
     """
     records, window = data_set.splits[split], shuffle_window(data_set)
-    read, lengths = (
-        _shard_reader(records, ids_only),
-        np.array(records.shard_lengths, np.int64),
-    )
+    read, lengths = _shard_reader(records, ids_only), np.array(records.shard_lengths)
     groups_per_epoch = -(-len(lengths) // SIDE_BY_SIDE)
     # One thread is enough for a local disk, and cheaper where cores are few.
     in_parallel = "://" in records.filenames[0] or os.cpu_count() > 8
     num_parallel_calls = tf.data.AUTOTUNE if in_parallel else None
 
-    def open_group(group):
-        """The shards of a group, and the position of its first example."""
-        epoch, number = group // groups_per_epoch, group % groups_per_epoch
-        seeds = tf.stack([tf.constant(seed, tf.int64), -1 - epoch])
-        keys = tf.random.stateless_uniform([len(lengths)], seeds)
-        shards = tf.argsort(keys, stable=True)
-        before, shards = tf.split(shards, tf.stack([number * SIDE_BY_SIDE, -1]))
-        done = tf.reduce_sum(tf.gather(lengths, before))
-        return shards[:SIDE_BY_SIDE], epoch * records.num_examples + done
-
     @tf.autograph.experimental.do_not_convert  # which takes longer than to trace it
     def read_group(group):
-        shards, position = open_group(group)
+        # The epoch draws an order of all shards; this group has some of them.
+        epoch = group // groups_per_epoch
+        begin = group % groups_per_epoch * SIDE_BY_SIDE
+        seeds = tf.stack([tf.constant(seed, tf.int64), -1 - epoch])
+        keys = tf.random.stateless_uniform([len(lengths)], seeds)
+        order = tf.argsort(keys, stable=True)
+        before, shards = order[:begin], order[begin : begin + SIDE_BY_SIDE]
+        position = tf.reduce_sum(tf.gather(lengths, before))
+        position += epoch * records.num_examples
+        end = position + tf.reduce_sum(tf.gather(lengths, shards))
+        # A group that ends before the start is left out, and none of it is opened.
+        shards = shards[: tf.where(end > start, SIDE_BY_SIDE, 0)]
         examples = tf.data.Dataset.from_tensor_slices(shards).interleave(
             read, cycle_length=SIDE_BY_SIDE, num_parallel_calls=num_parallel_calls
         )
@@ -120,14 +118,8 @@ def shuffled_records(
         examples = tf.data.Dataset.zip(positions, examples)
         return examples.skip(tf.maximum(start - position, 0))
 
-    # The group that a run starts in is the last one that does not begin behind it.
     first = start // records.num_examples * groups_per_epoch
-    first += bisect.bisect_right(
-        range(first, first + groups_per_epoch),
-        start,
-        key=lambda group: int(open_group(tf.constant(group, tf.int64))[1]),
-    )
-    return tf.data.Dataset.range(first - 1, tf.int64.max).flat_map(read_group)
+    return tf.data.Dataset.range(first, tf.int64.max).flat_map(read_group)
 
 
 def shuffle_window(data_set: DataSet) -> int:

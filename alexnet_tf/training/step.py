@@ -19,7 +19,6 @@ import tensorflow as tf
 from alexnet_tf.config import Config
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.metrics import MetricSums, cross_entropy, sum_metrics
-from alexnet_tf.network.alexnet import IMAGENET_MEAN
 from alexnet_tf.network.layers import Dropout
 from alexnet_tf.pipeline.batches import BadRecords, timed_next, training_batches
 from alexnet_tf.pipeline.data_set import DataSet
@@ -120,9 +119,6 @@ class Trainer:
         self.config, self.data_set, self.strategy = config, data_set, strategy
         self.recipe = config.recipe
         self.bad_records, self.workers = BadRecords(), Workers(strategy)
-        self._statistics = None
-        if _needs_pixels(config):
-            self._statistics = data_set.statistics()
         with strategy.scope():
             self._build()
         self.state = TrainState.start(self.model, self.optimizer, self._learning)
@@ -130,8 +126,8 @@ class Trainer:
 
     def _build(self) -> None:
         config, recipe = self.config, self.recipe
-        mean = self._statistics.mean_image if self._statistics else IMAGENET_MEAN
-        self.model = build_model(config, config.precision, mean)
+        mean_image = self.data_set.statistics().mean_image
+        self.model = build_model(config, config.precision, mean_image)
         self.optimizer = make_optimizer(recipe)
         self.optimizer.build(self.model.trainable_variables)
         self._paths = [v.path for v in self.model.trainable_variables]
@@ -167,7 +163,7 @@ class Trainer:
     @functools.cached_property
     def evaluator(self) -> Evaluator:
         """Evaluates the network as it is at the time."""
-        return Evaluator(self.model, self.strategy, self.config.cache_validation)
+        return Evaluator(self.model, self.strategy)
 
     # The step.
 
@@ -271,7 +267,6 @@ class Trainer:
                 self.recipe,
                 seed=self.config.seed,
                 start_step=int(self.state.images.numpy()) // batch_size,
-                statistics=self._statistics,
                 cache=cache,
                 data_service=self.config.data_service,
                 input_context=context,
@@ -382,13 +377,6 @@ def sample(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
         stride = -(-values.shape[0] // _SAMPLE) | 1
         parts.append(tf.cast(values[::stride], tf.float32))
     return tf.concat(parts, axis=0)
-
-
-def _needs_pixels(config: Config) -> bool:
-    """Whether training needs to know what the training images' pixels are."""
-    recipe = config.recipe
-    has_mean = config.init_weights is not None or recipe.mean_color is not None
-    return not has_mean or recipe.color == "pca"
 
 
 def _variable(value: tf.Tensor, shape=None) -> tf.Variable:
