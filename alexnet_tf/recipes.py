@@ -216,7 +216,8 @@ class Recipe:
     )
     optimizer: str = setting(
         "momentum",
-        "momentum is the paper's update. lars is for large batches.",
+        "momentum is the paper's update. lars is for large batches, and brings "
+        "scale_lr, the schedule poly and 5 epochs of warm-up.",
         choices=("momentum", "lars"),
     )
     momentum: float = setting(
