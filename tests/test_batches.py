@@ -116,6 +116,7 @@ def take(data_set, steps, **options):
         "global_batch_size": 4,
         "seed": 7,
         "image_size": CROP,
+        "color": "none",  # whose loop is compiled anew for each size of a chunk
     } | options
     batches = make_batches(data_set, **options).take(steps)
     images, labels = zip(*batches.as_numpy_iterator(), strict=True)
@@ -141,7 +142,7 @@ def test_batches_have_the_promised_form(jpegs):
 
 
 def test_an_epoch_holds_every_example_once_and_epochs_differ(data_set):
-    labels = take(data_set, 3 * N // 3, global_batch_size=3, color="none")[1]
+    labels = take(data_set, 3 * N // 3, global_batch_size=3)[1]
     epochs = labels.reshape(3, N)
     for epoch in epochs:
         assert sorted(epoch) == list(range(N))
@@ -156,19 +157,19 @@ def test_records_are_shuffled_in_a_window_and_shards_as_a_whole(
     monkeypatch.setattr(reading, "SHUFFLE_RECORDS", window)
     records = [example(picture(i).tobytes(), i) for i in range(N)]
     data_set = write(tmp_path, records, lengths, encoding="raw")
-    epochs = take(data_set, 3, global_batch_size=N, color="none")[1].reshape(3, N)
+    epochs = take(data_set, 3, global_batch_size=N)[1].reshape(3, N)
     for one, other in itertools.combinations([np.arange(N), *epochs], 2):
         assert np.mean(one == other) < 0.3
 
 
 def test_batches_depend_on_the_seed_only(jpegs, monkeypatch):
-    reference = take(jpegs, 10)
+    reference = take(jpegs, 10, color="jitter")
     tf.random.set_seed(3)
-    assert same(reference, take(jpegs, 10))
+    assert same(reference, take(jpegs, 10, color="jitter"))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)  # many read in parallel
     monkeypatch.setattr(batches, "CHUNK", 3)
-    assert same(reference, take(jpegs, 10))
-    images, labels = take(jpegs, 10, seed=8)
+    assert same(reference, take(jpegs, 10, color="jitter"))
+    images, labels = take(jpegs, 10, color="jitter", seed=8)
     assert not np.array_equal(labels, reference[1])
     by_label = [dict(zip(y, x, strict=True)) for x, y in [reference, (images, labels)]]
     assert all((by_label[0][i] != by_label[1][i]).any() for i in range(N))
@@ -183,19 +184,12 @@ def test_starting_at_a_step_yields_what_an_uninterrupted_run_yields(data_set):
         assert same(resumed, (images[rest], labels[rest])), step
 
 
-@pytest.mark.parametrize("workers", [2, 7])
-def test_workers_together_see_what_one_sees(jpegs, workers):
-    alone = take(jpegs, 5, global_batch_size=14, start_step=2)
-    parts = [
-        take(
-            jpegs,
-            5,
-            global_batch_size=14,
-            start_step=2,
-            input_context=tf.distribute.InputContext(workers, worker, workers),
-        )
-        for worker in range(workers)
-    ]
+@pytest.mark.parametrize(("workers", "color"), [(2, "jitter"), (7, "none")])
+def test_workers_together_see_what_one_sees(jpegs, workers, color):
+    options = {"global_batch_size": 14, "start_step": 2, "color": color}
+    alone = take(jpegs, 5, **options)
+    contexts = [tf.distribute.InputContext(workers, i, workers) for i in range(workers)]
+    parts = [take(jpegs, 5, input_context=context, **options) for context in contexts]
     for whole, shares in zip(alone, zip(*parts, strict=True), strict=True):
         # Of each of the five batches a worker has rows that follow one another.
         steps = [share.reshape(5, -1, *whole.shape[1:]) for share in shares]
@@ -205,8 +199,7 @@ def test_workers_together_see_what_one_sees(jpegs, workers):
 def test_without_random_crops_and_mirror_images_every_image_is_its_centre(tmp_path):
     records = [example(picture(i).tobytes(), i) for i in range(N)]
     data_set = write(tmp_path, records, encoding="raw")
-    options = {"color": "none", "random_crops": False, "mirror": False}
-    images, labels = take(data_set, 10, **options)
+    images, labels = take(data_set, 10, random_crops=False, mirror=False)
     first = (SIDE - CROP) // 2
     window = slice(first, first + CROP)
     for image, label in zip(images, labels, strict=True):
@@ -216,7 +209,7 @@ def test_without_random_crops_and_mirror_images_every_image_is_its_centre(tmp_pa
 def test_crops_are_windows_of_the_picture_or_its_mirror_image(tmp_path):
     records = [example(picture(i).tobytes(), i) for i in range(N)]
     data_set = write(tmp_path, records, encoding="raw")
-    images, labels = take(data_set, 100, color="none")
+    images, labels = take(data_set, 100)
     corners, mirrored = [], []
     for image, label in zip(images, labels, strict=True):
         mirrored.append(image[0, 0, 2] > image[0, -1, 2])
@@ -248,7 +241,7 @@ def test_crops_of_jpeg_records_are_what_pil_decodes(tmp_path):
 def test_bad_records_are_named_and_weigh_nothing(tmp_path, cache):
     records = [example(encode(picture(i)), i) for i in range(N)]
     good = write(tmp_path, records)
-    reference = take(good, 15)
+    reference = take(good, 15, color="jitter")
     records[2] = example(encode(picture(2))[:300], 2)
     records[11] = example(b"not a picture", 11)
     records[12] = example(None, 12)
@@ -256,7 +249,8 @@ def test_bad_records_are_named_and_weigh_nothing(tmp_path, cache):
     records[14] = b"not an example"
     bad = write(tmp_path, records)
     collector = BadRecords()
-    images, labels = take(bad, 15, bad_records=collector, cache=cache)
+    options = {"bad_records": collector, "cache": cache, "color": "jitter"}
+    images, labels = take(bad, 15, **options)
     lost = np.isin(reference[1], [2, 11, 12, 13, 14])
     assert lost.sum() == 10
     assert (labels[lost] == -1).all()
@@ -360,8 +354,7 @@ def test_bad_records_are_explained(tmp_path, caplog):
 
 
 def test_cached_batches_are_the_same_batches(data_set):
-    options = {"start_step": 3, "color": "none"}
-    plain, cached = (take(data_set, 12, cache=cache, **options) for cache in (0, 1))
+    plain, cached = (take(data_set, 12, cache=cache, start_step=3) for cache in (0, 1))
     assert np.array_equal(plain[1], cached[1])
     assert np.array_equal(plain[0], cached[0])
 
@@ -500,7 +493,7 @@ def test_evaluation_crops_the_centre(tmp_path):
 
 @pytest.mark.parametrize("color", ["jitter", "pca"])
 def test_color_ends_where_asked(jpegs, color):
-    plain, labels = take(jpegs, 15, color="none")
+    plain, labels = take(jpegs, 15)
     colored, same_labels = take(jpegs, 15, color=color, color_until_epoch=1.2)
     assert np.array_equal(labels, same_labels)
     changed = (plain != colored).any((1, 2, 3))
@@ -524,12 +517,13 @@ def test_a_data_service_gives_every_example_once_an_epoch(jpegs, num_workers):
         service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
         for _ in range(num_workers)
     ]
-    images, labels = take(jpegs, 100, data_service=dispatcher.target)
+    options = {"color": "jitter", "data_service": dispatcher.target}
+    images, labels = take(jpegs, 100, **options)
     assert images.shape == (400, CROP, CROP, 3)
     # No worker repeats another: an example's augmentations all differ.
     assert len({image.tobytes() for image in images}) == 400
     if num_workers == 1:
-        assert same((images, labels), take(jpegs, 100))
+        assert same((images, labels), take(jpegs, 100, color="jitter"))
     del workers, dispatcher
 
 

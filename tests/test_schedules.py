@@ -71,3 +71,8 @@ def test_plateau_ends_after_three_drops():
     assert plateau([0.5, *[0.5] * 19]) == (3, False)
     assert plateau([0.5, *[0.5] * 20]) == (3, True)
     assert plateau([0.5, *[0.5] * 19, 0.4]) == (3, False)
+
+
+def test_the_first_step_of_a_warmup_moves():
+    schedule = make_schedule("constant", 12, warmup_epochs=2, epochs_per_step=0.5)
+    np.testing.assert_allclose(factors(schedule, [0, 0.5, 1.5, 9]), [0.25, 0.5, 1, 1])
