@@ -366,8 +366,8 @@ def test_lines_at_intervals_where_the_output_is_no_terminal(monkeypatch):
     progress = Progress(100, 0, seconds=30)
     for step in range(1, 9):
         now[0] = 10.0 * step
-        progress.update(step, "1/2", loss=f"{step}")
-    assert lines == ["epoch 1/2  step 3/100  loss 3", "epoch 1/2  step 6/100  loss 6"]
+        progress.update(step, f"step {step}/100")
+    assert lines == ["step 3/100", "step 6/100"]
     lines.clear()
     progress.row(step="12", loss="1.5", is_best=True)
     progress.row(step="24", loss="1.25")
@@ -390,7 +390,7 @@ progress = Progress(262, 0)
 progress._bar.refresh()
 for step in (10, 130, 262):
     progress.update(
-        step, "16/16", loss="1.3208", top1="39.1%", _="1,505/s", wait="3%")
+        step, f"epoch 16/16 step {step}/262 loss 1.3208 top1 39.1% 1,505/s wait 3%")
     progress._bar.refresh()
 logging.warning("bad record 3")
 progress.row(

@@ -75,16 +75,6 @@ class Predictions:
         pairs = self.labels.astype(np.int64) * num_classes + self.answers
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
 
-    def mistakes(self) -> list[tuple[int, int, int]]:
-        """Labels, wrong answers and how often they came together, most often first."""
-        wrong = self.labels != self.answers
-        labels, answers = self.labels[wrong].astype(np.int64), self.answers[wrong]
-        base = int(answers.max(initial=0)) + 1
-        pairs, counts = np.unique(labels * base + answers, return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        columns = (*np.divmod(pairs[order], base), counts[order])
-        return list(zip(*(column.tolist() for column in columns), strict=True))
-
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -273,9 +263,12 @@ def tabulate_classes(
     wrong_1, wrong_5 = (
         np.bincount(labels, ranks >= k, minlength=num_classes) for k in (1, 5)
     )
+    wrong = np.stack([labels, answers])[:, labels != answers]
+    pairs, counts = np.unique(wrong, axis=1, return_counts=True)
     taken_for, times = [""] * num_classes, [0] * num_classes
-    for label, answer, number in reversed(predictions.mistakes()):
-        taken_for[label], times[label] = names[answer], number
+    for i in np.argsort(-counts, kind="stable")[::-1]:  # the most frequent comes last
+        label, answer = pairs[:, i]
+        taken_for[label], times[label] = names[answer], counts[i]
     precision, recall, f1 = precision_recall_f1(labels, answers, num_classes).T
     with np.errstate(invalid="ignore"):
         return {
@@ -317,7 +310,7 @@ def write_predictions(
     heads, values = [*columns], [*columns.values()]
     if predictions.probabilities is not None:
         heads += names.tolist()
-        values += _round(predictions.probabilities.T).tolist()
+        values += [*_round(predictions.probabilities.T)]
     path = name_file(directory, "predictions.csv", evaluation.split)
     _write_csv(path, heads, values)
 

@@ -22,7 +22,7 @@ class Progress:
     """
 
     def __init__(self, num_steps: int, step: int, seconds: float = 30.0):
-        self._num_steps, self._seconds = num_steps, seconds
+        self._seconds = seconds
         self._last_line = time.monotonic()
         self._bar, self._widths = None, []
         self._out = sys.stdout if is_notebook() else sys.stderr
@@ -41,29 +41,23 @@ class Progress:
             self._stream = self._handler.stream
             self._handler.stream = DummyTqdmFile(self._out)
 
-    def update(self, step: int, epoch: str, **values: str) -> None:
+    def update(self, step: int, text: str) -> None:
         """Shows where training is.
 
         Args:
             step: Steps done.
-            epoch: "3/8".
-            **values: What is measured, by the names to show it with; `_` for none.
+            text: What to show, such as "epoch 3/8 step 20/100 loss 1.5".
         """
-        text = " ".join(
-            f"{name.strip('_')} {value}".strip() for name, value in values.items()
-        )
         if self._bar is not None:
-            if (
-                self._bar.desc == "compiling"
-            ):  # it says nothing of the time that is left
+            if self._bar.desc == "compiling":
+                # The first steps compile, and say nothing of the time that is left.
                 self._bar.initial = self._bar.n = self._bar.last_print_n = step
                 self._bar.start_t = self._bar.last_print_t = time.time()
-            text = f"epoch {epoch} step {step}/{self._num_steps} {text}"
             self._bar.set_description_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._last_line >= self._seconds:
             self._last_line = time.monotonic()
-            logging.info("epoch %s  step %d/%d  %s", epoch, step, self._num_steps, text)
+            logging.info("%s", text)
 
     def row(self, is_best: bool = False, **columns: str) -> None:
         """Prints a row of the table of epochs, after the table's head.

@@ -214,17 +214,17 @@ class Loop:
 
     def _show(self, step: int, metrics: dict, chunk: dict[str, float]) -> None:
         images = chunk["steps"] * self._config.recipe.global_batch_size
+        last_step = self._timetable.last_step
         epoch, num_epochs = (
-            int(self._timetable.epoch(end - 1)) + 1
-            for end in (step, self._timetable.last_step)
+            int(self._timetable.epoch(end - 1)) + 1 for end in (step, last_step)
         )
         self._progress.update(
             step,
-            f"{epoch}/{num_epochs}",
-            loss=f"{metrics['cross_entropy']:.4f}",
-            top1=f"{1 - metrics['top_1_error']:.1%}",
-            _=f"{images / chunk['seconds']:,.0f}/s",
-            wait=f"{chunk['waited'] / chunk['seconds']:.0%}",
+            f"epoch {epoch}/{num_epochs} step {step}/{last_step} "
+            f"loss {metrics['cross_entropy']:.4f} "
+            f"top1 {1 - metrics['top_1_error']:.1%} "
+            f"{images / chunk['seconds']:,.0f}/s "
+            f"wait {chunk['waited'] / chunk['seconds']:.0%}",
         )
 
     def _watch(self, step: int) -> None:
