@@ -15,7 +15,13 @@ from absl import logging
 from alexnet_tf.config import Config, fixed_settings, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.file_names import RUN_FILES
-from alexnet_tf.files import check_no_links, check_ours, remove_written, writing
+from alexnet_tf.files import (
+    check_no_links,
+    check_ours,
+    read_whole,
+    remove_written,
+    writing,
+)
 from alexnet_tf.network.alexnet import IMAGENET_MEAN, build_alexnet
 from alexnet_tf.paths import (
     checkpoint_files,
@@ -28,6 +34,7 @@ from alexnet_tf.paths import (
 from alexnet_tf.settings import CONFIG_FILE, from_json
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
+_MAX_BYTES = 2**24  # of a config.json
 
 
 class Run:
@@ -55,17 +62,16 @@ class Run:
         Raises:
             UserError: If there is none, or it is damaged, or of an earlier version.
         """
-        try:
-            with tf.io.gfile.GFile(self.config_file) as file:
-                values = json.loads(file.read())
-            relative = values.pop(_DATA, None) if isinstance(values, dict) else None
-            config = from_json(Config, values)
-        except tf.errors.NotFoundError:
+        if not self.exists():
             raise UserError(
                 f"no run in {self.model_dir!r} (no config.json there): give the "
                 "--model_dir of a training run"
-            ) from None
-        except ValueError as error:
+            )
+        try:
+            values = json.loads(read_whole(self.config_file, _MAX_BYTES))
+            relative = values.pop(_DATA, None) if isinstance(values, dict) else None
+            config = from_json(Config, values)
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.config_file} is not a configuration of this version ({error}): "
                 "use the version that trained the run, or train anew in another "

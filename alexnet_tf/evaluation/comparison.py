@@ -27,6 +27,11 @@ _HEAD = (
     *("parameters", "images/s", "measured on"),
 )
 _MAX_BYTES = 2**24  # of an eval.json
+# What comes of a file that is no JSON, or has other values than ours.
+_DAMAGED = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,7 @@ def _read(model_dir: str) -> ComparedRun:
         )
     except UserError as error:
         raise UserError(f"{run.eval_file} cannot be read: {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except _DAMAGED:
         raise UserError(
             f"eval.json or metrics.jsonl of {model_dir} is damaged: evaluate it again"
         ) from None
