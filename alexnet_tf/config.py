@@ -1,11 +1,15 @@
 """What a run is: everything that it depends on, and how that is found out."""
 
 import dataclasses
+import json
+import math
+import operator
 import types
 import typing
 from collections.abc import Mapping
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import read_whole
 from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.recipes import (
     LARS_SETTINGS,
@@ -18,7 +22,7 @@ from alexnet_tf.recipes import (
 from alexnet_tf.settings import check, expert_setting, setting, settings_of
 
 if typing.TYPE_CHECKING:  # flags are made from `Config` before TensorFlow is imported
-    from alexnet_tf.pipeline.data_set import DataSet
+    from alexnet_tf.pipeline.data_set import DataSet, Split
     from alexnet_tf.weights.published import PublishedWeights
 
 
@@ -50,6 +54,13 @@ class Config:
         "Start from published weights, or from a run, a checkpoint or a .keras file; "
         "the network is then theirs.",
         fixed=True,
+        path=True,
+    )
+    class_weights: str = setting(
+        "none",
+        "What each class counts in the loss: balanced, all classes the same, however "
+        "rare they are; none, all images the same; or a JSON file with the weight "
+        "of each class by its name.",
         path=True,
     )
     precision: str = setting(
@@ -178,6 +189,12 @@ def resolve(
     if "num_epochs" in given:
         settings["train_steps"] = None  # of the previous run
     settings |= {name: given[name] for name in _names(Config) if name in given}
+    if previous and "class_weights" not in given:  # whose file may be gone
+        loss_weights = previous.loss_weights
+    else:
+        wanted = settings.get("class_weights", "none")
+        split = data_set.splits["train"]
+        loss_weights = weigh_classes(wanted, split, data_set.class_names)
     changes = {name: given[name] for name in _names(Recipe) if name in given}
     try:
         return Config(
@@ -186,6 +203,7 @@ def resolve(
             class_names=data_set.class_names,
             num_train_examples=num_train_examples,
             fitting=data_set.fitting,
+            loss_weights=loss_weights,
             given=tuple(dict.fromkeys((*(previous.given if previous else ()), *given))),
             **settings,
         )
@@ -209,6 +227,50 @@ def _take_recipe(name: str, data_set: "DataSet", given, weights) -> Recipe:
     elif chosen.name == "small":
         changes = fit_small(number)
     return dataclasses.replace(chosen, **changes)
+
+
+def weigh_classes(
+    wanted: str, split: "Split", class_names: tuple[str, ...]
+) -> tuple[float, ...]:
+    """What each class's cross-entropy counts in the loss.
+
+    Args:
+        wanted: "none"; "balanced", images/(classes·images of the class); or a file.
+        split: The training images.
+        class_names: The names of the classes.
+
+    Returns:
+        Weights whose mean over the training images is 1; empty for "none".
+
+    Raises:
+        UserError: The file does not give a weight to each class.
+    """
+    if wanted == "none":
+        return ()
+    counts = split.class_counts
+    if wanted == "balanced":
+        weights = [1 / number if number else 0.0 for number in counts]
+    else:
+        weights = _read_class_weights(wanted, class_names)
+    mean = sum(map(operator.mul, counts, weights)) / split.num_examples
+    if not mean:
+        raise UserError(f"{wanted}: no class that has images has a weight above 0")
+    return tuple(weight / mean for weight in weights)
+
+
+def _read_class_weights(path: str, class_names: tuple[str, ...]) -> list[float]:
+    try:
+        values = json.loads(read_whole(path, 2**24))
+        weights = [float(values.pop(name)) for name in class_names]
+        if values or not all(0 <= weight < math.inf for weight in weights):
+            raise ValueError(values or weights)
+        return weights
+    except (UserError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"--class_weights={path}: expected balanced, none or a JSON file with a "
+            f"number of at least 0 for each class and nothing else, such as "
+            f'{{"{class_names[0]}": 1.5, …}}: {error}'
+        ) from None
 
 
 def _names(kind: type) -> list[str]:

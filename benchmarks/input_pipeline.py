@@ -248,7 +248,8 @@ def enlarge(data_set, path):
 
 def seconds_to_first_batch(data_set, step):
     """How long it takes to start at a step."""
-    batches = training_batches(data_set, _RECIPE, seed=0, start_step=step)
+    start = step * _RECIPE.global_batch_size
+    batches = training_batches(data_set, _RECIPE, seed=0, start=start)
     start = time.perf_counter()
     next(iter(batches))
     return time.perf_counter() - start

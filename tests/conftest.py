@@ -1,8 +1,13 @@
 """What the tests share."""
 
+import contextlib
+import faulthandler
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import threading
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Tests, and the processes that they start, see no GPU but in `make gpu-test`.
@@ -56,6 +61,59 @@ def data_dir(tmp_path_factory):
                 image.resize((256, 256)).save(folder / f"{i}.jpg")
     prepare(source="folder", input=str(root / "in"), output=str(root / "out"))
     return str(root / "out")
+
+
+# No test hangs: a process that it starts is killed after so many seconds, and at the
+# latest with the test, or with the fixture's last one; with all that it has started.
+_PROCESS_SECONDS, _EXIT_SECONDS = 300, 120
+
+
+_processes = []  # in the order in which they were started
+
+
+class _Process(subprocess.Popen):
+    """A process in a group of its own, of which nothing stays."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **{"start_new_session": True} | options)
+        self._timer = threading.Timer(_PROCESS_SECONDS, self.end)
+        self._timer.daemon = True
+        self._timer.start()
+        _processes.append(self)
+
+    def end(self):
+        self._timer.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+def _end_processes(number):
+    """Ends all but the first ones."""
+    while len(_processes) > number:
+        _processes.pop().end()
+
+
+@pytest.fixture(scope="session")
+def _own_processes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", _Process)
+        yield
+    _end_processes(0)
+
+
+@pytest.fixture(autouse=True)
+def _processes_end(_own_processes):
+    earlier = len(_processes)  # such as a server that several tests ask
+    yield
+    _end_processes(earlier)
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join(_EXIT_SECONDS)
+
+
+def pytest_unconfigure():
+    """Whatever threads are left: the interpreter ends, or says what it waits for."""
+    faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=sys.__stderr__)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
-"""Trains in a process that may kill itself; test_resume.py starts it.
+"""Processes of test_resume.py: a training that may kill itself, a `python train.py`.
 
-`where` is "never", or where the process kills itself with SIGKILL, as a machine that
+`where` is the place at which a process kills itself with SIGKILL, as a machine that
 loses its power would: "save" (while the checkpoint of step 6 is being written), "step"
 (while step 7 runs).
 """
@@ -8,17 +8,28 @@ loses its power would: "save" (while the checkpoint of step 6 is being written),
 import functools
 import glob
 import os
+import pathlib
+import runpy
 import signal
 import sys
 import threading
 import time
 
 from absl import logging
-from helpers import draw_no_pictures
+from helpers import SMALL, draw_no_pictures
 
 from alexnet_tf.training import loop
 from alexnet_tf.training.step import Trainer
 from alexnet_tf.training.training import train
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GIVEN = {
+    "image_size": 67,
+    "num_epochs": 3.0,
+    "checkpoint_every": 3,
+    "steps_per_loop": 1,
+    "lr_schedule": "plateau",
+}
 
 
 def kill():
@@ -50,11 +61,16 @@ def kill_while_writing(checkpoint_dir):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run(data_dir, model_dir, where, replicas, output):
-    """What a process does; `output` is the file for what it prints."""
+def print_to(output):
+    """Has a file take what this process prints."""
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+
+
+def run(data_dir, model_dir, where, replicas, output):
+    """Trains until it is killed."""
+    print_to(output)
     draw_no_pictures()
     logging.set_verbosity(logging.INFO)
     on_gpus = os.environ.get("GPU_TESTS") == "real"
@@ -66,16 +82,17 @@ def run(data_dir, model_dir, where, replicas, output):
     elif where == "step":
         during_step = threading.Timer(0.02, kill)
         before(Trainer, "run_steps", during_step.start, lambda t, *_: t.step == 6)
-    given = {
-        "precision": "float32",
-        "width": 0.1,
-        "global_batch_size": 32,
-        "num_epochs": 3.0,
-        "checkpoint_every": 3,
-        "steps_per_loop": 1,
-        "num_gpus" if on_gpus else "simulate_gpus": replicas,
-        "deterministic": on_gpus,
-        "lr_schedule": "plateau",
-    }
-    finished = train(data_dir, model_dir, given=given, export=False)
+    given = SMALL | GIVEN
+    given |= {"num_gpus" if on_gpus else "simulate_gpus": replicas}
+    finished = train(
+        data_dir, model_dir, given=given | {"deterministic": on_gpus}, export=False
+    )
     sys.exit(0 if finished else 75)
+
+
+def run_script(words, environment, output):
+    """Runs `python train.py`, but for the time that its imports take."""
+    print_to(output)
+    os.environ.update(environment)
+    sys.argv = ["train.py", *words]
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")

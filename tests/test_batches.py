@@ -179,14 +179,14 @@ def test_starting_at_a_step_yields_what_an_uninterrupted_run_yields(data_set):
     color = "pca" if data_set.encoding == "raw" else "jitter"
     images, labels = take(data_set, 20, color=color)
     for step in (1, 5, 8, 16):
-        resumed = take(data_set, 4, color=color, start_step=step)
+        resumed = take(data_set, 4, color=color, start=4 * step)
         rest = slice(4 * step, 4 * step + 16)
         assert same(resumed, (images[rest], labels[rest])), step
 
 
 @pytest.mark.parametrize(("workers", "color"), [(2, "jitter"), (7, "none")])
 def test_workers_together_see_what_one_sees(jpegs, workers, color):
-    options = {"global_batch_size": 14, "start_step": 2, "color": color}
+    options = {"global_batch_size": 14, "start": 28, "color": color}
     alone = take(jpegs, 5, **options)
     contexts = [tf.distribute.InputContext(workers, i, workers) for i in range(workers)]
     parts = [take(jpegs, 5, input_context=context, **options) for context in contexts]
@@ -354,7 +354,7 @@ def test_bad_records_are_explained(tmp_path, caplog):
 
 
 def test_cached_batches_are_the_same_batches(data_set):
-    plain, cached = (take(data_set, 12, cache=cache, start_step=3) for cache in (0, 1))
+    plain, cached = (take(data_set, 12, cache=cache, start=12) for cache in (0, 1))
     assert np.array_equal(plain[1], cached[1])
     assert np.array_equal(plain[0], cached[0])
 
@@ -470,12 +470,12 @@ def test_the_shuffle_draws_from_what_the_card_tells(jpegs, monkeypatch):
 def test_to_go_on_reads_no_shard_of_earlier_groups(tmp_path):
     records = [example(picture(i).tobytes(), i) for i in range(N)]
     data_set = write(tmp_path, records, (5,) * 6, encoding="raw")  # two shards a group
-    start = 5 * N // 4 + 24 // 4  # steps of four, in the last group of the sixth epoch
-    images, labels = take(data_set, 1, start_step=start)
+    start = 5 * N + 24  # in the last group of the sixth epoch
+    images, labels = take(data_set, 1, start=start)
     for i, shard in enumerate(data_set.splits["train"].filenames):
         if not set(labels) & set(range(5 * i, 5 * i + 5)):
             os.remove(shard)
-    assert same(take(data_set, 1, start_step=start), (images, labels))
+    assert same(take(data_set, 1, start=start), (images, labels))
 
 
 def test_evaluation_crops_the_centre(tmp_path):

@@ -15,7 +15,7 @@ from helpers import (
     make_config,
 )
 
-from alexnet_tf.config import Config, resolve
+from alexnet_tf.config import Config, resolve, weigh_classes
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.export import export_run
 from alexnet_tf.pipeline.data_set import open_data_set
@@ -123,6 +123,48 @@ def test_large_data_sets_and_large_batches(data_dir):
     large = dataclasses.replace(data_set.splits["train"], shard_lengths=(100_000,))
     many = dataclasses.replace(data_set, splits=data_set.splits | {"train": large})
     assert resolve(many).recipe.name == "paper"
+
+
+def test_the_weights_of_classes_are_1_on_average(data_dir, tmp_path):
+    """Of 60, 50 and 40 images; what is given, or follows from them, stays a run's."""
+    data_set, path = open_data_set(data_dir), tmp_path / "weights.json"
+    assert resolve(data_set).loss_weights == ()
+    balanced = resolve(data_set, given={"class_weights": "balanced"})
+    expected = [150 / (3 * number) for number in (60, 50, 40)]
+    assert balanced.loss_weights == pytest.approx(expected, rel=1e-15)
+    path.write_text('{"red": 3, "green": 0, "blue": 1}')
+    own = resolve(data_set, given={"class_weights": str(path)})
+    assert own.loss_weights == pytest.approx([150 / 180, 0, 450 / 180], rel=1e-15)
+    path.unlink()
+    assert resolve(data_set, previous=own).loss_weights == own.loss_weights
+    none = resolve(data_set, given={"class_weights": "none"}, previous=own)
+    assert none.loss_weights == ()
+    empty = dataclasses.replace(data_set.splits["train"], class_counts=(100, 50, 0))
+    assert weigh_classes("balanced", empty, data_set.class_names) == (0.75, 1.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Expecting property name"),
+        ('["blue"]', "pop"),
+        ('{"blue": 1, "green": 1}', "'red'"),
+        ('{"blue": 1, "green": 1, "red": 1, "pink": 1}', "'pink': 1"),
+        ('{"blue": -1, "green": 1, "red": 1}', "-1.0"),
+        ('{"blue": 1, "green": 1, "red": NaN}', "nan"),
+        ('{"blue": 0, "green": 0, "red": 0}', "no class that has images"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_that_does_not_weigh_all_classes_is_one_line(
+    data_dir, tmp_path, text, message
+):
+    path = tmp_path / "weights.json"
+    if text:
+        path.write_text(text)
+    with pytest.raises(UserError, match=f"weights.json: .*{message}") as caught:
+        resolve(open_data_set(data_dir), given={"class_weights": str(path)})
+    assert "\n" not in str(caught.value)
 
 
 def test_epochs_that_are_given_replace_the_steps_of_before(data_dir):

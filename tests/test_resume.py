@@ -179,12 +179,16 @@ def test_a_run_goes_on_with_another_batch_in_mid_epoch(data_dir, tmp_path, monke
     draw_no_pictures(monkeypatch.setattr)
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: guess(0.5))
     run = Run(str(tmp_path))
-    first = make_trainer(data_dir, global_batch_size=8, train_steps=7, num_epochs=2.0)
+    small = {"image_size": 67, "num_epochs": 2.0}
+    first = make_trainer(data_dir, global_batch_size=8, train_steps=7, **small)
     assert Loop(first, run).run()
     assert int(first.state.images.numpy()) == 56
-    second = make_trainer(data_dir, global_batch_size=32, num_epochs=2.0)
+    second = make_trainer(data_dir, global_batch_size=32, **small)
     loop = Loop(second, run)
     assert second.timetable.epoch(7) == 56 / 150
+    batches = first.batches()
+    expected = tf.concat([next(batches)[0] for _ in range(32 // 8)], axis=0)
+    np.testing.assert_array_equal(second.next_batch()[0], expected)
     assert loop.run()
     assert second.step == 7 + 8  # 244 images are left of two epochs
     assert int(second.state.images.numpy()) == 56 + 8 * 32
@@ -204,7 +208,7 @@ def test_patience_ends_a_run_and_the_best_is_kept(data_dir, tmp_path, monkeypatc
     draw_no_pictures(monkeypatch.setattr)
     errors = iter([0.5, 0.3, 0.4, 0.35, 0.1])
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: guess(next(errors)))
-    trainer = make_trainer(data_dir, validate_every=2, patience=2)
+    trainer = make_trainer(data_dir, validate_every=2, patience=2, image_size=67)
     run = Run(str(tmp_path))
     assert Loop(trainer, run).run()
     assert trainer.step == 8
@@ -219,65 +223,87 @@ processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([run_and_kill.train.__module__])
 
 
-def start(data_dir, model_dir, where="never", replicas=1):
-    file, output = tempfile.mkstemp(dir=pathlib.Path(model_dir).parent)
+def start_process(target, folder, *arguments):
+    """A process, and the file for what it prints."""
+    file, output = tempfile.mkstemp(dir=folder)
     os.close(file)
-    arguments = data_dir, str(model_dir), where, replicas, output
-    process = processes.Process(target=run_and_kill.run, args=arguments, daemon=True)
+    arguments = (*arguments, output)
+    process = processes.Process(target=target, args=arguments, daemon=True)
     process.start()
     return process, pathlib.Path(output)
 
 
+def start(data_dir, model_dir, where="never", replicas=1):
+    folder, arguments = pathlib.Path(model_dir).parent, (where, replicas)
+    return start_process(run_and_kill.run, folder, data_dir, str(model_dir), *arguments)
+
+
 def finish(started, code=0):
     process, output = started
-    process.join(timeout=300)
+    process.join(timeout=240)
     assert process.exitcode == code, output.read_text()
     return output.read_text()
 
 
-@pytest.mark.parametrize(("replicas", "where"), [(1, "save"), (2, "step")])
-def test_a_killed_process_ends_as_one_that_was_not(data_dir, tmp_path, replicas, where):
+@pytest.mark.parametrize(("replicas", "where", "at"), [(1, "save", 3), (2, "step", 6)])
+def test_a_killed_process_ends_as_one_that_was_not(
+    data_dir, tmp_path, replicas, where, at, monkeypatch
+):
+    """This process goes on from what another one left, and has done all of it once."""
+    draw_no_pictures(monkeypatch.setattr)
     whole, killed = Run(str(tmp_path / "whole")), Run(str(tmp_path / "killed"))
-    finish(start(data_dir, whole.model_dir, replicas=replicas))
-    first = start(data_dir, killed.model_dir, where, replicas)
-    finish(first, code=-signal.SIGKILL)
-    text = finish(start(data_dir, killed.model_dir, replicas=replicas))
-    assert "going on from step" in text
+    started = start(data_dir, killed.model_dir, where, replicas)
+    assert Loop(make_trainer(data_dir, replicas, "small", **GIVEN), whole).run()
+    finish(started, code=-signal.SIGKILL)
+    give_back_trainers()
+    trainer = make_trainer(data_dir, replicas, "small", **GIVEN)
+    loop = Loop(trainer, killed)
+    assert trainer.step == at
+    assert loop.run()
     assert_same_state(killed, read_state(whole))
 
 
-class Workers:
-    """Two workers of a cluster on this machine, started as a person does it."""
+# Nothing that is asked of workers depends on what takes long to compile.
+WORKERS = {"image_size": 67, "lrn": False, "dropout_rate": 0.0}
 
-    def __init__(self, data_dir, model_dirs, *given, first="chief", **environment):
+
+class Workers:
+    """Two workers of a cluster on this machine."""
+
+    def __init__(self, data_dir, model_dirs, *given, first="chief", as_typed=False):
+        """Starts them; as a person does, with all imports, if they are `as_typed`."""
         with (
             socket.create_server(("127.0.0.1", 0)) as a,
             socket.create_server(("127.0.0.1", 0)) as b,
         ):
             addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
-        cluster, self.processes, self.outputs = {}, [], []
-        tasks = []
-        for role, address in zip((first, "worker"), addresses, strict=True):
-            tasks.append({"type": role, "index": len(cluster.setdefault(role, []))})
-            cluster[role].append(address)
-        settings = SMALL | {"dropout_rate": 0.0, "num_gpus": 0, "steps_per_loop": 1}
+        settings = SMALL | WORKERS | {"num_gpus": 0, "steps_per_loop": 1}
         words = [f"--{name}={value}" for name, value in settings.items()]
         words += ["--recipe=small", "--lr_schedule=constant", "--warmup_epochs=0"]
         words += [f"--data_dir={data_dir}", "--noexport", *given]
-        for number, (task, model_dir) in enumerate(zip(tasks, model_dirs, strict=True)):
-            output = pathlib.Path(tempfile.mkstemp(dir=model_dirs[0].parent)[1])
+        cluster, tasks, self.started = {}, [], []
+        for role, address in zip((first, "worker"), addresses, strict=True):
+            tasks.append({"type": role, "index": len(cluster.setdefault(role, []))})
+            cluster[role].append(address)
+        begin = self._type if as_typed else self._fork
+        for task, model_dir in zip(tasks, model_dirs, strict=True):
             config = json.dumps({"cluster": cluster, "task": task})
-            own = {"TF_CONFIG": config, "TF_CPP_MIN_LOG_LEVEL": "3"} | {
-                name: value[number] for name, value in environment.items()
-            }
-            process = subprocess.Popen(
-                [sys.executable, ROOT / "train.py", *words, f"--model_dir={model_dir}"],
-                stdout=output.open("w"),
-                stderr=subprocess.STDOUT,
-                env=os.environ | own,
-            )
-            self.processes.append(process)
-            self.outputs.append(output)
+            folder = model_dirs[0].parent
+            own = [*words, f"--model_dir={model_dir}"]
+            self.started.append(begin(folder, own, {"TF_CONFIG": config}))
+
+    def _fork(self, folder, words, environment):
+        return start_process(run_and_kill.run_script, folder, words, environment)
+
+    def _type(self, folder, words, environment):
+        output = folder / words[-1].replace("/", "-")
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *words],
+            stdout=output.open("w"),
+            stderr=subprocess.STDOUT,
+            env=os.environ | environment,
+        )
+        return process, output
 
     def signal_after_a_checkpoint(self, model_dir, signum, *numbers):
         """Sends a signal to some of them as soon as they have gone on."""
@@ -285,38 +311,45 @@ class Workers:
         before, end = list_checkpoints(directory)[:1], time.monotonic() + 240
         while list_checkpoints(directory)[:1] == before:
             assert time.monotonic() < end, self.texts()
-            assert None in [process.poll() for process in self.processes], self.texts()
+            assert None in self.codes(), self.texts()
             time.sleep(0.01)
         for number in numbers:
-            self.processes[number].send_signal(signum)
+            os.kill(self.started[number][0].pid, signum)
+
+    def codes(self):
+        """Their exit codes; None of one that is running."""
+        return [
+            process.poll() if hasattr(process, "poll") else process.exitcode
+            for process, _ in self.started
+        ]
 
     def finish(self, *codes):
         """What they printed, when they have ended with these exit codes."""
-        found = [process.wait(timeout=300) for process in self.processes]
-        assert found == list(codes), self.texts()
+        end = time.monotonic() + 240
+        while None in self.codes() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert self.codes() == list(codes), self.texts()
         return self.texts()
 
     def texts(self):
         """What they have printed so far."""
-        return [output.read_text() for output in self.outputs]
+        return [output.read_text() for _, output in self.started]
 
 
-def test_two_workers_outlive_a_kill_and_signals_and_equal_one(
-    data_dir, tmp_path, monkeypatch
-):
+def test_two_workers_outlive_a_kill_and_signals_and_equal_one(data_dir, tmp_path):
     """`python train.py` twice; a signal to either or both stops both in order."""
     model_dir = tmp_path / "run"
 
-    def begin(*given):
+    def begin(*given, **how):
         given = given or ("--num_epochs=1000", "--checkpoint_every=2")
-        return Workers(data_dir, [model_dir, model_dir], *given)
+        return Workers(data_dir, [model_dir, model_dir], *given, **how)
 
     workers = begin()
     workers.signal_after_a_checkpoint(model_dir, signal.SIGKILL, 1)
     text, _ = workers.finish(1, -signal.SIGKILL)
     assert "another worker was lost" in text
     for numbers in ([0], [1], [0, 1]):
-        workers = begin()
+        workers = begin(as_typed=numbers == [0, 1])
         workers.signal_after_a_checkpoint(model_dir, signal.SIGTERM, *numbers)
         for text in workers.finish(75, 75):
             assert "checkpoint saved; this goes on from there" in text
@@ -326,7 +359,7 @@ def test_two_workers_outlive_a_kill_and_signals_and_equal_one(
     for text in workers.finish(0, 0):
         assert f"going on from step {steps - 2}" in text
     # One process, without dropout, has the same weights but for the order of sums.
-    trainer = make_trainer(data_dir, dropout_rate=0.0)
+    trainer = make_trainer(data_dir, **WORKERS)
     trainer.run_steps(trainer.batches(), tf.constant(steps))
     expected = [w.numpy() for w in trainer.model.trainable_variables]
     model, *_ = Run(str(model_dir)).load_model()
@@ -334,20 +367,17 @@ def test_two_workers_outlive_a_kill_and_signals_and_equal_one(
 
 
 def test_workers_that_would_train_different_networks_stop_in_one_line(
-    data_dir, tmp_path
+    data_dir, tmp_path, monkeypatch
 ):
     """A --model_dir that is not shared: the chief alone goes on from a checkpoint."""
     model_dirs = [tmp_path / "one", tmp_path / "two"]
-    one = make_trainer(data_dir, dropout_rate=0.0)
-    one.optimizer.iterations.assign(4)
-    one.state.images.assign(4 * 32)
-    run = Run(str(model_dirs[0]))
-    words = "--train_steps=6"
-    workers = Workers(data_dir, model_dirs, words, first="worker")
-    for text in workers.finish(0, 0):
-        assert "going on" not in text
-    assert run.exists()
-    for text in Workers(data_dir, model_dirs, "--train_steps=9").finish(1, 1):
+    draw_no_pictures(monkeypatch.setattr)
+    trainer = make_trainer(data_dir, **WORKERS, train_steps=6)
+    for model_dir in model_dirs:
+        Run(str(model_dir)).start(trainer.config)
+    assert Loop(trainer, Run(str(model_dirs[0]))).run()
+    workers = Workers(data_dir, model_dirs, "--train_steps=9", first="worker")
+    for text in workers.finish(1, 1):
         (line,) = re.findall("error: .*", text)
         assert "do not have the same step, weights" in line
         assert "must all see one --model_dir" in line

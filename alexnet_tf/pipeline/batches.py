@@ -34,20 +34,20 @@ def training_batches(
     recipe: Recipe,
     *,
     seed: int,
-    start_step: int = 0,
+    start: int = 0,
     cache: bool = False,
     data_service: str | None = None,
     input_context: tf.distribute.InputContext | None = None,
     bad_records: BadRecords | None = None,
 ) -> tf.data.Dataset:
-    """The batches of a training run from a step on, without end.
+    """The batches of a training run from an image on, without end.
 
     Args:
         data_set: The data, whose split "train" is read.
         recipe: Says how large batches and images are, and how images are changed.
         seed: The seed of the order and of the augmentation.
-        start_step: Steps done; the batches are those that an uninterrupted run yields
-            from there on.
+        start: Images seen; the batches are those that an uninterrupted run yields from
+            there on.
         cache: Whether to decode all images into memory first; the batches are the same.
         data_service: Address of a tf.data service, "grpc://host:port", that reads and
             augments in place of this machine. Its workers take shards in turn: every
@@ -84,7 +84,6 @@ def training_batches(
         report_bad=_reporter(bad_records, data_set, records),
     )
     # Shuffled, then split among workers: a batch is the same on any number of them.
-    start = start_step * recipe.global_batch_size
     examples = shuffled_records(data_set, "train", seed, start, ids_only=cache)
     if not data_service:
         examples = _part_of_worker(examples, recipe.global_batch_size, context)
@@ -93,7 +92,7 @@ def training_batches(
     batches = batches.rebatch(batch_size, drop_remainder=True)
     if data_service:
         is_shared = context.num_input_pipelines > 1  # the hosts of a run share a job
-        name = f"alexnet_tf-{seed}-{start_step}" if is_shared else None
+        name = f"alexnet_tf-{seed}-{start}" if is_shared else None
         batches = _distribute(batches, data_service, name)
     # Else all workers would ask each other before every step whether one has no more.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)

@@ -260,13 +260,12 @@ class Trainer:
         Args:
             cache: Whether to decode all training images into memory first.
         """
-        batch_size = self.recipe.global_batch_size
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: training_batches(
                 self.data_set,
                 self.recipe,
                 seed=self.config.seed,
-                start_step=int(self.state.images.numpy()) // batch_size,
+                start=int(self.state.images.numpy()),
                 cache=cache,
                 data_service=self.config.data_service,
                 input_context=context,
