@@ -25,7 +25,8 @@ The rooms around it are read for their own sake:
 - `monitoring/`: what a run reports about itself.
 - `export/`, `features.py`, `classifier.py`: the SavedModel and its sisters;
   activations on disk; a run as a model that takes pictures.
-- `applications.py`: the network as Keras users ask for it.
+- `applications.py`, `training/library.py`: the network as Keras users ask for it;
+  training as a call in a notebook.
 """
 
 import importlib
@@ -45,6 +46,7 @@ _PUBLIC = {
     "draw_layer": "evaluation.mosaics",
     "explain": "evaluation.explaining",
     "load": "classifier",
+    "train": "training.library",
 }
 __all__ = sorted(_PUBLIC)
 

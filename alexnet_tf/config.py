@@ -39,6 +39,8 @@ class Config:
         given: Names of the settings that came from the user.
         loss_weights: What each class's cross-entropy counts in the loss, 1 on average
             over the training images; empty where all count the same.
+        is_finished: Whether it was trained to its end, evaluated and, where that was
+            asked, exported.
     """
 
     recipe: Recipe
@@ -48,6 +50,7 @@ class Config:
     fitting: Fitting = dataclasses.field(default_factory=Fitting)
     given: tuple[str, ...] = ()
     loss_weights: tuple[float, ...] = ()
+    is_finished: bool = False
 
     init_weights: str | None = setting(
         None,
@@ -76,9 +79,6 @@ class Config:
     )
     simulate_gpus: int = setting(
         0, "Replicas on the CPU instead, to try them.", lower_bound=0
-    )
-    memory_growth: bool = expert_setting(
-        True, "Take a GPU's memory as it is needed; else all of it at once."
     )
     train_steps: int | None = setting(
         None, "Steps to train, instead of --num_epochs.", lower_bound=1
@@ -118,12 +118,6 @@ class Config:
         None,
         "Steps between histograms; by default an epoch, 0 for never.",
         lower_bound=0,
-    )
-    profiler_port: int | None = expert_setting(
-        None,
-        "Port at which TensorBoard's profiler can ask.",
-        lower_bound=1,
-        upper_bound=65535,
     )
     max_bad_records: int = expert_setting(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
@@ -297,5 +291,5 @@ def fixed_settings(config: Config) -> dict[str, object]:
 def flat(config: Config) -> dict[str, object]:
     """All settings by name, those of the recipe too."""
     own = dataclasses.asdict(config)
-    recipe = own.pop("recipe")
+    recipe, _ = own.pop("recipe"), own.pop("is_finished")
     return {"recipe": recipe.pop("name"), **recipe, **own}

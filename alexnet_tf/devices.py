@@ -1,6 +1,7 @@
 """What to train on: the distribution strategy and the precision."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -17,14 +18,13 @@ NVIDIA_GPUS = pathlib.Path("/proc/driver/nvidia/gpus")
 
 
 def make_strategy(
-    num_gpus: int | None = None, simulate_gpus: int = 0, memory_growth: bool = True
+    num_gpus: int | None = None, simulate_gpus: int = 0
 ) -> tf.distribute.Strategy:
     """Returns the strategy for the devices asked for.
 
     Args:
         num_gpus: GPUs to use; None for all there are, 0 for the CPU.
         simulate_gpus: Replicas on as many logical devices of the CPU instead.
-        memory_growth: Whether a GPU's memory is taken as it is needed, not at once.
 
     Returns:
         The default strategy for one device, else a `MirroredStrategy`.
@@ -34,13 +34,13 @@ def make_strategy(
     """
     if simulate_gpus:
         return _simulated_strategy(simulate_gpus)
-    num_gpus = _take_gpus(num_gpus, memory_growth)
+    num_gpus = _take_gpus(num_gpus)
     if num_gpus < 2:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(num_gpus)])
 
 
-def _take_gpus(num_gpus: int | None, memory_growth: bool) -> int:
+def _take_gpus(num_gpus: int | None) -> int:
     """Hides all GPUs but those asked for; returns their number."""
     gpus = tf.config.list_physical_devices("GPU")
     if num_gpus is None:
@@ -55,7 +55,7 @@ def _take_gpus(num_gpus: int | None, memory_growth: bool) -> int:
     tf.config.set_visible_devices(gpus[:num_gpus], "GPU")
     with contextlib.suppress(RuntimeError):  # too late: TensorFlow is at work already
         for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, memory_growth)
+            tf.config.experimental.set_memory_growth(gpu, True)
     return num_gpus
 
 
@@ -87,7 +87,7 @@ def _gpu_build() -> str:
 
 
 def make_training_strategy(
-    num_gpus: int | None = None, simulate_gpus: int = 0, memory_growth: bool = True
+    num_gpus: int | None = None, simulate_gpus: int = 0
 ) -> tf.distribute.Strategy:
     """Returns the strategy to train with, over several machines with `TF_CONFIG`.
 
@@ -96,7 +96,6 @@ def make_training_strategy(
     Args:
         num_gpus: See `make_strategy`; of this machine.
         simulate_gpus: See `make_strategy`; not with `TF_CONFIG`.
-        memory_growth: See `make_strategy`.
 
     Returns:
         A `MultiWorkerMirroredStrategy` where the environment variable `TF_CONFIG` is
@@ -106,14 +105,15 @@ def make_training_strategy(
         UserError: If there are not so many GPUs, or `TF_CONFIG` is no cluster.
     """
     if not os.environ.get("TF_CONFIG", "").strip():
-        return make_strategy(num_gpus, simulate_gpus, memory_growth)
+        return make_strategy(num_gpus, simulate_gpus)
     if simulate_gpus:
         raise UserError(
             "--simulate_gpus is for one machine, TF_CONFIG for several: to try workers "
             "on one machine, start each with --num_gpus=0"
         )
-    _take_gpus(num_gpus, memory_growth)
+    _take_gpus(num_gpus)
     try:
+        _check_task(json.loads(os.environ["TF_CONFIG"]))
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -121,6 +121,15 @@ def make_training_strategy(
             '{"cluster": {"worker": ["host:port", …]}, "task": {"type": '
             '"worker", "index": 0}}'
         ) from None
+
+
+def _check_task(config: dict) -> None:
+    """Raises `ValueError` for what TensorFlow would have train, and write, alone."""
+    role, index = config["task"]["type"], int(config["task"]["index"])
+    if role not in ("chief", "worker"):
+        raise ValueError(f"{role} is no role: the workers validate, start no others")
+    if not 0 <= index < len(config["cluster"][role]):
+        raise ValueError(f"it has no {role} {index}")
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

@@ -1,5 +1,6 @@
 """What a run computes on, and what is said of it."""
 
+import json
 import pathlib
 import shlex
 import subprocess
@@ -108,14 +109,35 @@ def test_a_worker_of_several_takes_the_gpus_asked_for(monkeypatch):
         devices.make_training_strategy(simulate_gpus=2)
 
 
-@pytest.mark.parametrize("memory_growth", [True, False])
-def test_memory_grows_unless_told_otherwise(memory_growth, monkeypatch):
+def test_memory_grows(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
     asked = {}
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", asked.__setitem__)
-    devices.make_training_strategy(0, memory_growth=memory_growth)
-    assert asked == {"a": memory_growth, "b": memory_growth}
+    devices.make_training_strategy(0)
+    assert asked == {"a": True, "b": True}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"type": "evaluator", "index": 0}, "evaluator is no role: the workers"),
+        ({"type": "ps", "index": 0}, "ps is no role"),
+        ({"type": "worker", "index": 1}, "it has no worker 1"),
+        ({"type": "worker", "index": -1}, "it has no worker -1"),
+        ({"type": "chief", "index": 0}, "'chief'"),
+        ({"index": 0}, "'type'"),
+        (None, "subscriptable"),
+    ],
+)
+def test_a_task_that_does_not_train_is_one_line(task, message, monkeypatch):
+    """TensorFlow takes an evaluator for a chief, which would write into the run."""
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)
+    cluster = {"worker": ["a:1"], "evaluator": ["b:1"], "ps": ["c:1"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    message = rf"^TF_CONFIG does not describe a cluster \(.*{message}"
+    with pytest.raises(UserError, match=message):
+        devices.make_training_strategy(0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
 from alexnet_tf.training import loop, training
-from alexnet_tf.training.training import train
+from alexnet_tf.training.training import train, train_run
 from alexnet_tf.weights.published import PublishedWeights, read_weights
 
 FROZEN = ("conv1", "conv2", "fc6")
@@ -237,5 +237,5 @@ def test_a_new_run_is_called_by_the_recipe_of_weights_that_are_read_once(
         training, "read_weights", lambda path: read.append(path) or read_weights(path)
     )
     given = SMALL | {"init_weights": file}
-    assert train(data_dir, given=given).endswith("-bvlc")
+    assert train_run(data_dir, given=given).endswith("-bvlc")
     assert read == [file]

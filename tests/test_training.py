@@ -1,5 +1,6 @@
 """Training: replicas, resume, bad numbers, bad arguments."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -26,9 +27,9 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import lock
 from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.run import Run
-from alexnet_tf.training import resuming, training
+from alexnet_tf.training import training
 from alexnet_tf.training.loop import Loop
-from alexnet_tf.training.training import train
+from alexnet_tf.training.training import train, train_run
 
 SMALLER = {"image_size": 67, "global_batch_size": 24}
 
@@ -116,7 +117,7 @@ def test_gradients_travel_as_they_were_computed(
     monkeypatch.setattr(training, "_train_run", lambda *_: True)
     run = Run(str(tmp_path / "run"))
     given = SMALL | {"train_steps": 1, "simulate_gpus": 2} | given
-    assert train(data_dir, run.model_dir, given=given, export=False)
+    assert train_run(data_dir, run.model_dir, given=given, export=False)
     assert run.read_config().reduce_in_bfloat16 == expected
 
 
@@ -228,6 +229,7 @@ def test_checkpoint_metrics_and_summary_of_a_run(
     model_dir = str(tmp_path / "the run")
     given = SMALL | {"num_epochs": 2.0, "lr_schedule": "constant", "warmup_epochs": 0.0}
     assert train(data_dir, model_dir, given=given, export=False)
+    assert Run(model_dir).read_config().is_finished
     lines = read_metrics(model_dir)
     assert [(line["split"], line["step"]) for line in lines] == [
         ("train", 5),
@@ -425,7 +427,7 @@ def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkey
 
     def choose(**changes):
         """The directory of a run that is then interrupted."""
-        return train(data_dir, given=SMALL | {"seed": 5} | changes)
+        return train_run(data_dir, given=SMALL | {"seed": 5} | changes)
 
     first = choose()
     assert re.fullmatch(r"runs/\d{8}-\d{6}-small", first)
@@ -440,42 +442,14 @@ def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkey
         assert newest not in (first, other)
     pathlib.Path(newest, "eval.json").write_text("{}")  # by eval.py, on the way
     assert choose() == newest
-    finished = [newest]
-    monkeypatch.setattr(
-        resuming, "is_finished", lambda run, *_: run.model_dir in finished
-    )
+    finish(newest)
+    assert choose() == newest  # it is not exported
+    finish(newest)
+    (tmp_path / newest / "saved_model").mkdir()
     assert choose() == first
 
 
-def test_a_run_is_unfinished_until_it_was_trained_evaluated_and_exported(
-    data_dir, tmp_path
-):
-    run, given = Run(str(tmp_path)), {"num_epochs": 30.0, "lr_schedule": "plateau"}
-    config = make_config(data_dir, **given)
-    validations = []
-
-    def is_finished(export=True):
-        lines = [
-            json.dumps(v | {"split": "validation", "epoch": v["step"] * 32 / 150})
-            + "\n"
-            for v in validations
-        ]
-        pathlib.Path(run.metrics_file).write_text("".join(lines))
-        return resuming.is_finished(run, config, export)
-
-    pathlib.Path(run.eval_file).write_text("{}")  # by eval.py, on the way
-    os.mkdir(run.saved_model_dir)
-    assert not is_finished()
-    validations += [{"step": 5 * i, "top_1_error": 0.5} for i in range(1, 21)]
-    assert not is_finished()
-    validations.append({"step": 105, "top_1_error": 0.5})
-    assert is_finished()  # as the schedule has it
-    validations[-1]["top_1_error"] = 0.4
-    assert not is_finished()
-    validations.append({"step": 141, "top_1_error": 0.4})
-    assert is_finished()
-    os.rmdir(run.saved_model_dir)
-    assert not is_finished()
-    assert is_finished(export=False)
-    os.remove(run.eval_file)
-    assert not is_finished(export=False)
+def finish(model_dir):
+    """Marks a run as one that has come to its end."""
+    run = Run(model_dir)
+    run.write_config(dataclasses.replace(run.read_config(), is_finished=True))

@@ -117,7 +117,7 @@ class Loop:
             try:
                 self._train_to_the_end()
                 is_done = True
-            except Interrupted:  # by `_stop_if_asked`
+            except KeyboardInterrupt:  # by `_stop_if_asked`, or a notebook's own
                 is_done = False
             self.checkpoints.save(self._trainer.step)
             # What a disk refused is an error now, and no longer a warning.

@@ -10,10 +10,8 @@ import tensorflow as tf
 from alexnet_tf.config import Config, flat
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import lock, make_fresh_directory
-from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import list_names
 from alexnet_tf.run import Run
-from alexnet_tf.training import schedules
 
 RUNS_DIR = "runs"
 
@@ -49,10 +47,11 @@ def _can_go_on(run: Run, wanted, given, export: bool) -> bool:
         return False
     before, now = flat(old), flat(new)
     same = {"data_dir", "class_names", "recipe", *given}
+    is_exported = not export or tf.io.gfile.exists(run.saved_model_dir)
     return (
         all(before[name] == now[name] for name in same)
         and set(old.given) == set(given)
-        and not is_finished(run, old, export)
+        and not (old.is_finished and is_exported)
     )
 
 
@@ -62,21 +61,3 @@ def make_run(config: Config, stack: contextlib.ExitStack) -> Run:
     directory = make_fresh_directory(os.path.join(RUNS_DIR, name))
     stack.enter_context(lock(directory, "the run"))
     return Run(directory)
-
-
-def is_finished(run: Run, config: Config, export: bool) -> bool:
-    """Whether a run was trained to its end, and then evaluated and exported."""
-    records = read_records(run.metrics_file)
-    validations = [record for record in records if record["split"] == "validation"]
-    if not validations:
-        return False
-    last, errors = validations[-1], [record["top_1_error"] for record in validations]
-    if config.train_steps is not None:
-        is_at_end = last["step"] >= config.train_steps
-    else:
-        is_at_end = last["epoch"] >= round(config.recipe.num_epochs, 6)
-    if config.recipe.lr_schedule == "plateau":
-        is_at_end |= schedules.plateau(errors)[1]
-    is_at_end |= schedules.is_out_of_patience(errors, config.patience)
-    wanted = [run.eval_file] + [run.saved_model_dir] * export
-    return is_at_end and all(map(tf.io.gfile.exists, wanted))

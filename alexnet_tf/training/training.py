@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import keras
 import tensorflow as tf
@@ -37,17 +37,77 @@ from alexnet_tf.training.step import Trainer
 from alexnet_tf.weights.loading import Loaded
 from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
 
+_NOTHING = types.MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a training.
+
+    Attributes:
+        run: Where it is.
+        is_finished: Whether it came to its end, or was interrupted.
+        lines: How good the network is, for people; empty where it did not come to its
+            end, and on all workers but the chief.
+    """
+
+    run: Run
+    is_finished: bool
+    lines: tuple[str, ...] = ()
+
 
 def train(
     data_dir: str,
     model_dir: str | None = None,
     recipe: str = "auto",
-    given: Mapping[str, object] = types.MappingProxyType({}),
+    given: Mapping[str, object] = _NOTHING,
     *,
     overwrite: bool = False,
     export: bool = True,
-    checkpoint: str = "latest",
 ) -> bool:
+    """Trains a run as `train_run` does, and says what to type in a shell next.
+
+    Returns:
+        Whether training came to its end.
+    """
+    outcome = train_run(
+        data_dir, model_dir, recipe, given, overwrite=overwrite, export=export
+    )
+    if not outcome.is_finished:
+        logging.info("checkpoint saved; this goes on from there:")
+        logging.info("  %s", _command_to_go_on(outcome.run))
+    if outcome.lines:
+        commands = _next_commands(from_here(outcome.run.model_dir), export)
+        print("\n".join(["", *outcome.lines, "Next:", *commands]))
+    return outcome.is_finished
+
+
+def _command_to_go_on(run: Run) -> str:
+    """The command that was given, with what it needs in order to find the run."""
+    words = [word for word in sys.argv if not re.match("--?overwrite", word)]
+    if not any(re.match("--?model_dir", word) for word in words):
+        words.append(f"--model_dir={from_here(run.model_dir)}")
+    return command("python", *words)
+
+
+def _next_commands(model_dir: str, export: bool) -> Iterator[str]:
+    if export:
+        predict = command("python", "predict.py", f"--saved_model={model_dir}")
+        yield f"  {predict} PICTURE…"
+    yield f"  {command('tensorboard', f'--logdir={model_dir}')}"
+    report = f"--report_dir={os.path.join(model_dir, 'report')}"
+    yield f"  {command('python', 'eval.py', f'--model_dir={model_dir}', report)}"
+
+
+def train_run(
+    data_dir: str,
+    model_dir: str | None = None,
+    recipe: str = "auto",
+    given: Mapping[str, object] = _NOTHING,
+    *,
+    overwrite: bool = False,
+    export: bool = True,
+) -> Outcome:
     """Trains a run to its end, evaluates it and exports it.
 
     Args:
@@ -60,19 +120,13 @@ def train(
             recipe's or the default; of a run that goes on, what they were.
         overwrite: Whether to remove an earlier run in `model_dir`.
         export: Whether to export a SavedModel.
-        checkpoint: Which one to export, "latest" or "best".
-
-    Returns:
-        Whether training came to its end; False if a signal stopped it.
 
     Raises:
         UserError: If something that was asked for is not there, or does not fit.
     """
     # First of all: several workers must meet before TensorFlow does anything else.
     strategy = make_training_strategy(
-        given.get("num_gpus"),
-        given.get("simulate_gpus", 0),
-        given.get("memory_growth", True),
+        given.get("num_gpus"), given.get("simulate_gpus", 0)
     )
     data_set = open_data_set(data_dir)
     _check_splits(data_set)
@@ -81,8 +135,10 @@ def train(
         return _complete(resolve(data_set, recipe, given, previous, weights))
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_explain_lost_workers())
         if model_dir is None:
-            _check_alone(strategy)
+            if strategy.extended._in_multi_worker_mode():
+                raise UserError("several workers share a --model_dir: give it to each")
             run = find_unfinished(complete, given, export, stack)
         else:
             run = Run(model_dir)
@@ -97,8 +153,7 @@ def train(
         _check_workers_agree(config, data_set, strategy)
         run = run or make_run(config, stack)
         run.start(config, overwrite, write=is_chief(strategy))
-        exported = checkpoint if export else None
-        return _train_run(run, config, data_set, strategy, weights, exported)
+        return _train_run(run, config, data_set, strategy, weights, export)
 
 
 def _check_splits(data_set: DataSet) -> None:
@@ -110,9 +165,15 @@ def _check_splits(data_set: DataSet) -> None:
             )
 
 
-def _check_alone(strategy: tf.distribute.Strategy) -> None:
-    if strategy.extended._in_multi_worker_mode():
-        raise UserError("several workers must share a --model_dir: give it to each")
+@contextlib.contextmanager
+def _explain_lost_workers() -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError):
+        raise UserError(
+            "another worker was lost: start the same command again on all workers; it "
+            "goes on from the last checkpoint"
+        ) from None
 
 
 def _check_workers_agree(config: Config, data_set: DataSet, strategy) -> None:
@@ -154,67 +215,18 @@ def _complete(config: Config) -> Config:
     )
 
 
-def _train_run(run, config, data_set, strategy, weights, exported) -> bool:
+def _train_run(run, config, data_set, strategy, weights, export) -> Outcome:
     _log_configuration(run, config, strategy)
-    if config.deterministic:
-        keras.utils.set_random_seed(config.seed)
-        tf.config.experimental.enable_op_determinism()
-    if config.profiler_port:
-        tf.profiler.experimental.server.start(config.profiler_port)
-    try:
-        trainer = Trainer(config, data_set, strategy)
-        if weights:
-            _assign_first(trainer.model, weights, config, data_set)
+    with _explain_full_memory(config, strategy):
+        trainer = _make_trainer(config, data_set, strategy, weights)
         loop = Loop(trainer, run)
-        finished = loop.run()
-    except (tf.errors.UnavailableError, tf.errors.AbortedError):
-        raise UserError(
-            "another worker was lost: start the same command again on all workers; it "
-            "goes on from the last checkpoint"
-        ) from None
-    except tf.errors.ResourceExhaustedError as error:
-        if "memory" not in error.message and "OOM" not in error.message:
-            raise  # a disk
-        raise _out_of_memory(config, strategy) from None
-    if not finished:
-        logging.info("checkpoint saved; this goes on from there:")
-        logging.info("  %s", _command_to_go_on(run))
-    elif is_chief(strategy):
-        results = _write_results(loop, trainer, run)
-        remarks = loop.remarks
-        del trainer, loop
-        gc.collect()  # the weights and their velocities, before they are loaded again
-        _finish(run, results, remarks, exported)
-    return finished
-
-
-def _assign_first(model, weights, config: Config, data_set: DataSet) -> None:
-    """Puts in the weights that a run starts from, and says what became of each."""
-    logging.info("starting from %s", weights.source)
-    for report in assign(model, weights, config.class_names):
-        is_frozen = report.name in (config.recipe.freeze or ())
-        logging.info("  %s%s", report, ", frozen" if is_frozen else "")
-    for recipe in weights.recipes:
-        if recipe.name == config.recipe.name and recipe.fit != data_set.fit:
-            logging.info(
-                "  these weights saw pictures made square by %s, here it is %s",
-                recipe.fit,
-                data_set.fit,
-            )
-
-
-def _out_of_memory(config: Config, strategy: tf.distribute.Strategy) -> UserError:
-    batch_size = config.recipe.global_batch_size
-    replicas = strategy.num_replicas_in_sync
-    half = max(1, batch_size // 2 // replicas) * replicas
-    advice = [f"--global_batch_size={half}"] if half < batch_size else []
-    if config.precision == "float32":
-        advice.append("--precision=mixed_bfloat16 in a new --model_dir")
-    return UserError(
-        f"out of memory with --global_batch_size={batch_size} on "
-        f"{describe(strategy, config.simulate_gpus)} in {config.precision}: try "
-        + " or ".join([*advice, "more GPUs"])
-    )
+        is_finished = loop.run()
+    if not is_finished or not is_chief(strategy):
+        return Outcome(run, is_finished)
+    lines = _write_results(loop, trainer, run)
+    del trainer, loop
+    gc.collect()  # the weights and their velocities, before they are loaded again
+    return Outcome(run, True, (*lines, *_finish(run, config, export)))
 
 
 def _log_configuration(
@@ -246,66 +258,87 @@ def _log_configuration(
     )
 
 
-def _command_to_go_on(run: Run) -> str:
-    """The command that was given, with what it needs in order to find the run."""
-    words = [word for word in sys.argv if not re.match("--?overwrite", word)]
-    if not any(re.match("--?model_dir", word) for word in words):
-        words.append(f"--model_dir={from_here(run.model_dir)}")
-    return command("python", *words)
+def _make_trainer(config: Config, data_set: DataSet, strategy, weights) -> Trainer:
+    """Builds the network in training, with the weights that the run starts from."""
+    if config.deterministic:
+        keras.utils.set_random_seed(config.seed)
+        tf.config.experimental.enable_op_determinism()
+    trainer = Trainer(config, data_set, strategy)
+    if weights is None:
+        return trainer
+    logging.info("starting from %s", weights.source)
+    for report in assign(trainer.model, weights, config.class_names):
+        is_frozen = report.name in (config.recipe.freeze or ())
+        logging.info("  %s%s", report, ", frozen" if is_frozen else "")
+    for recipe in weights.recipes:
+        if recipe.name == config.recipe.name and recipe.fit != data_set.fit:
+            logging.info(
+                "  these weights saw pictures made square by %s, here it is %s",
+                recipe.fit,
+                data_set.fit,
+            )
+    return trainer
 
 
-def _write_results(loop: Loop, trainer: Trainer, run: Run) -> dict[str, dict]:
-    """Writes eval.json and its like of what the loop evaluated last; returns them."""
-    results, config = {}, trainer.config
-    network = Loaded(trainer.model, config, loop.checkpoints.latest)
+@contextlib.contextmanager
+def _explain_full_memory(
+    config: Config, strategy: tf.distribute.Strategy
+) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        if "memory" not in error.message and "OOM" not in error.message:
+            raise  # a disk
+        raise _out_of_memory(config, strategy) from None
+
+
+def _out_of_memory(config: Config, strategy: tf.distribute.Strategy) -> UserError:
+    batch_size = config.recipe.global_batch_size
+    replicas = strategy.num_replicas_in_sync
+    half = max(1, batch_size // 2 // replicas) * replicas
+    advice = [f"--global_batch_size={half}"] if half < batch_size else []
+    if config.precision == "float32":
+        advice.append("--precision=mixed_bfloat16 in a new --model_dir")
+    return UserError(
+        f"out of memory with --global_batch_size={batch_size} on "
+        f"{describe(strategy, config.simulate_gpus)} in {config.precision}: try "
+        + " or ".join([*advice, "more GPUs"])
+    )
+
+
+def _write_results(loop: Loop, trainer: Trainer, run: Run) -> list[str]:
+    """Writes eval.json and its like of what the loop evaluated last; describes it."""
+    network = Loaded(trainer.model, trainer.config, loop.checkpoints.latest)
+    lines, result = [], loop.evaluations["validation"]
     for split, evaluation in loop.evaluations.items():
         rate = evaluation.num_evaluated / loop.seconds[split]
         facts = describe_evaluation(evaluation, [network], trainer.data_set, rate)
         write_results(run.model_dir, evaluation, facts, trainer.data_set)
-        results[split] = facts
-    return results
-
-
-def _finish(run: Run, results: dict[str, dict], remarks: list[str], exported) -> None:
-    """Exports a run that has ended, and says how good it is and what to do next."""
-    where, lines = from_here(run.model_dir), ["", *_describe_results(run, results)]
-    lines += remarks
-    lines.append(
-        f"The run is in {where}; learning_curves.png there shows how it learned, "
-        "batch.png what it was shown"
-    )
-    commands = [
-        command("tensorboard", f"--logdir={where}"),
-        command(
-            *("python", "eval.py", f"--model_dir={where}"),
-            f"--report_dir={os.path.join(where, 'report')}",
-        ),
-    ]
-    if exported:
-        directory = export_run(run.model_dir, checkpoint=exported)
-        lines.append(f"The SavedModel is in {from_here(directory)}")
-        predict = command("python", "predict.py", f"--saved_model={where}")
-        commands.insert(0, f"{predict} PICTURE…")
-    print("\n".join([*lines, "Next:", *(f"  {line}" for line in commands)]))
-
-
-def _describe_results(run: Run, results: dict[str, dict]) -> list[str]:
-    """How often a run is right, and when it was best."""
-    last, lines = results["validation"], []
-    for split, facts in results.items():
         name = {"validation": "Held-out", "test": "Test"}[split]
         lines.append(
-            f"{name} top-1: {1 - facts['top_1_error']:.1%} of "
-            f"{facts['num_evaluated']:,} images (always answering the largest class: "
-            f"{facts['largest_class']:.1%})."
+            f"{name} top-1: {1 - evaluation.top_1_error:.1%} of "
+            f"{evaluation.num_evaluated:,} images (always answering the largest class: "
+            f"{evaluation.largest_class:.1%})."
         )
     records = [x for x in read_records(run.metrics_file) if x["split"] == "validation"]
     best = min(records, key=lambda record: record["top_1_error"])
-    if best["top_1_error"] < last["top_1_error"]:
+    if best["top_1_error"] < result.top_1_error:
         epoch = best["epoch"]
         lines.append(
             f"The best validation was that after epoch {int(epoch) or f'{epoch:.2f}'}: "
             f"{1 - best['top_1_error']:.1%}; --checkpoint=best exports, evaluates and "
             "predicts with that network."
         )
+    return lines + loop.remarks
+
+
+def _finish(run: Run, config: Config, export: bool) -> list[str]:
+    """Exports a run that has ended; says what is where."""
+    lines = [
+        f"The run is in {from_here(run.model_dir)}; learning_curves.png there shows "
+        "how it learned, batch.png what it was shown"
+    ]
+    if export:
+        lines.append(f"The SavedModel is in {from_here(export_run(run.model_dir))}")
+    run.write_config(dataclasses.replace(config, is_finished=True))
     return lines
