@@ -438,10 +438,10 @@ def _configure_logging() -> None:
     handler = logging.get_absl_handler()
     handler.python_handler.stream = sys.stderr
     handler.setFormatter(None)  # no prefix of date and thread
-    handler.filters = [] if logging.level_debug() else [_is_for_people]
+    handler.filters = [] if logging.level_debug() else [is_for_people]
 
 
-def _is_for_people(record: stdlib_logging.LogRecord) -> bool:
+def is_for_people(record: stdlib_logging.LogRecord) -> bool:
     """Leaves out the remarks of other libraries, wherever this package lies."""
     rooms = (os.path.join(programs.find_directory(), n) for n in ("data", "serving"))
     ours = (os.path.dirname(__file__), *rooms)

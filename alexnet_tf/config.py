@@ -114,11 +114,6 @@ class Config:
     data_service: str | None = expert_setting(
         None, "tf.data service that reads and augments: grpc://host:port."
     )
-    histograms_every: int | None = expert_setting(
-        None,
-        "Steps between histograms; by default an epoch, 0 for never.",
-        lower_bound=0,
-    )
     max_bad_records: int = expert_setting(
         100, "Records that may be impossible to use; more stop the run.", lower_bound=0
     )
@@ -274,18 +269,10 @@ def _names(kind: type) -> list[str]:
 
 def fixed_settings(config: Config) -> dict[str, object]:
     """What a run cannot go on without: the meaning of its weights."""
-    owners = ((Config, config), (Recipe, config.recipe))
-    fixed = {
-        field.name: getattr(owner, field.name)
-        for kind, owner in owners
-        for field in settings_of(kind)
-        if field.metadata["fixed"]
-    }
-    return {
-        "recipe": config.recipe.name,
-        **fixed,
-        "class_names": config.class_names,
-    }
+    settings = (*settings_of(Config), *settings_of(Recipe))
+    fixed = {field.name for field in settings if field.metadata["fixed"]}
+    fixed |= {"recipe", "class_names"}
+    return {name: value for name, value in flat(config).items() if name in fixed}
 
 
 def flat(config: Config) -> dict[str, object]:

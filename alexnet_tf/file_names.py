@@ -31,14 +31,12 @@ _RESULT_FILES = tuple(
 REPORT_FILES = ("index.html", *_RESULT_FILES, "*.png")
 FEATURES_FILES = ("features.json", "*.npy")
 
+UNFINISHED_CHECKPOINT_FILES = ("checkpoint_temp", "ckpt-#.*_temp")
 _CHECKPOINT_FILES = (
     "checkpoint",
-    "checkpoint.tmp*",
     "ckpt-#.index",
-    "ckpt-#.index.tempstate*",
     "ckpt-#.data-#-of-#",
-    "ckpt-#_temp/*",
-    "ckpt-#.*_temp",
+    *UNFINISHED_CHECKPOINT_FILES,
 )
 RUN_FILES = (
     CONFIG_FILE,
@@ -50,7 +48,6 @@ RUN_FILES = (
     "train/events.out.tfevents.#.#.#",
     "validation/events.out.tfevents.0",
     "validation/events.out.tfevents.#.#.#",
-    "plugins/profile/*/*",  # of the profiler
     *(f"checkpoints/{name}" for name in _CHECKPOINT_FILES),
     *(f"checkpoints/best/{name}" for name in _CHECKPOINT_FILES),
     *(f"report/{name}" for name in REPORT_FILES),

@@ -63,12 +63,24 @@ def data_dir(tmp_path_factory):
     return str(root / "out")
 
 
-# No test hangs: a process that it starts is killed after so many seconds, and at the
-# latest with the test, or with the fixture's last one; with all that it has started.
-_PROCESS_SECONDS, _EXIT_SECONDS = 300, 120
-
-
+# No test hangs. A process that it starts is killed after so many seconds, and at the
+# latest with the test or the fixture, with all that it has started. A test that takes
+# much longer than that, and an interpreter that does not end, say where they are.
+_PROCESS_SECONDS, _TEST_SECONDS, _EXIT_SECONDS = 600, 1800, 120
 _processes = []  # in the order in which they were started
+
+
+def _limit_seconds(seconds, act):
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _give_up():
+    faulthandler.dump_traceback(sys.__stderr__)
+    _end_processes(0)
+    os._exit(1)
 
 
 class _Process(subprocess.Popen):
@@ -76,9 +88,7 @@ class _Process(subprocess.Popen):
 
     def __init__(self, *args, **options):
         super().__init__(*args, **{"start_new_session": True} | options)
-        self._timer = threading.Timer(_PROCESS_SECONDS, self.end)
-        self._timer.daemon = True
-        self._timer.start()
+        self._timer = _limit_seconds(_PROCESS_SECONDS, self.end)
         _processes.append(self)
 
     def end(self):
@@ -104,7 +114,9 @@ def _own_processes():
 @pytest.fixture(autouse=True)
 def _processes_end(_own_processes):
     earlier = len(_processes)  # such as a server that several tests ask
+    timer = _limit_seconds(_TEST_SECONDS, _give_up)
     yield
+    timer.cancel()
     _end_processes(earlier)
     for process in multiprocessing.active_children():
         process.kill()
@@ -112,7 +124,6 @@ def _processes_end(_own_processes):
 
 
 def pytest_unconfigure():
-    """Whatever threads are left: the interpreter ends, or says what it waits for."""
     faulthandler.dump_traceback_later(_EXIT_SECONDS, exit=True, file=sys.__stderr__)
 
 

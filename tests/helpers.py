@@ -38,7 +38,7 @@ def make_config(data_set, recipe="auto", **given) -> Config:
 # Compiled trainers by what is compiled; those that a test has. Each with its beginning.
 _free, _taken = collections.defaultdict(list), []
 _LOOP = "train_steps steps_per_loop validate_every patience checkpoint_every given "
-_LOOP += "checkpoint_minutes keep_checkpoints histograms_every max_bad_records"
+_LOOP += "checkpoint_minutes keep_checkpoints max_bad_records"
 
 
 def make_trainer(data_dir, replicas=1, recipe="auto", **given) -> Trainer:

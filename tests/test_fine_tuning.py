@@ -56,10 +56,6 @@ def test_frozen_layers_stay_and_the_others_learn_as_without(data_dir, replicas):
             np.testing.assert_array_equal(after, free_after, err_msg=path)
             np.testing.assert_array_equal(velocities, free_velocities)
             assert np.abs(after - before).max() > 0
-    names = trainers[0].samples()
-    assert "gradients/conv3/kernel" in names
-    assert "gradients/conv1/kernel" not in names
-    assert "weights/conv1/kernel" in names
 
 
 def backward_ops(data_dir, freeze):

@@ -240,7 +240,7 @@ def start(data_dir, model_dir, where="never", replicas=1):
 
 def finish(started, code=0):
     process, output = started
-    process.join(timeout=240)
+    process.join(timeout=500)
     assert process.exitcode == code, output.read_text()
     return output.read_text()
 
@@ -308,7 +308,7 @@ class Workers:
     def signal_after_a_checkpoint(self, model_dir, signum, *numbers):
         """Sends a signal to some of them as soon as they have gone on."""
         directory = str(model_dir / "checkpoints")
-        before, end = list_checkpoints(directory)[:1], time.monotonic() + 240
+        before, end = list_checkpoints(directory)[:1], time.monotonic() + 500
         while list_checkpoints(directory)[:1] == before:
             assert time.monotonic() < end, self.texts()
             assert None in self.codes(), self.texts()
@@ -325,7 +325,7 @@ class Workers:
 
     def finish(self, *codes):
         """What they printed, when they have ended with these exit codes."""
-        end = time.monotonic() + 240
+        end = time.monotonic() + 500
         while None in self.codes() and time.monotonic() < end:
             time.sleep(0.01)
         assert self.codes() == list(codes), self.texts()

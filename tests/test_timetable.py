@@ -35,13 +35,13 @@ def test_epochs_and_steps():
 
 
 def test_a_checkpoint_changes_nothing_of_what_is_due():
-    whole = make(1000, 7, checkpoint_every=9, histograms_every=4)
+    whole = make(1000, 7, checkpoint_every=9)
     for start in (1, 50, 142, 143, 144, 428):
-        later = make(1000, 7, start, checkpoint_every=9, histograms_every=4)
+        later = make(1000, 7, start, checkpoint_every=9)
         assert later.last_step == whole.last_step == 429
         for step in range(start, 429):
             assert later.next_stop(step, 10) == whole.next_stop(step, 10)
-            for name in ("is_validation_due", "is_record_due", "are_histograms_due"):
+            for name in ("is_validation_due", "is_record_due"):
                 assert getattr(later, name)(step) == getattr(whole, name)(step)
             assert later.is_checkpoint_due(step, 0) == whole.is_checkpoint_due(step, 0)
 
@@ -96,13 +96,3 @@ def test_no_training_record_is_of_a_few_steps(epoch, expected):
         if timetable.is_record_due(step):
             records.append(step)
     assert records == expected
-
-
-@pytest.mark.parametrize(("every", "steps"), [(2, [2, 4]), (None, [5]), (0, [])])
-def test_when_histograms_are_written(every, steps):
-    timetable, step, written = make(epochs=1.0, histograms_every=every), 0, []
-    while step < timetable.last_step:
-        step = timetable.next_stop(step, 10)
-        if timetable.are_histograms_due(step):
-            written.append(step)
-    assert written == steps

@@ -6,6 +6,8 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
+import struct
 import subprocess
 import sys
 import types
@@ -21,11 +23,14 @@ from helpers import (
     make_config,
     make_trainer,
 )
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from alexnet_tf.devices import make_training_strategy
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import lock
 from alexnet_tf.paths import LOCK_FILE
+from alexnet_tf.pipeline.data_set import open_data_set
+from alexnet_tf.pipeline.reading import check_lengths
 from alexnet_tf.run import Run
 from alexnet_tf.training import training
 from alexnet_tf.training.loop import Loop
@@ -292,6 +297,26 @@ def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
     with pytest.raises(UserError, match=r"full holds thesis\.tex, which this program"):
         train(data_dir, str(tmp_path / "full"), given=SMALL, overwrite=True)
     assert (tmp_path / "full" / "thesis.tex").exists()
+
+
+def test_a_shard_with_an_absurd_length_is_named(data_dir, tmp_path):
+    """TensorFlow's reader would end the process."""
+    copy = tmp_path / "data"
+    shutil.copytree(data_dir, copy)
+    shard = pathlib.Path(open_data_set(str(copy)).splits["train"].filenames[0])
+    content = shard.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = struct.pack("<Q", 2**62)
+    second = length + 16
+    for checksum, is_bad in ((masked_crc32c(header), True), (0, False)):
+        changed = header + struct.pack("<I", checksum)
+        shard.write_bytes(content[:second] + changed + content[second + 12 :])
+        if is_bad:
+            message = f"{shard.name} has a record at byte {second} that declares"
+            with pytest.raises(UserError, match=message):
+                train(str(copy), str(tmp_path / "run"), given=SMALL)
+        else:  # the reader sees that it is damaged
+            check_lengths(open_data_set(str(copy)).splits["train"])
 
 
 def test_a_run_starts_where_one_was_killed_at_its_first_file(data_dir, tmp_path):

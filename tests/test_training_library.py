@@ -75,7 +75,7 @@ def test_an_interrupted_call_goes_on(train, capsys, monkeypatch):
     def interrupt(trainer, *arguments):
         if trainer.step == 3:
             raise KeyboardInterrupt
-        run_steps.__get__(trainer)(*arguments)
+        run_steps.__get__(trainer, Trainer)(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "run_steps", interrupt)

@@ -1,23 +1,22 @@
 """Checkpoints that outlive kills, damage and full disks, written beside the training.
 
 A checkpoint of the whole network is half a gigabyte, and a disk takes seconds for it.
-So the state is copied first, in memory, and a thread writes the copy while training
-goes on; there are never two such threads. (TensorFlow's own way,
+So it is written to memory first, and a thread copies its files to the disk while
+training goes on; there are never two such threads. (TensorFlow's own way,
 `experimental_enable_async_checkpoint`, fails at the second save of a Keras variable.)
 """
 
 import contextlib
 import math
 import os
-import re
 import threading
 
-import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.file_names import UNFINISHED_CHECKPOINT_FILES
 from alexnet_tf.files import explain, remove_written
 from alexnet_tf.paths import (
     checkpoint_files,
@@ -26,6 +25,8 @@ from alexnet_tf.paths import (
     list_names,
 )
 from alexnet_tf.run import Run
+
+_STATE_FILE = "checkpoint"  # of TensorFlow, for programs that look for the latest one
 
 
 class Checkpoints:
@@ -40,8 +41,7 @@ class Checkpoints:
 
     def __init__(self, state: tf.train.Checkpoint, run: Run, keep: int, write: bool):
         self._state, self._run, self._keep, self._write = state, run, keep, write
-        self._copy: tf.train.Checkpoint | None = None
-        self._pairs: list = []  # of a variable and its copy
+        self._memory = f"ram://checkpoints/{id(self)}"  # a file system of TensorFlow's
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self.latest: str | None = None  # path of the last good one
@@ -76,7 +76,7 @@ class Checkpoints:
         return False
 
     def save(self, step: int) -> None:
-        """Copies the state, and starts to write the copy; there is one for each step.
+        """Starts to save the state as it is now; there is one checkpoint for each step.
 
         A disk that refuses is only a warning, since training can go on.
 
@@ -86,11 +86,9 @@ class Checkpoints:
         self.wait()
         if not self._write or self.latest == self._path(step):
             return
-        if self._copy is None:
-            self._copy, self._pairs = _copy_tree(self._state)
-        for variable, copy in self._pairs:
-            copy.assign(variable.numpy())
-        self._thread = threading.Thread(target=self._write_copy, args=(step,))
+        self._state.save_counter.assign(step - 1)  # which names what is saved next
+        self._state.save(f"{self._memory}/ckpt")
+        self._thread = threading.Thread(target=self._copy_to_disk, args=(step,))
         self._thread.start()
 
     def wait(self) -> None:
@@ -140,12 +138,14 @@ class Checkpoints:
     def _path(self, step: int) -> str:
         return os.path.join(self._run.checkpoint_dir, f"ckpt-{step}")
 
-    def _write_copy(self, step: int) -> None:
+    def _copy_to_disk(self, step: int) -> None:
         """What the thread does."""
         directory, path = self._run.checkpoint_dir, self._path(step)
         try:
-            self._copy.save_counter.assign(step - 1)  # which names what is saved next
-            self._copy.save(os.path.join(for_tensorflow(directory), "ckpt"))
+            # Those of data, then the index, by which it is there; `checkpoint`, which
+            # names it as the latest one, comes last.
+            for name in sorted(list_names(self._memory), key=_STATE_FILE.__eq__):
+                _copy(os.path.join(self._memory, name), os.path.join(directory, name))
             self.latest, self._failure = path, None
             self._remove(list_checkpoints(directory)[self._keep :])
         except Exception as error:  # nobody else would hear of it
@@ -158,51 +158,18 @@ class Checkpoints:
                 self._failure,
                 self.latest or "not there yet",
             )
+        finally:
+            tf.io.gfile.rmtree(self._memory)
 
     def _remove(self, paths) -> None:
         for file in (file for path in paths for file in checkpoint_files(path)[::-1]):
             tf.io.gfile.remove(file)  # the index first: without it there is none
 
     def _remove_unfinished(self) -> None:
-        """Removes what a killed process or a full disk left; TensorFlow names it so."""
-        if not self._write:
-            return
-        for directory in (self._run.checkpoint_dir, self._run.best_dir):
-            remove_written(directory, ("ckpt-#_temp/*", "ckpt-#.*_temp"))
-            for name in list_names(directory):
-                if re.fullmatch(r"ckpt-\d+_temp", name):
-                    with contextlib.suppress(OSError):  # it is not empty
-                        os.rmdir(os.path.join(directory, name))
-
-
-def _copy_tree(root: tf.train.Checkpoint) -> tuple[tf.train.Checkpoint, list]:
-    """A second set of variables in the host's memory, with the names of the first.
-
-    Args:
-        root: What a checkpoint is made of.
-
-    Returns:
-        What makes the same checkpoint of the copies; pairs of a variable and its copy.
-    """
-    view, copies, pairs = tf.train.TrackableView(root), {}, []
-
-    def copy(part):
-        if id(part) in copies:
-            return copies[id(part)]
-        if isinstance(part, tf.Variable | keras.Variable):
-            with tf.device("CPU:0"):
-                new = tf.Variable(part.numpy(), shape=part.shape)
-            pairs.append((part, new))
-        else:
-            new = tf.train.Checkpoint()
-        copies[id(part)] = new
-        for name, child in view.children(part).items():
-            if name != "save_counter":  # the copy has its own
-                setattr(new, name, copy(child))
-        return new
-
-    with tf.init_scope():
-        return copy(root), pairs
+        """Removes what a killed process or a full disk left."""
+        if self._write:
+            for directory in (self._run.checkpoint_dir, self._run.best_dir):
+                remove_written(directory, UNFINISHED_CHECKPOINT_FILES)
 
 
 def _link(path: str, copy: str) -> None:
@@ -212,10 +179,16 @@ def _link(path: str, copy: str) -> None:
     with contextlib.suppress(OSError):
         os.link(path, copy)
         return
-    tf.io.gfile.copy(path, copy + "_temp", overwrite=True)  # no links there
-    tf.io.gfile.rename(copy + "_temp", copy)
+    _copy(path, copy)  # no links there
+
+
+def _copy(path: str, copy: str) -> None:
+    """Has a copy of a file appear when it is whole."""
+    tf.io.gfile.copy(path, copy + "_temp", overwrite=True)
+    tf.io.gfile.rename(copy + "_temp", copy, overwrite=True)
 
 
 def _line(error: Exception) -> str:
     """What happened: what the file system said, or else the end of the first line."""
-    return explain(error) or str(error).splitlines()[0].rsplit("}} ", 1)[-1][:300]
+    text = str(error) or repr(error)
+    return explain(error) or text.splitlines()[0].rsplit("}} ", 1)[-1][:300]

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 
 import tensorflow as tf
-from absl import logging
+from absl import flags, logging
 from PIL import Image
 
 from alexnet_tf import programs
 from alexnet_tf.classifier import Classifier
+from alexnet_tf.command_line import is_for_people
 from alexnet_tf.errors import UserError
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import expand
@@ -84,9 +85,10 @@ def train(
         except UserError as error:
             raise UserError(_in_python(str(error))) from None
     run = TrainedRun(outcome.run, outcome.is_finished)
-    print("\n".join(map(_in_python, outcome.lines)))
+    lines = map(_in_python, outcome.lines)
     if not run.is_finished:
-        print("interrupted, with a checkpoint: the same call of train() goes on")
+        lines = ["interrupted, with a checkpoint: the same call of train() goes on"]
+    print("\n".join(lines))
     print(
         "Next, with what train() returned as run: run.curves(), run.accuracy, "
         "run.model, run.predict_pictures(PICTURES); another time "
@@ -117,8 +119,11 @@ def _showing() -> Iterator[None]:
     logger, handler = logging.get_absl_logger(), logging.get_absl_handler()
     others, verbosity = tf.get_logger(), logging.get_verbosity()
     stream, level = handler.python_handler.stream, others.level
+    is_parsed = flags.FLAGS.is_parsed()
+    flags.FLAGS.mark_as_parsed()  # else all goes to stderr, across the bar
     handler.python_handler.stream = sys.stdout
     handler.setFormatter(None)  # no prefix of date and thread
+    handler.addFilter(is_for_people)
     logger.addHandler(handler)
     logger.propagate = False
     logging.set_verbosity(logging.INFO)
@@ -130,5 +135,8 @@ def _showing() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         logger.propagate = True
         logger.removeHandler(handler)
+        handler.removeFilter(is_for_people)
         handler.setFormatter(logging.PythonFormatter())
         handler.python_handler.stream = stream
+        if not is_parsed:
+            flags.FLAGS.unparse_flags()

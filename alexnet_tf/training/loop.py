@@ -66,22 +66,7 @@ class Loop:
             self._config.keep_checkpoints,
             write=self._chief,
         )
-        if self.checkpoints.restore():
-            self._take_last_validation()
-            trainer.begin()
-            logging.info("going on from step %d", trainer.step)
-        elif self._config.init_weights:  # which may be gone or others the next time
-            self.checkpoints.save(0)
-            self.checkpoints.wait()
-        if self._workers.are_several:
-            self._workers.check_equal(
-                {
-                    "step": trainer.step,
-                    "weights": trainer.digest(),
-                    "validations": len(trainer.validations),
-                },
-                "they must all see one --model_dir, on a disk that they share",
-            )
+        self._restore()
         self._timetable = trainer.timetable
         self._ended = trainer.update_plateau()
         self._trained = {}  # the last training record, for the table
@@ -98,6 +83,26 @@ class Loop:
         self._first_step, self._saved_at = trainer.step, time.monotonic()
         self._since_record = collections.Counter()  # what `_train` adds up
         self._has_advised = self._has_written_start = False
+
+    def _restore(self) -> None:
+        """Goes on from the latest checkpoint, all workers from the same one."""
+        trainer = self._trainer
+        if self.checkpoints.restore():
+            self._take_last_validation()
+            trainer.begin()
+            logging.info("going on from step %d", trainer.step)
+        elif self._config.init_weights:  # which may be gone or others the next time
+            self.checkpoints.save(0)
+            self.checkpoints.wait()
+        if self._workers.are_several:
+            self._workers.check_equal(
+                {
+                    "step": trainer.step,
+                    "weights": trainer.digest(),
+                    "validations": len(trainer.validations),
+                },
+                "they must all see one --model_dir, on a disk that they share",
+            )
 
     def _take_last_validation(self) -> None:
         """A validation follows its checkpoint; where it was done, a record says so."""
@@ -229,12 +234,11 @@ class Loop:
 
     def _watch(self, step: int) -> None:
         """Writes what TensorBoard shows beside the metrics, where it is time."""
-        if self._timetable.are_histograms_due(step):
+        is_validation_due = self._timetable.is_validation_due(step)
+        if is_validation_due:
             self._monitor.write_histograms(step, self._trainer.samples())
         is_under_way = step >= self._first_step + _STEPS_BEFORE_PICTURES
-        if not self._has_written_start and (
-            is_under_way or self._timetable.is_validation_due(step)
-        ):
+        if not self._has_written_start and (is_under_way or is_validation_due):
             self._has_written_start = True
             self._monitor.write_start()
 

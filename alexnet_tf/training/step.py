@@ -32,7 +32,7 @@ from alexnet_tf.training.optimizers import (
 )
 from alexnet_tf.training.timetable import Timetable
 
-_SAMPLE = 4096  # values of a tensor that a histogram is made of
+_SAMPLE = 4096  # values of a tensor that stand for all
 # They branch on Python values alone: nothing to convert, which would take seconds.
 _as_it_stands = tf.autograph.experimental.do_not_convert
 
@@ -51,7 +51,6 @@ class TrainState:
         validations: float64 `(n, 2)`, a row for each validation: step, top-1 error.
         plateau_factor: float32, of the rate; it follows from the validations.
         gradient_norm: float32, in the last step.
-        gradient_sample: float32 `(values,)`, some of the last step's; see `sample`.
         waited: float64, seconds that this process waited for input.
         computed: float64, seconds that it computed gradients.
     """
@@ -64,19 +63,12 @@ class TrainState:
     validations: tf.Variable
     plateau_factor: tf.Variable
     gradient_norm: tf.Variable
-    gradient_sample: tf.Variable
     waited: tf.Variable
     computed: tf.Variable
 
     @classmethod
-    def start(cls, model, optimizer, learning: Sequence) -> "TrainState":
-        """The state before the first step.
-
-        Args:
-            model: The network.
-            optimizer: The one that changes it.
-            learning: The variables that training changes.
-        """
+    def start(cls, model: keras.Model, optimizer: MomentumSGD) -> "TrainState":
+        """The state before the first step."""
         dropouts = [x for x in model.layers if isinstance(x, Dropout) and x.rate > 0]
         return cls(
             model,
@@ -87,7 +79,6 @@ class TrainState:
             validations=_variable(tf.zeros((0, 2), tf.float64), shape=(None, 2)),
             plateau_factor=_variable(tf.constant(1.0)),
             gradient_norm=_variable(tf.constant(0.0)),
-            gradient_sample=_variable(sample(learning)),
             waited=_variable(tf.constant(0.0, tf.float64)),
             computed=_variable(tf.constant(0.0, tf.float64)),
         )
@@ -121,7 +112,7 @@ class Trainer:
         self.bad_records, self.workers = BadRecords(), Workers(strategy)
         with strategy.scope():
             self._build()
-        self.state = TrainState.start(self.model, self.optimizer, self._learning)
+        self.state = TrainState.start(self.model, self.optimizer)
         self.begin()
 
     def _build(self) -> None:
@@ -188,7 +179,7 @@ class Trainer:
         images, labels = self._take_batch(batches)
         # Every replica computes the gradient of its part of the batch. What it sums up
         # over the images is added, so that a mean is one of the whole batch.
-        sums, norm, sampled, seconds, gradients = replicas.run(
+        sums, norm, seconds, gradients = replicas.run(
             self._replica_gradients, args=(images, labels)
         )
         sums = replicas.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
@@ -202,10 +193,8 @@ class Trainer:
             state.images.assign_add(self.recipe.global_batch_size)
             state.sums.assign_add(tf.cast(sums, tf.float64))
             state.gradient_norm.assign(norm)
-            # The gradient is the same on all replicas: the first one's sample will do.
-            first = replicas.experimental_local_results
-            state.gradient_sample.assign(first(sampled)[0])
-            state.computed.assign_add(first(seconds)[0])
+            first = replicas.experimental_local_results(seconds)[0]
+            state.computed.assign_add(first)
         return is_finite
 
     @_as_it_stands
@@ -229,7 +218,7 @@ class Trainer:
         dtype = tf.bfloat16 if self.config.reduce_in_bfloat16 else tf.float32
         gradients = sum_over_replicas(gradients, dtype)
         norm = tf.linalg.global_norm(gradients)
-        return tf.stack(sums), norm, sample(gradients), seconds, gradients
+        return tf.stack(sums), norm, seconds, gradients
 
     @_as_it_stands
     def _replica_update(self, gradients: list[tf.Tensor]) -> None:
@@ -350,25 +339,15 @@ class Trainer:
         return hashlib.sha256(values.tobytes()).hexdigest()
 
     def samples(self) -> dict[str, np.ndarray]:
-        """Some values of the weights and of the last step's gradients, by name."""
+        """Some values of the weights, by name."""
         variables = self.model.trainable_variables
-        weights = {v.path: sample([v.value]).numpy() for v in variables}
-        paths = [variable.path for variable in self._learning]
-        ends = np.cumsum([len(weights[path]) for path in paths])[:-1]
-        samples = np.split(self.state.gradient_sample.numpy(), ends)
-        gradients = dict(zip(paths, samples, strict=True))
-        return {
-            f"{kind}/{path}": values
-            for kind, part in (("weights", weights), ("gradients", gradients))
-            for path, values in part.items()
-        }
+        return {f"weights/{v.path}": sample([v.value]).numpy() for v in variables}
 
 
 def sample(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     """Up to 4096 evenly spaced values of each tensor, one after another, float32.
 
-    So few that a training step can keep those of its gradients at no cost. The stride
-    is odd, so that it does not fall on the same channel again and again.
+    The stride is odd, so that it does not fall on the same channel again and again.
     """
     parts = []
     for tensor in tensors:

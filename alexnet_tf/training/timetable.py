@@ -97,21 +97,10 @@ class Timetable:
         by_clock = limit > 0 and minutes >= limit
         return by_step or by_clock or self.is_validation_due(step)
 
-    def are_histograms_due(self, step: int) -> bool:
-        """Every `histograms_every` steps, or else with each validation."""
-        every = self.config.histograms_every
-        if every is None:
-            return self.is_validation_due(step)
-        return bool(every) and step % every == 0
-
     def next_stop(self, step: int, steps_per_loop: int) -> int:
         """The next step after which the loop has to come back to Python."""
         config, (start, end) = self.config, self.epoch_around(step)
-        intervals = (
-            config.validate_every,
-            config.checkpoint_every,
-            config.histograms_every,
-        )
+        intervals = (config.validate_every, config.checkpoint_every)
         return min(
             step + steps_per_loop,
             step + LOG_EVERY - (step - start) % LOG_EVERY,

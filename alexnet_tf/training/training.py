@@ -29,6 +29,7 @@ from alexnet_tf.files import check_output, lock
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import from_here, list_checkpoints
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
+from alexnet_tf.pipeline.reading import check_lengths
 from alexnet_tf.run import Run
 from alexnet_tf.training.cluster import Workers
 from alexnet_tf.training.loop import Loop
@@ -163,6 +164,8 @@ def _check_splits(data_set: DataSet) -> None:
                 f"no {split} images in {data_set.data_dir}: it has the splits "
                 + (", ".join(data_set.splits) or "none")
             )
+    for split in data_set.splits.values():
+        check_lengths(split)
 
 
 @contextlib.contextmanager
@@ -318,7 +321,8 @@ def _write_results(loop: Loop, trainer: Trainer, run: Run) -> list[str]:
         lines.append(
             f"{name} top-1: {1 - evaluation.top_1_error:.1%} of "
             f"{evaluation.num_evaluated:,} images (always answering the largest class: "
-            f"{evaluation.largest_class:.1%})."
+            f"{evaluation.largest_class:.1%}); balanced accuracy "
+            f"{evaluation.balanced_accuracy:.1%}, macro-F1 {evaluation.macro_f1:.1%}."
         )
     records = [x for x in read_records(run.metrics_file) if x["split"] == "validation"]
     best = min(records, key=lambda record: record["top_1_error"])
