@@ -54,8 +54,11 @@ def check_lengths(split: Split) -> None:
 
 def _check_lengths(filename: str) -> None:
     position = 0
-    with contextlib.suppress(FileNotFoundError), open(filename, "rb") as file:
-        while len(header := os.pread(file.fileno(), 12, position)) == 12:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(filename, "rb", buffering=0) as file,
+    ):
+        while len(header := file.read(12)) == 12:
             length, checksum = struct.unpack("<QI", header)
             if length > _MAX_RECORD:
                 if checksum == masked_crc32c(header[:8]):
@@ -64,7 +67,7 @@ def _check_lengths(filename: str) -> None:
                         f"{length:,} bytes: prepare the data set again"
                     )
                 return
-            position += 16 + length
+            position = file.seek(position + 16 + length)
 
 
 def parse_record(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -130,7 +130,7 @@ def train_run(
         given.get("num_gpus"), given.get("simulate_gpus", 0)
     )
     data_set = open_data_set(data_dir)
-    _check_splits(data_set)
+    _check_data(data_set)
 
     def complete(previous: Config | None, weights: PublishedWeights | None = None):
         return _complete(resolve(data_set, recipe, given, previous, weights))
@@ -157,7 +157,7 @@ def train_run(
         return _train_run(run, config, data_set, strategy, weights, export)
 
 
-def _check_splits(data_set: DataSet) -> None:
+def _check_data(data_set: DataSet) -> None:
     for split in ("train", "validation"):
         if not data_set.splits.get(split) or not data_set.splits[split].num_examples:
             raise UserError(
