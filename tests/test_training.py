@@ -92,7 +92,7 @@ def test_gradients_reduced_in_bfloat16_are_close_but_not_equal(data_dir):
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_the_weights_of_classes_are_in_the_gradient(data_dir, replicas):
     """Against NumPy in float64; the weight decay is no part of it."""
-    given = SMALLER | {"dropout_rate": 0.0, "class_weights": "balanced"}
+    given = SMALLER | {"dropout_rate": 0.0, "class_weights": "balanced", "lrn": False}
     trainer = make_trainer(data_dir, replicas, **given)
     images, labels = trainer.next_batch()
     logits = trainer.model(images).numpy().astype(np.float64)
@@ -128,7 +128,8 @@ def test_gradients_travel_as_they_were_computed(
 
 def test_bfloat16_gradients_lose_nothing_on_their_way(data_dir):
     """What a replica sends in bfloat16 precision is rounded to it already."""
-    trainer = make_trainer(data_dir, precision="mixed_bfloat16", dropout_rate=0.0)
+    given = SMALLER | {"precision": "mixed_bfloat16", "dropout_rate": 0.0, "lrn": False}
+    trainer = make_trainer(data_dir, **given)
     images, labels = trainer.next_batch()
     *_, gradients = trainer._replica_gradients(images, labels)
     assert len(gradients) == 16
