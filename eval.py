@@ -102,6 +102,7 @@ def main(values: flags.FlagValues, _) -> None:
             values.checkpoint,
             values.model_dir or values.init_weights,
             recipe=values.recipe,
+            class_names=values.class_names,
             precision=devices.choose_precision() if is_auto else values.precision,
         )
     directory = values.report_dir or values.model_dir

@@ -53,6 +53,7 @@ def main(values: flags.FlagValues, _) -> None:
         values.output,
         init_weights=values.init_weights,
         recipe=values.recipe,
+        class_names=values.class_names,
         checkpoint=values.checkpoint,
         top_k=values.top_k,
         format=values.format,

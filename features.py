@@ -75,7 +75,10 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
 
     network = values.model_dir or values.init_weights
     model, config, path = load_network(
-        network, checkpoint=values.checkpoint, recipe=values.recipe
+        network,
+        checkpoint=values.checkpoint,
+        recipe=values.recipe,
+        class_names=values.class_names,
     )
     size = model.input_shape[1]
     if values.input:

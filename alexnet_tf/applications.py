@@ -18,7 +18,8 @@ from alexnet_tf.network.alexnet import (
 )
 from alexnet_tf.paths import expand
 from alexnet_tf.recipes import RECIPES, Recipe, check_fields
-from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
+from alexnet_tf.weights.published import PublishedWeights, assign
+from alexnet_tf.weights.weight_files import read_weights
 
 
 def alexnet(
@@ -180,10 +181,10 @@ def _make_input(tensor, shape, recipe: Recipe, include_top: bool, published):
             f"with include_top input_shape must be a square of a known size, received "
             f"{shape}"
         )
-    if include_top and published and shape != default:
+    is_fixed = include_top or recipe.mean == "image"
+    if published and shape != default and is_fixed:
         raise ValueError(
-            f"with include_top and weights input_shape must be {default}, received "
-            f"{shape}"
+            f"with these weights input_shape must be {default}, received {shape}"
         )
     if tensor is None:
         return keras.Input(shape, dtype="float32", name="images")
@@ -241,9 +242,9 @@ def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]
 
 
 def _put_in(model: keras.Model, published: PublishedWeights) -> None:
-    for report in assign(model, published):
-        is_new = report.state == "new"
-        logging.log(logging.WARNING if is_new else logging.INFO, "%s", report)
+    for layer, state in assign(model, published).items():
+        level = logging.WARNING if state.startswith("new") else logging.INFO
+        logging.log(level, "%s: %s", layer, state)
 
 
 def _choose_mean(given, recipe: Recipe, published: PublishedWeights | None):

@@ -203,7 +203,14 @@ def define_weights_flags() -> None:
     names = ["auto", *RECIPES]
     help = "Whose weights they are, where the file does not tell."
     flags.DEFINE_enum("recipe", "auto", names, help)
-    mark_expert("recipe")
+    define_path(
+        "class_names",
+        None,
+        "Names of the classes of these weights, one a line, where the file does not "
+        "tell them and they are not ImageNet's.",
+        exists=True,
+    )
+    mark_expert("recipe", "class_names")
 
 
 def check_source(values: flags.FlagValues) -> None:
@@ -213,8 +220,9 @@ def check_source(values: flags.FlagValues) -> None:
             raise flags.Error("give --model_dir or --init_weights, not both")
         if values["checkpoint"].present:
             raise flags.Error("--checkpoint is one of a run, not of --init_weights")
-    if values["recipe"].present and values.init_weights is None:
-        raise flags.Error("--recipe is that of --init_weights: give them too")
+    for name in ("recipe", "class_names"):
+        if values[name].present and values.init_weights is None:
+            raise flags.Error(f"--{name} is that of --init_weights: give them too")
 
 
 def mark_expert(*names: str) -> None:

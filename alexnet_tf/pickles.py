@@ -1,6 +1,5 @@
 """Pickles of arrays and plain containers, read so that nothing in them runs."""
 
-import collections
 import io
 import pickle
 
@@ -66,7 +65,44 @@ class _Dtype:
         self.order = state[1]
 
 
-class _Unpickler(pickle.Unpickler):
+class _Dict(dict):
+    """A dict by names: to hash tuples of tuples, a few bytes of them, may never end."""
+
+    __setstate__ = None  # else a pickle could change this class
+
+    def __init__(self, items=()):
+        super().__init__()
+        for key, value in items:
+            self[key] = value
+
+    def __setitem__(self, key, value):
+        if not isinstance(key, str | bytes):
+            raise UserError(f"it is a pickle of a dict by {type(key).__name__}")
+        super().__setitem__(key, value)
+
+
+class _Unpickler(pickle._Unpickler):
+    """The one in Python, which allots nothing because a number in the file says so."""
+
+    def load_dict(self):
+        items = self.pop_mark()
+        self.append(_Dict(zip(items[::2], items[1::2], strict=True)))
+
+    def load_empty_dict(self):
+        self.append(_Dict())
+
+    def load_bytearray(self):
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
+
+    dispatch = {  # noqa: RUF012
+        **pickle._Unpickler.dispatch,
+        pickle.DICT[0]: load_dict,
+        pickle.EMPTY_DICT[0]: load_empty_dict,
+        pickle.BYTEARRAY8[0]: load_bytearray,
+    }
+    for _opcode in (pickle.FROZENSET, pickle.EMPTY_SET):
+        del dispatch[_opcode[0]]
+
     def find_class(self, module: str, name: str):
         module = module.replace("numpy._core", "numpy.core")
         if (module, name) in _STAND_INS:
@@ -82,7 +118,7 @@ _STAND_INS = {
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): lambda *_: Array(),
     ("numpy.core.numeric", "_frombuffer"): lambda *args: Array()._fill(*args),
-    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "OrderedDict"): _Dict,
     # What pickles of protocol 2 call to make bytes.
     ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
 }

@@ -48,7 +48,10 @@ class Recipe:
 
     # The network.
     image_size: int = _network(
-        224, "The height and width of the input, pixels (section 4.1).", lower_bound=1
+        224,
+        "The height and width of the input, pixels (section 4.1).",
+        lower_bound=1,
+        upper_bound=1024,
     )
     groups: int = setting(
         2,
@@ -61,15 +64,21 @@ class Recipe:
         "The numbers of filters of conv1 to conv5 (section 3.5).",
         length=5,
         lower_bound=1,
+        upper_bound=2**16,
     )
     width: float = setting(
-        1.0, "Multiplies the channels of every layer.", fixed=True, lower_bound=1e-3
+        1.0,
+        "Multiplies the channels of every layer.",
+        fixed=True,
+        lower_bound=1e-3,
+        upper_bound=4.0,
     )
     conv1_padding: tuple[int, ...] = _network(
         (0, 3),
         "Zeros that are added before and after the input, pixels.",
         length=2,
         lower_bound=0,
+        upper_bound=64,
     )
     activation: str = _network(
         "relu",

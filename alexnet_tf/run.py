@@ -125,10 +125,13 @@ class Run:
         before, now = fixed_settings(old), fixed_settings(new)
         for name in before:
             if before[name] != now[name]:
+                advice = "or --overwrite to start anew"
+                if name == "class_names":
+                    advice = f"and --init_weights={self.model_dir} to use its weights"
                 raise UserError(
                     f"the run in {self.model_dir} has {name} {_shorten(before[name])}, "
                     f"now {_shorten(now[name])} was given: give another --model_dir, "
-                    "or --overwrite to start anew"
+                    f"{advice}"
                 )
         before, now = flat(old), flat(new)
         for name in before:

@@ -5,6 +5,7 @@ forward pass, gradients and files of `bvlc`, `caffenet` and `torchvision`, at fu
 and on photographs, against PyTorch, torchvision, ONNX Runtime and safetensors.
 """
 
+import argparse
 import pathlib
 
 import elpv_dataset
@@ -24,7 +25,7 @@ from weight_writers import outputs_first, torchvision_arrays
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.recipes import LAYERS
-from alexnet_tf.weights.published import read_weights
+from alexnet_tf.weights.weight_files import read_weights
 
 CAFFE_MEAN = np.array([104, 117, 123], np.float32)  # blue, green, red
 TOLERANCE = 1e-4  # of a layer's largest value
@@ -42,10 +43,10 @@ def photographs(size):
     return np.stack([np.asarray(image) for image in images])
 
 
-def draw_layers(recipe):
-    """Random weights of full size that let a picture through to the last layer."""
+def draw_layers(recipe, **fields):
+    """Random weights, of full size unless told, that let a picture through to fc8."""
     rng = np.random.default_rng(0)
-    model = alexnet(1000, recipe)
+    model = alexnet(1000, recipe, **fields)
     layers = {}
     for name in LAYERS:
         kernel = model.get_layer(name).kernel
@@ -369,8 +370,114 @@ def test_files_that_pytorch_writes_hold_the_same_kernels(tmp_path, form):
     else:
         torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
     found = read_weights(str(path))
-    assert [recipe.name for recipe in found.recipes] == ["torchvision"]
+    assert found.recipe_for().name == "torchvision"
     assert_same(found.layers, layers)
+
+
+def with_prefix(prefix):
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+def in_features(
+    state,
+):  # as DataParallel of the convolutions alone, in Places365's file
+    return {n.replace("features.", "features.module."): x for n, x in state.items()}
+
+
+def as_parameters(state):
+    return {name: torch.nn.Parameter(tensor) for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"state_dict": s, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
+        lambda s: {"model": s, "optimizer": {"state": {}}},
+        lambda s: {"model": {"state_dict": s}},
+        lambda s: {"model_state_dict": s, "epoch": 3},
+        lambda s: {"net": as_parameters(s), "acc": 57.1},
+        lambda s: {"ema": with_prefix("module.")(s) | {"n_averaged": torch.tensor(3)}},
+        lambda s: {
+            "state_dict": with_prefix("model.")(s),
+            "hyper_parameters": {"a": 1},
+        },
+        lambda s: {"state_dict": in_features(s)},
+        with_prefix("module."),
+        with_prefix("net."),
+        with_prefix("_orig_mod.module."),
+        with_prefix("backbone."),
+    ],
+)
+def test_state_dicts_as_people_save_them(tmp_path, wrap):
+    layers = draw_layers("torchvision", width=0.05)
+    arrays = torchvision_arrays(layers)
+    state = {name: torch.tensor(array) for name, array in arrays.items()}
+    torch.save(wrap(state), tmp_path / "w")
+    found = read_weights(str(tmp_path / "w"))
+    assert found.recipe_for().name == "torchvision"
+    assert_same(found.layers, layers)
+
+
+def repeated(state):
+    return state | {"classifier.4.weight": torch.zeros(1, 1).expand(10**6, 10**6)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: with_prefix("teacher.")(s) | with_prefix("student.")(s),
+         r"it holds student\.features\.0, .* which no AlexNet has"),
+        (lambda s: s | with_prefix("module.")(s), r"features\.0\.weight twice"),
+        (lambda s: {name: x.to(torch.int8) for name, x in s.items()}, "whole numbers"),
+        (repeated, "more numbers than any AlexNet"),
+        (lambda s: s | {"features.1.weight": torch.ones(3)}, r"features\.1, which"),
+        (lambda s: torch.ones(3), "PyTorch's Tensor, not a state_dict"),
+    ],
+)  # fmt: skip
+def test_state_dicts_that_hold_more_than_a_network_are_refused(
+    tmp_path, change, message
+):
+    arrays = torchvision_arrays(draw_layers("torchvision", width=0.05))
+    state = {name: torch.tensor(array) for name, array in arrays.items()}
+    torch.save(change(state), tmp_path / "w")
+    with pytest.raises(ValueError, match=message):
+        read_weights(str(tmp_path / "w"))
+
+
+def test_two_towers_by_torchvisions_names_must_be_named(tmp_path):
+    layers = draw_layers("bvlc", width=0.05)
+    arrays = torchvision_arrays(layers)
+    safetensors.torch.save_file(
+        {f"model.{name}": torch.tensor(array) for name, array in arrays.items()},
+        tmp_path / "w",
+    )
+    found = read_weights(str(tmp_path / "w"))
+    with pytest.raises(ValueError, match=r"may be paper or .* bvlc .*: give --recipe"):
+        found.recipe_for()
+    assert found.recipe_for("bvlc").groups == 2
+    assert_same(found.layers, layers)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_onnx_as_torch_exports_it(tmp_path):
+    network = torchvision.models.alexnet(num_classes=7).eval()
+    path = tmp_path / "a.onnx"
+    torch.onnx.export(network, torch.zeros(1, 3, 224, 224), path, dynamo=False)
+    images = photographs(224)
+    normalize = torchvision.transforms.Normalize(
+        [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    x = normalize(torch.tensor(images).permute(0, 3, 1, 2) / 255)
+    found = {"fc8": alexnet(weights=path)(images).numpy()}
+    assert_close(found, {"fc8": network(x).detach().numpy()})
+    graph = onnx.load(path)
+    node = next(n for n in graph.graph.node if n.op_type == "Relu")
+    node.op_type = "Elu"
+    onnx.save(graph, path)
+    with pytest.raises(
+        ValueError, match="is Elu, where the recipe torchvision has relu"
+    ):
+        read_weights(str(path))
 
 
 @pytest.mark.parametrize("pools_first", [False, True])
@@ -389,7 +496,7 @@ def test_a_torch_file_can_run_nothing(tmp_path):
             return pathlib.Path.mkdir, (tmp_path / "made",)
 
     torch.save({"features.0.weight": Evil()}, tmp_path / "weights")
-    with pytest.raises(ValueError, match="damaged or cut off") as caught:
+    with pytest.raises(ValueError, match="could run code") as caught:
         read_weights(str(tmp_path / "weights"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()

@@ -17,7 +17,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.network.alexnet import least_image_size
 from alexnet_tf.recipes import LAYERS
 from alexnet_tf.weights import downloads
-from alexnet_tf.weights.published import read_weights
+from alexnet_tf.weights.weight_files import read_weights
 
 WIDTH = 0.05
 
@@ -62,7 +62,7 @@ def publisher(served, tmp_path, monkeypatch):
 
     def publish(name="bvlc_alexnet.caffemodel", digest=None):
         digest = digest or downloads.hashlib.sha1(content).hexdigest()
-        row = (f"{url}/{name}", "sha1", digest)
+        row = (f"{url}/{name}", digest)
         monkeypatch.setitem(downloads.DOWNLOADS, "bvlc", row)
 
     publish()
@@ -76,7 +76,7 @@ def test_weights_by_name_are_fetched_once_and_checked(publisher, layers, tmp_pat
                                       layers["fc7"]["kernel"])  # fmt: skip
     assert _Quiet.requests == ["/bvlc_alexnet.caffemodel"]
     publisher(digest="0123")
-    with pytest.raises(UserError, match=r"its sha1 is \w+, not 0123; remove it"):
+    with pytest.raises(UserError, match="whose SHA begins with 0123: remove it"):
         read_weights("bvlc")
 
 
@@ -187,6 +187,17 @@ def test_what_keras_refuses_is_refused(small, publisher, given):
 def test_what_keras_lets_pass_is_a_sentence(small, given, message):
     with pytest.raises(ValueError, match=message):
         AlexNet(weights=None, **given)
+
+
+def test_a_mean_of_each_pixel_has_its_own_size(tmp_path):
+    path = tmp_path / "m.keras"
+    alexnet(3, "paper", width=WIDTH).save(path)
+    model = AlexNet(include_top=False, weights=path)
+    assert model.input_shape == (None, 224, 224, 3)
+    with pytest.raises(
+        ValueError, match=r"input_shape must be \(224, 224, 3\), received"
+    ):
+        AlexNet(include_top=False, weights=path, input_shape=(160, 160, 3))
 
 
 def test_imagenets_weights_give_imagenets_names(publisher, layers, tmp_path):

@@ -238,7 +238,8 @@ def test_a_run_does_not_go_on_with_other_classes(data_dir, tmp_path):
     run = Run(str(tmp_path / "run"))
     run.start(make_config(data_set))
     other = dataclasses.replace(data_set, class_names=("cat", "dog", "bee", "ant"))
-    message = r"class_names 3 \(blue, green, red\), now 4 \(cat, dog, bee, …\)"
+    message = r"class_names 3 \(blue, green, red\), now 4 \(cat, dog, bee, …\) .*"
+    message += f"and --init_weights={run.model_dir} to use its weights"
     with pytest.raises(UserError, match=message):
         run.start(make_config(other))
 

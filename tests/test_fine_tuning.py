@@ -20,7 +20,8 @@ from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
 from alexnet_tf.training import loop, training
 from alexnet_tf.training.training import train, train_run
-from alexnet_tf.weights.published import PublishedWeights, read_weights
+from alexnet_tf.weights.published import PublishedWeights
+from alexnet_tf.weights.weight_files import read_weights
 
 FROZEN = ("conv1", "conv2", "fc6")
 
@@ -93,8 +94,8 @@ def test_layers_that_cannot_be_frozen_are_one_line(data_dir, freeze, message):
 
 
 def weights_of(recipe, num_classes, class_names=None):
-    head = {"bias": np.zeros(num_classes)}
-    return PublishedWeights({"fc8": head}, "w", (recipe,), class_names=class_names)
+    head = {"kernel": np.zeros((4096, num_classes)), "bias": np.zeros(num_classes)}
+    return PublishedWeights("w", {"fc8": head}, (recipe,), class_names=class_names)
 
 
 def test_settings_are_those_of_fine_tuning_where_nothing_is_given(data_dir):

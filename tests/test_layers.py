@@ -189,6 +189,16 @@ def test_dropout_masks_depend_on_seed_step_and_place_alone(units):
             assert 0.3 < (row == other).mean() < 0.7
 
 
+def test_dropout_of_maps_draws_as_that_of_their_units():
+    ones = tf.ones((4, 3, 2, 5))
+    expected = Dropout(0.5, seed=1)(tf.reshape(ones, (4, 30)), training=True)
+    for shape in ((4, 3, 2, 5), (None, None, None, 5)):
+        layer = Dropout(0.5, seed=1)
+        drop = tf.function(lambda x, drop=layer: drop(x, training=True))
+        found = drop.get_concrete_function(tf.TensorSpec(shape))(ones)
+        np.testing.assert_array_equal(tf.reshape(found, (4, 30)), expected)
+
+
 def test_dropout_is_the_papers_or_scales_in_training():
     x = tf.constant(np.random.default_rng(0).normal(size=(64, 100)), tf.float32)
     for scale_in_training, in_training, at_test_time in (

@@ -28,15 +28,22 @@ from weight_writers import (
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation.evaluation import _has_classes, compare_fits
+from alexnet_tf.evaluation.evaluation import (
+    _has_classes,
+    compare_fits,
+    load_networks,
+)
 from alexnet_tf.export.export import export_run
 from alexnet_tf.imagenet_classes import synsets
 from alexnet_tf.pictures.fitting import Fitting, fit_picture
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.weights import weight_files
+from alexnet_tf.recipes import LAYERS
+from alexnet_tf.weights import downloads
+from alexnet_tf.weights.description import kernel_shapes
 from alexnet_tf.weights.loading import load_network
-from alexnet_tf.weights.published import LAYERS, assign, read_weights
+from alexnet_tf.weights.published import assign
+from alexnet_tf.weights.weight_files import read_weights
 from alexnet_tf.weights.weight_layout import from_outputs_first, to_outputs_first
 
 WIDTH = 0.1
@@ -115,7 +122,7 @@ def test_a_pickle_of_python_2_is_read(tmp_path, layers):
     )
     path = tmp_path / "weights.pkl"
     path.write_bytes(text)
-    with pytest.raises(UserError, match=r"conv1's bias is missing .* holds conv1$"):
+    with pytest.raises(UserError, match="conv1 holds kernel, not a kernel and a"):
         read_weights(str(path))
 
 
@@ -149,7 +156,7 @@ def test_a_pickle_cannot_forge_what_numpy_takes_numbers_for(tmp_path):
             return reconstruct, args, (state[0], state[1], Forged(), *state[3:])
 
     (tmp_path / "w").write_bytes(pickle.dumps({"conv1": [Array()]}, protocol=2))
-    with pytest.raises(UserError, match="conv1's bias is missing"):
+    with pytest.raises(UserError, match="conv1 holds kernel, not a"):
         read_weights(str(tmp_path / "w"))
 
 
@@ -198,6 +205,15 @@ LONG_LRN = {"local_size": 7, "alpha": 1e-4, "beta": 0.75}
         (lambda n: change(n, "data", data={"scale": 0.5}), "scale 0.5"),
         (lambda n: change(n, "data", transform={"mean_value": [128.0] * 3}), "128.0"),
         (lambda n: insert(n, "fc6", ("InnerProduct", "extra")), "extra is dense"),
+        (lambda n: change(n, "data", transform={"mean_value": [123.0, 117.0, 104.0]}),
+         "mean .123.0, 117.0, 104.0"),
+        # What no scaling in training leaves to the test, as a fork has it.
+        (lambda n: change(n, "drop6", dropout={"scale_train": False}),
+         "drop6 is another Dropout .dropout_param with field 2"),
+        (lambda n: change(n, "pool1", pool={"kernel_size": 3, "stride": 2,
+                                            "round_mode": 1}), "with field 13"),
+        (lambda n: change(n, "conv5", conv={"kernel_size": [3], "pad": [1], "group": 2,
+                                            "axis": 2}), "with field 16"),
         (lambda n: n[:9], "its end"),
     ],
 )  # fmt: skip
@@ -215,6 +231,8 @@ def test_a_caffe_network_that_is_not_alexnet_is_refused(
 def test_a_caffe_network_is_told_by_its_layers_not_by_their_names(layers, tmp_path):
     net = caffe_net()
     net[-2] |= {"name": "fc8_flickr", "arrays": "fc8"}
+    net = change(net, "data", transform={"mean_value": [104.007, 116.669, 122.679]})
+    net = change(net, "drop6", dropout={"ratio": 0.5})
     net = insert(net, "relu5", ("Split", "split"))
     net += [
         {"name": "loss", "type": "SoftmaxWithLoss", "bottom": ["fc8"], "top": ["l"]}
@@ -257,9 +275,9 @@ def test_a_body_with_another_head_is_a_body(layers, tmp_path, altered, left, num
     with pytest.raises(UserError, match=r"is no whole network: instead of fc8 it has"):
         load_network(path)
     model = alexnet(3, weights=path, width=WIDTH)
-    reports = {report.name: report.state for report in assign(model, weights)}
-    assert reports["fc8"] == "new"
-    assert reports[weights.left] == "left"
+    states = assign(model, weights)
+    assert states["fc8"].startswith("new")
+    assert states[weights.left] == "left"
     assert_same({"conv5": variables_of(model, "conv5")}, {"conv5": layers["conv5"]})
 
 
@@ -290,16 +308,14 @@ def test_files_whose_library_is_missing_say_what_to_do(tmp_path, name, content):
 
 
 def test_known_files_are_said(layers, tmp_path, monkeypatch):
-    sha1 = "9116a64c0fbe4459d18f4bb6b56d647b63920377"  # models/bvlc_alexnet/readme.md
-    name = weight_files._KNOWN[sha1]
-    assert name == "BVLC AlexNet, iteration 360,000"
     path = tmp_path / "renamed"
     write_caffe(path, layers, old=True)
-    assert name not in read_weights(str(path)).source
+    assert "published" not in read_weights(str(path)).source
     for sum_ in (hashlib.sha1, hashlib.sha256):
-        known = {sum_(path.read_bytes()).hexdigest()[:16]: name}
-        monkeypatch.setattr(weight_files, "_KNOWN", known)
-        assert read_weights(str(path)).source.endswith(f"(Caffe's protobuf: {name})")
+        digest = sum_(path.read_bytes()).hexdigest()[:16]
+        monkeypatch.setitem(downloads.DOWNLOADS, "bvlc", ("", digest))
+        source = read_weights(str(path)).source
+        assert source.endswith("(Caffe's protobuf, published as bvlc)")
 
 
 def write_npy(path, layers):
@@ -393,6 +409,10 @@ def test_a_dict_without_fc8_or_with_another_head_is_a_body(layers, tmp_path):
         (bytes(8), "cut off, damaged or nothing that is known"),
         (b"\x93NUMPY\x01\x00", "damaged or cut off"),
         (b"\x80\x02}q\x00X", "damaged or cut off"),
+        # Few bytes that ask for 32 GiB, and for the hash of 2^60 tuples.
+        (b"\x80\x02Nr\xff\xff\xff\xff.", "something else than a dict"),
+        (b"\x80\x02})" + b"2\x86" * 60 + b"Ns.", "a pickle of a dict by tuple"),
+        (b"\x80\x02\x8f.", "damaged or cut off"),
     ],
 )
 def test_what_holds_no_weights_is_one_line(tmp_path, content, message):
@@ -404,14 +424,45 @@ def test_what_holds_no_weights_is_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_is_shown_of_a_file_that_is_no_weights(tmp_path):
+    (tmp_path / "secret").write_bytes(b"root:x:0:0:root:/root:/bin/bash\n")
+    (tmp_path / "w").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="nothing that is known") as caught:
+        read_weights(str(tmp_path / "w"))
+    assert "root" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_a_device_or_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(UserError, match=r"cannot be read \(not a regular file"):
+            read_weights(str(path))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
             lambda v: v.pop("conv3"),
-            "conv3's kernel is missing .* holds conv1, conv2, conv4",
+            "conv3 is missing in NumPy's pickle that holds conv1, conv2, conv4",
         ),
-        (lambda v: v["fc7"].pop(), "fc7's bias is missing"),
+        (lambda v: v["fc7"].pop(), "fc7 holds kernel, not a kernel and a bias"),
+        (
+            lambda v: v["conv4"].append(np.ones(3, np.float32)),
+            "conv4 holds kernel, bias, 2, not a kernel and a bias",
+        ),
+        (
+            lambda v: v["conv2"].__setitem__(0, v["conv2"][0].astype(np.uint8)),
+            r"conv2's kernel holds whole numbers \(uint8\), as quantised",
+        ),
+        (
+            lambda v: v.update(norm=[v["fc8"][1]] * 2, fc8=v.pop("fc8")),
+            "it holds norm, which no AlexNet has",
+        ),
+        (
+            lambda v: v.update(norm=[v.pop("fc8")[1]] * 2),
+            "it holds norm, which no AlexNet has",
+        ),
         (lambda v: v["conv2"][0].fill(np.nan), "conv2's kernel .* not finite"),
         (lambda v: v["conv2"].__setitem__(0, np.array("x")), "array of U1, not floats"),
         (
@@ -444,7 +495,7 @@ def save_npy(layers, path) -> str:
 def test_every_layer_is_put_in_and_reported(layers, tmp_path):
     weights = read_weights(save_npy(layers, tmp_path / "w"))
     model = alexnet(5, "bvlc", width=WIDTH)
-    states = {report.name: report.state for report in assign(model, weights)}
+    states = {x: state.split()[0] for x, state in assign(model, weights).items()}
     assert states == dict.fromkeys(LAYERS, "loaded") | {"input_normalization": "left"}
     found = {n: {v.name: v.numpy() for v in model.get_layer(n).weights} for n in LAYERS}
     assert_same(found, layers)
@@ -454,24 +505,31 @@ def test_a_head_of_other_classes_is_new(layers, tmp_path):
     weights = read_weights(save_npy(layers, tmp_path / "w"))
     model = alexnet(7, "bvlc", width=WIDTH, seed=0)
     head = model.get_layer("fc8").kernel.numpy()
-    reports = {report.name: str(report) for report in assign(model, weights)}
-    assert reports["fc8"] == "fc8: new (410×7, 7)"
-    assert reports["conv1"] == "conv1: loaded (11×11×3×10, 10)"
+    states = assign(model, weights)
+    assert states["fc8"] == "new (410×7, 7)"
+    assert states["conv1"] == "loaded (11×11×3×10, 10)"
     np.testing.assert_array_equal(model.get_layer("fc8").kernel, head)
     features = alexnet(recipe="bvlc", width=WIDTH, include_top=False)
-    reports = {report.name: str(report) for report in assign(features, weights)}
-    assert reports["fc8"] == "fc8: left (410×5, 5)"
+    assert assign(features, weights)["fc8"] == "left (410×5, 5)"
 
 
-def test_another_shape_is_an_error_and_changes_nothing(layers, tmp_path):
+def test_another_shape_is_an_error_before_anything_is_built(layers, tmp_path):
     values = layers | {"fc7": {"kernel": np.ones((410, 400)), "bias": np.ones(400)}}
-    weights = read_weights(save_npy(values, tmp_path / "w"))
-    model = alexnet(5, "bvlc", width=WIDTH)
-    before = [v.numpy() for v in model.weights]
-    with pytest.raises(UserError, match="fc7's kernel is 410×400, the network's 410×4"):
-        assign(model, weights)
-    for old, new in zip(before, model.weights, strict=True):
-        np.testing.assert_array_equal(old, new)
+    path = save_npy(values, tmp_path / "w")
+    with pytest.raises(UserError, match=r"the kernels of no recipe: .* fc7 410×400"):
+        alexnet(5, "bvlc", width=WIDTH, weights=path)
+    write_caffe(tmp_path / "c", values)
+    with pytest.raises(UserError, match="fc7's kernel is 410×400, in the recipe bvlc"):
+        alexnet(weights=tmp_path / "c", width=WIDTH)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_shapes_of_kernels_are_known_without_the_network(recipe):
+    for changes in ({"width": 0.03}, {"width": 0.05, "groups": 1, "image_size": 131}):
+        model = alexnet(3, recipe, **changes)
+        expected = {name: tuple(model.get_layer(name).kernel.shape) for name in LAYERS}
+        changed = dataclasses.replace(RECIPES[recipe], **changes)
+        assert kernel_shapes(changed, 3) == expected
 
 
 def test_a_network_takes_its_weights_from_a_file(layers, tmp_path, caplog):
@@ -493,7 +551,7 @@ def test_a_network_takes_its_weights_from_a_file(layers, tmp_path, caplog):
     [
         ({"recipe": "torchvision"}, "is for the recipe bvlc, not for torchvision"),
         ({"groups": 1}, "groups is 2 in .*, and 1 was given: leave it out"),
-        ({"width": 0.5}, "conv1's kernel is 11×11×3×10, the network's 11×11×3×48"),
+        ({"width": 0.5}, "conv1's kernel is 11×11×3×10, in the recipe bvlc 11×11×3×48"),
         ({"dropout": "mask"}, "dropout is inverted in .*, and mask was given"),
         ({"image_mean": (1, 2, 3)}, "image_mean: .* has a mean of its own"),
         ({"recipe": RECIPES["caffenet"]}, "for the recipe bvlc, not for caffenet"),
@@ -529,7 +587,7 @@ def test_a_file_that_describes_nothing_must_be_named(layers, tmp_path):
     model = alexnet(weights=tmp_path / "w.npy", recipe="small", image_mean=(1, 2, 3))
     mean = model.get_layer("input_normalization").mean
     np.testing.assert_array_equal(mean, np.float32([1, 2, 3]))
-    with pytest.raises(UserError, match="has the filters of no recipe: conv1 has"):
+    with pytest.raises(UserError, match="has the kernels of no recipe: conv1 11×11"):
         weights.recipe_for("bvlc", {"groups": 1})
     torchvision = save_npy(draw_layers("torchvision"), tmp_path / "t")
     assert read_weights(torchvision).recipe_for().name == "torchvision"
@@ -615,6 +673,7 @@ def test_weights_for_other_classes_are_not_evaluated(imagenet_npy, data_dir):
         (["export.py", "--init_weights=w", "--checkpoint=best"], "is one of a run"),
         (["eval.py", "--checkpoint=a", "--predictions"], "--predictions needs"),
         (["eval.py", "--model_dir=.", "--recipe=bvlc"], "--recipe is that of --init_w"),
+        (["export.py", "--model_dir=.", "--class_names=."], "--class_names is that of"),
     ],
 )
 def test_flags_that_do_not_go_together(words, message):
@@ -645,11 +704,19 @@ def test_names_of_classes_may_be_given(layers, tmp_path):
     write_caffe(tmp_path / "w", layers)
     names = tmp_path / "names"
     names.write_text("n01440764 tench, Tinca tinca\nn01443537\tgoldfish\ncat\nd\ne\n")
-    config = load_network(tmp_path / "w", class_names=str(names)).config
-    assert config.class_names == ("tench, Tinca tinca", "goldfish", "cat", "d", "e")
+    expected = ("tench, Tinca tinca", "goldfish", "cat", "d", "e")
+    given = {"class_names": str(names)}
+    (network,) = load_networks(["latest"], str(tmp_path / "w"), **given)
+    assert network.config.class_names == expected
+    output = export_run(None, str(tmp_path / "o"), init_weights=str(tmp_path / "w"),
+                        **given)  # fmt: skip
+    labels = pathlib.Path(output, "assets", "labels.txt").read_text().splitlines()
+    assert tuple(labels) == expected
     assert load_network(tmp_path / "w").config.class_names[4] == "class 4"
     for given in ("abcd", "abcdef"):
-        with pytest.raises(UserError, match=f"{len(given)} class names .* 5 outputs"):
+        with pytest.raises(
+            UserError, match=f"are {len(given)} class names, and .* 5 outputs"
+        ):
             load_network(tmp_path / "w", class_names=tuple(given))
     for content in ("a\n\nb", "a\na"):
         names.write_text(content)

@@ -16,14 +16,16 @@ _SCHEMA = {
     ),
     "Conv": (
         "num_output:1:uint32 pad:3:uint32* kernel_size:4:uint32* group:5:uint32 "
-        "stride:6:uint32* kernel_h:11:uint32 kernel_w:12:uint32 dilation:18:uint32*"
+        "stride:6:uint32* kernel_h:11:uint32 kernel_w:12:uint32 axis:16:int32 "
+        "dilation:18:uint32*"
     ),
+    "Dropout": "ratio:1:float scale_train:2:bool",
     "Lrn": (
         "local_size:1:uint32 alpha:2:float beta:3:float norm_region:4:int32 k:5:float"
     ),
     "Pool": (
         "pool:1:int32 kernel_size:2:uint32 stride:3:uint32 pad:4:uint32 "
-        "global_pooling:12:bool"
+        "global_pooling:12:bool round_mode:13:int32"
     ),
     "Dense": "num_output:1:uint32 axis:5:int32 transpose:6:bool",
     "Relu": "negative_slope:1:float",
@@ -31,16 +33,20 @@ _SCHEMA = {
     "Data": "source:1:string scale:2:float",
     "V1": (
         "bottom:2:string* top:3:string* name:4:string type:5:int32 blobs:6:Blob* "
-        "conv:10:Conv data:11:Data dense:17:Dense lrn:18:Lrn pool:19:Pool relu:30:Relu "
-        "transform:36:Transform"
+        "conv:10:Conv data:11:Data dropout:12:Dropout dense:17:Dense lrn:18:Lrn "
+        "pool:19:Pool relu:30:Relu transform:36:Transform"
     ),
     "Layer": (
         "name:1:string type:2:string bottom:3:string* top:4:string* blobs:7:Blob* "
-        "transform:100:Transform conv:106:Conv data:107:Data dense:117:Dense "
+        "transform:100:Transform conv:106:Conv data:107:Data dropout:108:Dropout "
+        "dense:117:Dense "
         "lrn:118:Lrn pool:121:Pool relu:123:Relu"
     ),
     "Net": "name:1:string layers:2:V1* layer:100:Layer*",
 }
+_PARAMETERS = (
+    *("conv", "dropout", "lrn", "pool", "dense", "relu", "transform", "data"),
+)
 _OLD_TYPES = {
     "Convolution": 4,
     "Data": 5,
@@ -179,7 +185,7 @@ def write_caffe(path, layers, net=None, *, old=False, packed=True, legacy=None):
         layer.type = _OLD_TYPES.get(kind, 99) if old else kind
         layer.bottom.extend(described.get("bottom", ()))
         layer.top.extend(described["top"])
-        for name in ("conv", "lrn", "pool", "dense", "relu", "transform", "data"):
+        for name in _PARAMETERS:
             for key, value in described.get(name, {}).items():
                 numbers = getattr(layer, name)
                 if isinstance(value, list):

@@ -122,6 +122,7 @@ def load_networks(
     source: str | None,
     recipe: str | None = None,
     precision: str = "float32",
+    class_names: str | None = None,
 ) -> list[Loaded]:
     """Loads what `--checkpoint` names, each a member of the ensemble.
 
@@ -131,6 +132,7 @@ def load_networks(
         source: A run, or a file of weights; None where no member needs it.
         recipe: See `load_network`.
         precision: Keras dtype policy of the networks.
+        class_names: See `load_network`.
 
     Returns:
         The networks, all for the same classes and the same size of images.
@@ -139,14 +141,13 @@ def load_networks(
         UserError: If one is not there, or they do not fit together.
     """
     networks = []
+    known = {"recipe": recipe, "dtype": precision, "class_names": class_names}
     for name in checkpoints:
         is_of_run = name in ("latest", "best")
         path, checkpoint = (source, name) if is_of_run else (name, "latest")
         if path is None:
             raise UserError(f"--checkpoint={name} is in no run: give --model_dir too")
-        networks.append(
-            load_network(path, checkpoint=checkpoint, recipe=recipe, dtype=precision)
-        )
+        networks.append(load_network(path, checkpoint=checkpoint, **known))
     first = networks[0]
     for network in networks[1:]:
         if network.config.class_names != first.config.class_names:

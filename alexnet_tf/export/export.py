@@ -29,6 +29,7 @@ def export_run(
     *,
     init_weights: str | None = None,
     recipe: str = "auto",
+    class_names: str | None = None,
     checkpoint: str = "latest",
     top_k: int = 5,
     format: str = "saved_model",
@@ -40,6 +41,7 @@ def export_run(
         output: Directory to write; None for one called as the format in `model_dir`.
         init_weights: Published weights to export instead; see `load_network`.
         recipe: Which network they are for.
+        class_names: A file with the names of their classes; see `load_network`.
         checkpoint: "latest", "best" or a path.
         top_k: How many classes a SavedModel answers.
         format: "saved_model" (see `export_model`), "litert" or "onnx" (see
@@ -68,7 +70,9 @@ def export_run(
     if run:
         model, config, path = run.load_model(checkpoint)
     else:
-        model, config, path = load_network(init_weights, recipe=recipe)
+        model, config, path = load_network(
+            init_weights, recipe=recipe, class_names=class_names
+        )
     fitting = config.fitting
     card = describe_export(run, config, path, fitting)
     with files.replacing(output, EXPORT_FILES[format]) as unfinished:

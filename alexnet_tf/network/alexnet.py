@@ -122,12 +122,10 @@ class _Layers:
         # As Keras draws the seeds that nobody gives: `set_random_seed` decides them.
         seed = random.randrange(2**31) if seed is None else seed
         self._rng = np.random.default_rng(seed)
+        conv345, fc67 = recipe.init_stddev_conv345, recipe.init_stddev_fc67
         self._stddevs = {
-            "conv3": recipe.init_stddev_conv345,
-            "conv4": recipe.init_stddev_conv345,
-            "conv5": recipe.init_stddev_conv345,
-            "fc6": recipe.init_stddev_fc67,
-            "fc7": recipe.init_stddev_fc67,
+            **dict.fromkeys(("conv3", "conv4", "conv5"), conv345),
+            **dict.fromkeys(("fc6", "fc7"), fc67),
         }
 
     def normalize_input(self, images, mean):

@@ -190,7 +190,7 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         """Returns the convolution of `inputs` with `kernel`, without the bias."""
-        if self.groups == 1:
+        if self.groups == 1 or self.data_format != "channels_last":
             return super().convolution_op(inputs, kernel)
         convolve = functools.partial(
             tf.nn.conv2d,
@@ -228,21 +228,24 @@ class Dropout(keras.layers.Dropout):
         self.scale_in_training = scale_in_training
 
     def call(self, inputs, training=False):
-        """Returns a tensor of the shape and dtype of `inputs`, `(batch, units)`."""
+        """Returns a tensor of the shape and dtype of `inputs`, `(batch, …)`."""
         if self.rate == 0:
             return inputs
         keep = 1.0 - self.rate
         if not training:
             return inputs if self.scale_in_training else inputs * keep
-        kept = inputs * tf.cast(self._draw(tf.shape(inputs)) < keep, inputs.dtype)
+        kept = inputs * tf.cast(self._draw(inputs) < keep, inputs.dtype)
         return kept / keep if self.scale_in_training else kept
 
-    def _draw(self, shape: tf.Tensor) -> tf.Tensor:
-        """Uniform numbers in 0..1 of a shape (images, units) on this replica."""
+    def _draw(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Uniform numbers in 0..1 for the units of the images on this replica."""
+        shape, units = tf.shape(inputs), inputs.shape[1:].num_elements()
+        if units is None:  # maps of any size
+            units = tf.reduce_prod(shape[1:])
         state = tf.cast(self.seed_generator.next(), tf.uint64)
         seed, masks = state[0], state[1]  # `unstack` of them would fall to the host
         # Philox makes four numbers of a counter, so that every image begins with one.
-        counters = -(-shape[1] // 4)
+        counters = -(-units // 4)
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group if context else 0
         first = tf.cast(replica * shape[0] * counters, tf.uint64)
@@ -252,7 +255,7 @@ class Dropout(keras.layers.Dropout):
             counter=tf.stack([first, masks]),
             alg=tf.random.Algorithm.PHILOX.value,
         )
-        return numbers[:, : shape[1]]
+        return tf.reshape(numbers[:, :units], shape)
 
     def get_config(self):
         """Returns what `from_config` needs to make the same layer."""

@@ -36,7 +36,8 @@ from alexnet_tf.training.loop import Loop
 from alexnet_tf.training.resuming import find_unfinished, make_run
 from alexnet_tf.training.step import Trainer
 from alexnet_tf.weights.loading import Loaded
-from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
+from alexnet_tf.weights.published import PublishedWeights, assign
+from alexnet_tf.weights.weight_files import read_weights
 
 _NOTHING = types.MappingProxyType({})
 
@@ -270,9 +271,9 @@ def _make_trainer(config: Config, data_set: DataSet, strategy, weights) -> Train
     if weights is None:
         return trainer
     logging.info("starting from %s", weights.source)
-    for report in assign(trainer.model, weights, config.class_names):
-        is_frozen = report.name in (config.recipe.freeze or ())
-        logging.info("  %s%s", report, ", frozen" if is_frozen else "")
+    for layer, state in assign(trainer.model, weights, config.class_names).items():
+        is_frozen = layer in (config.recipe.freeze or ())
+        logging.info("  %s: %s%s", layer, state, ", frozen" if is_frozen else "")
     for recipe in weights.recipes:
         if recipe.name == config.recipe.name and recipe.fit != data_set.fit:
             logging.info(

@@ -5,98 +5,56 @@ decides a network's function is read, and no more.
 """
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import LAYERS
 from alexnet_tf.weights.description import Step, lrn_step, match
-from alexnet_tf.weights.weight_layout import Found, format_shape, from_outputs_first
+from alexnet_tf.weights.published import PublishedWeights
+from alexnet_tf.weights.weight_layout import format_shape, from_outputs_first
 
-_Field = descriptor_pb2.FieldDescriptorProto
+# Each field as in caffe.proto: number, name, type, with * if it is repeated.
 _MESSAGES = {
-    "BlobShape": {"dim": (1, "int64[]")},
-    "BlobProto": {
-        "num": (1, "int32"),
-        "channels": (2, "int32"),
-        "height": (3, "int32"),
-        "width": (4, "int32"),
-        "data": (5, "float[]"),
-        "shape": (7, "BlobShape"),
-        "double_data": (8, "double[]"),
-    },
-    "Convolution": {
-        "pad": (3, "uint32[]"),
-        "kernel_size": (4, "uint32[]"),
-        "group": (5, "uint32"),
-        "stride": (6, "uint32[]"),
-        "pad_h": (9, "uint32"),
-        "pad_w": (10, "uint32"),
-        "kernel_h": (11, "uint32"),
-        "kernel_w": (12, "uint32"),
-        "stride_h": (13, "uint32"),
-        "stride_w": (14, "uint32"),
-        "dilation": (18, "uint32[]"),
-    },
-    "Lrn": {
-        "local_size": (1, "uint32"),
-        "alpha": (2, "float"),
-        "beta": (3, "float"),
-        "norm_region": (4, "int32"),
-        "k": (5, "float"),
-    },
-    "Pooling": {
-        "pool": (1, "int32"),
-        "kernel_size": (2, "uint32"),
-        "stride": (3, "uint32"),
-        "pad": (4, "uint32"),
-        "kernel_h": (5, "uint32"),
-        "kernel_w": (6, "uint32"),
-        "stride_h": (7, "uint32"),
-        "stride_w": (8, "uint32"),
-        "pad_h": (9, "uint32"),
-        "pad_w": (10, "uint32"),
-        "global_pooling": (12, "bool"),
-    },
-    "Dense": {"axis": (5, "int32"), "transpose": (6, "bool")},
-    "Relu": {"negative_slope": (1, "float")},
-    "Transform": {"scale": (1, "float"), "mean_value": (5, "float[]")},
-    "Data": {"scale": (2, "float")},  # where it was before Transform
+    "BlobShape": "1 dim int64*",
+    "BlobProto": "1 num int32, 2 channels int32, 3 height int32, 4 width int32, "
+    "5 data float*, 7 shape BlobShape, 8 double_data double*",
+    "Convolution": "3 pad uint32*, 4 kernel_size uint32*, 5 group uint32, "
+    "6 stride uint32*, 9 pad_h uint32, 10 pad_w uint32, 11 kernel_h uint32, "
+    "12 kernel_w uint32, 13 stride_h uint32, 14 stride_w uint32, 18 dilation uint32*",
+    "Dropout": "",
+    "Lrn": "1 local_size uint32, 2 alpha float, 3 beta float, 4 norm_region int32, "
+    "5 k float",
+    "Pooling": "1 pool int32, 2 kernel_size uint32, 3 stride uint32, 4 pad uint32, "
+    "5 kernel_h uint32, 6 kernel_w uint32, 7 stride_h uint32, 8 stride_w uint32, "
+    "9 pad_h uint32, 10 pad_w uint32, 12 global_pooling bool",
+    "Dense": "5 axis int32, 6 transpose bool",
+    "Relu": "1 negative_slope float",
+    "Transform": "1 scale float, 5 mean_value float*",
+    "Data": "2 scale float",  # where it was before Transform
     # The older form of a layer has numbers for the types.
-    "V1LayerParameter": {
-        "bottom": (2, "string[]"),
-        "top": (3, "string[]"),
-        "name": (4, "string"),
-        "type": (5, "int32"),
-        "blobs": (6, "BlobProto[]"),
-        "convolution": (10, "Convolution"),
-        "data": (11, "Data"),
-        "dense": (17, "Dense"),
-        "lrn": (18, "Lrn"),
-        "pooling": (19, "Pooling"),
-        "relu": (30, "Relu"),
-        "transform": (36, "Transform"),
-    },
-    "LayerParameter": {
-        "name": (1, "string"),
-        "type": (2, "string"),
-        "bottom": (3, "string[]"),
-        "top": (4, "string[]"),
-        "blobs": (7, "BlobProto[]"),
-        "transform": (100, "Transform"),
-        "convolution": (106, "Convolution"),
-        "data": (107, "Data"),
-        "dense": (117, "Dense"),
-        "lrn": (118, "Lrn"),
-        "pooling": (121, "Pooling"),
-        "relu": (123, "Relu"),
-    },
-    "NetParameter": {
-        "layers": (2, "V1LayerParameter[]"),
-        "layer": (100, "LayerParameter[]"),
-    },
+    "V1LayerParameter": "2 bottom string*, 3 top string*, 4 name string, 5 type int32, "
+    "6 blobs BlobProto*, 10 convolution Convolution, 11 data Data, 12 dropout Dropout, "
+    "17 dense Dense, 18 lrn Lrn, 19 pooling Pooling, 30 relu Relu, "
+    "36 transform Transform",
+    "LayerParameter": "1 name string, 2 type string, 3 bottom string*, 4 top string*, "
+    "7 blobs BlobProto*, 100 transform Transform, 106 convolution Convolution, "
+    "107 data Data, 108 dropout Dropout, 117 dense Dense, 118 lrn Lrn, "
+    "121 pooling Pooling, 123 relu Relu",
+    "NetParameter": "2 layers V1LayerParameter*, 100 layer LayerParameter*",
+}
+# The other fields of a layer's numbers: initial values, sizes that the arrays show, the
+# share of dropout, which program computes. In one that is not here, a file says
+# something that is not understood.
+_HARMLESS = {
+    "convolution": (1, 2, 7, 8, 15),
+    "dense": (1, 2, 3, 4),
+    "dropout": (1,),
+    "lrn": (6,),
+    "pooling": (11,),
+    "relu": (2,),
 }
 # Those of the older types that may be in an AlexNet; others are shown as numbers.
 _OLD_TYPES = {
@@ -116,38 +74,37 @@ _OLD_TYPES = {
 }
 _SOURCES = ("Data", "ImageData", "Input", "DummyData", "HDF5Data", "MemoryData")
 _WITHOUT_EFFECT = ("Accuracy", "Dropout", "Silence", "SoftmaxWithLoss")
+_MEAN = [104, 117, 123]  # blue, green, red
 _ACTIVATIONS = {"Softmax": "softmax", "TanH": "tanh"}
 
 
-def _message_class(package: str, messages: Mapping[str, Mapping], name: str) -> type:
+def _make_message(name: str) -> type:
     """Makes the class of a message; a repeated number may be packed or not."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name=f"{package}.proto", package=package, syntax="proto2"
-    )
-    for message, fields in messages.items():
+    file = descriptor_pb2.FileDescriptorProto(name="caffe", package="alexnet_caffe")
+    for message, fields in _MESSAGES.items():
         described = file.message_type.add(name=message)
-        for field, (number, kind) in fields.items():
-            repeated = kind.endswith("[]")
-            kind = kind.removesuffix("[]")
-            label = "LABEL_REPEATED" if repeated else "LABEL_OPTIONAL"
-            added = described.field.add(name=field, number=number)
-            added.label = _Field.Label.Value(label)
-            if kind in messages:
-                added.type = _Field.TYPE_MESSAGE
-                added.type_name = f".{package}.{kind}"
+        for field in filter(None, fields.split(", ")):
+            number, field, kind = field.split()
+            added = described.field.add(name=field, number=int(number))
+            is_list, kind = kind.endswith("*"), kind.removesuffix("*")
+            added.label = added.LABEL_REPEATED if is_list else added.LABEL_OPTIONAL
+            if kind in _MESSAGES:
+                added.type, added.type_name = (
+                    added.TYPE_MESSAGE,
+                    f".{file.package}.{kind}",
+                )
             else:
-                added.type = _Field.Type.Value(f"TYPE_{kind.upper()}")
+                added.type = added.Type.Value(f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName(f"{package}.{name}")
-    )
+    found = pool.FindMessageTypeByName(f"{file.package}.{name}")
+    return message_factory.GetMessageClass(found)
 
 
-_Net = _message_class("alexnet_caffe", _MESSAGES, "NetParameter")
+_Net = _make_message("NetParameter")
 
 
-def read_caffe(content: bytes) -> Found:
+def read_caffe(content: bytes) -> PublishedWeights:
     """Reads a `.caffemodel`, of the older form or the newer.
 
     Raises:
@@ -158,17 +115,19 @@ def read_caffe(content: bytes) -> Found:
     layers = [*net.layers, *net.layer]
     if not layers or (net.layers and net.layer):
         raise UserError("it is protobuf, but no Caffe network and no ONNX model")
-    found = match(_read_steps(layers))
-    blobs = {layer.name: layer.blobs for layer in layers}
+    recipes, names, left = match(_read_steps(layers))
+    weighted = [layer for layer in layers if layer.blobs]
+    blobs = {layer.name: layer.blobs for layer in weighted}
+    if len(blobs) < len(weighted):
+        raise UserError("two of its layers with arrays have one name")
     arrays = {}
-    for layer, name in zip(LAYERS, found.names, strict=False):
-        if len(blobs[name]) != 2:
-            raise UserError(
-                f"{name} has {len(blobs[name])} arrays, not a kernel and a bias"
-            )
-        arrays[layer] = tuple(_read_blob(name, blob) for blob in blobs[name])
-    return Found(
-        "Caffe's protobuf", from_outputs_first(arrays), found.recipes, left=found.left
+    for layer, name in zip(LAYERS, names, strict=False):
+        held = blobs.get(name, ())
+        if len(held) != 2:
+            raise UserError(f"{name} has {len(held)} arrays, not a kernel and a bias")
+        arrays[layer] = tuple(_read_blob(name, blob) for blob in held)
+    return PublishedWeights(
+        "Caffe's protobuf", from_outputs_first(arrays), recipes, left=left
     )
 
 
@@ -181,26 +140,38 @@ def _read_steps(layers) -> list[Step]:
             steps += _read_preprocessing(layer)
             continue
         bottoms = [aliases.get(name, name) for name in layer.bottom]
+        unknown = _find_unknown(layer)
         if kind == "Split":
             aliases |= dict.fromkeys(layer.top, bottoms[0])
             continue
-        if kind in _WITHOUT_EFFECT:
+        if kind in _WITHOUT_EFFECT and not unknown:
             aliases |= {top: bottoms[0] for top in layer.top if top != bottoms[0]}
             continue
         step = _read_step(kind, layer)
         if before is not None and bottoms != [before]:
             kind = f"{kind} of {' and '.join(bottoms) or 'nothing'}, not of {before}"
             step = Step(kind, {}, layer.name)
-        steps.append(step)
+        steps.append(Step(step.operation, {**step.numbers, **unknown}, step.name))
         before = (layer.top or [layer.name])[0]
     return steps
+
+
+def _find_unknown(layer) -> dict[str, str]:
+    """What the file says of a layer that this reader does not know."""
+    return {
+        f"{name}_param": f"with field {field.field_number}"
+        for name, harmless in _HARMLESS.items()
+        if layer.HasField(name)
+        for field in UnknownFieldSet(getattr(layer, name))
+        if field.field_number not in harmless
+    }
 
 
 def _read_preprocessing(layer) -> list[Step]:
     """What is done to the pixels, but for subtracting the usual mean."""
     scale = layer.transform.scale or layer.data.scale or 1
-    mean = sorted(layer.transform.mean_value) or [104, 117, 123]
-    if scale == 1 and mean == [104, 117, 123]:
+    mean = list(layer.transform.mean_value) or _MEAN
+    if scale == 1 and [round(value) for value in mean] == _MEAN:
         return []
     return [Step("preprocessing", {"scale": scale, "mean": mean}, layer.name)]
 
@@ -212,14 +183,9 @@ def _read_step(kind: str, layer) -> Step:
         if set(given.dilation) - {1}:
             numbers["dilation"] = tuple(given.dilation)
         return Step("convolution", numbers, layer.name)
-    if (
-        kind == "Pooling"
-        and not layer.pooling.pool
-        and not layer.pooling.global_pooling
-    ):
-        return Step(
-            "max_pooling", _read_window(layer.pooling, "kernel_size"), layer.name
-        )
+    given = layer.pooling
+    if kind == "Pooling" and not (given.pool or given.global_pooling):
+        return Step("max_pooling", _read_window(given, "kernel_size"), layer.name)
     if kind == "LRN" and not layer.lrn.norm_region:
         given, defaults = layer.lrn, {"local_size": 5, "alpha": 1, "beta": 0.75, "k": 1}
         size, alpha, beta, k = (
@@ -262,11 +228,10 @@ def _read_blob(layer: str, blob) -> np.ndarray:
         blob.height,
         blob.width,
     )
-    with np.errstate(over="ignore"):  # what is not finite is refused later
-        values = np.array(blob.data or blob.double_data, np.float32)
-    if min(shape, default=1) < 0 or math.prod(shape) != len(values):
+    values = np.array(blob.double_data or blob.data)
+    if len(shape) > 4 or min(shape) < 0 or math.prod(shape) != len(values):
         raise UserError(
-            f"{layer} has {len(values):,} values for {format_shape(shape)}: the file "
-            "is damaged; get it again"
+            f"{layer} has {len(values):,} values for {format_shape(shape[:8])}: the "
+            "file is damaged; get it again"
         )
     return values.reshape(shape)

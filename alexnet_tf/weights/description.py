@@ -15,6 +15,7 @@ import keras
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.alexnet import build_alexnet, scale_channels
 from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
+from alexnet_tf.weights.weight_layout import HEAD, format_shape
 
 _TINY = 0.02  # width of the networks that are built to be described
 
@@ -38,20 +39,6 @@ class Step(NamedTuple):
     def __str__(self) -> str:
         numbers = ", ".join(f"{key} {value}" for key, value in self.numbers.items())
         return self.operation + f" ({numbers})" * bool(numbers)
-
-
-class Match(NamedTuple):
-    """Which recipes' networks a file describes.
-
-    Attributes:
-        recipes: The recipes.
-        names: What the file calls their `LAYERS`, as many as it has of them.
-        left: What it has instead of fc8 or of all that follows; "" where it has all.
-    """
-
-    recipes: tuple[Recipe, ...]
-    names: tuple[str, ...]
-    left: str
 
 
 # Others scale what dropout keeps in training, not at test time.
@@ -101,15 +88,18 @@ def lrn_step(name: str, size: int, alpha: float, beta: float, k: float) -> Step:
     return Step("lrn", {"size": size, **numbers}, name)
 
 
-def match(steps: Sequence[Step]) -> Match:
+def match(
+    steps: Sequence[Step],
+) -> tuple[tuple[Recipe, ...], tuple[str, ...], str]:
     """Compares what a file describes with what the recipes build.
 
     Args:
         steps: Those of the file.
 
     Returns:
-        The recipes that have the same body, up to fc7 or as far as the file goes; at
-        least the convolutions.
+        The recipes that have the same body, up to fc7 or as far as the file goes, at
+        least the convolutions; what the file calls their `LAYERS`; and what it has
+        instead of fc8 or of all that follows, "" where it has all.
 
     Raises:
         UserError: If it is no recipe's; the first step that is not as in the recipe
@@ -123,11 +113,11 @@ def match(steps: Sequence[Step]) -> Match:
     expected = steps_of(recipes[0])
     names = tuple(s.name for s in steps[:length] if s.operation in _WEIGHTED)
     if length == len(steps) == len(expected):
-        return Match(recipes, names, "")
+        return recipes, names, ""
     body = min(length, len(expected) - 1)
     if body == len(expected) - 1 or (length == len(steps) and len(names) >= 5):
-        rest = ", ".join(f"{step.name} ({step})" for step in steps[body:])
-        return Match(recipes, names[:7], rest or f"nothing after {names[-1]}")
+        rest = ", ".join(f"{step.name} ({step})" for step in steps[body : body + 8])
+        return recipes, names[:7], rest or f"nothing after {names[-1]}"
     after = steps[length] if length < len(steps) else Step("its end", {}, "the next")
     raise UserError(
         f"it is another network: {after.name} is {after}, where the recipe "
@@ -146,9 +136,40 @@ def _count_equal(first: Sequence[Step], second: Sequence[Step]) -> int:
     )
 
 
-def fits(recipe: Recipe, layers: Mapping[str, Mapping[str, object]]) -> bool:
-    """Whether arrays may be a recipe's, by the groups and the filters they have."""
+def kernel_shapes(recipe: Recipe, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's kernels by layer; the network itself is not built."""
     filters = [scale_channels(number, recipe) for number in recipe.filters]
-    found = [len(layers[name]["bias"]) for name in LAYERS[:5]]
-    inputs = layers["conv2"]["kernel"].shape[2]
-    return found == filters and inputs * recipe.groups == filters[0]
+    units = scale_channels(4096, recipe)
+    inputs, sizes = [3, *filters[:4]], (11, 5, 3, 3, 3)
+    groups = (1, recipe.groups, 1, recipe.groups, recipe.groups)
+    convolutions = zip(LAYERS, sizes, inputs, groups, filters, strict=False)
+    shapes = {
+        layer: (size, size, channels // number, outputs)
+        for layer, size, channels, number, outputs in convolutions
+    }
+    side = (recipe.image_size + sum(recipe.conv1_padding) - 11) // 4 + 1
+    for _ in range(3):
+        side = (side - recipe.pool_size) // 2 + 1
+    fc6 = (side**2 * filters[4], units)
+    return shapes | {"fc6": fc6, "fc7": (units, units), "fc8": (units, num_classes)}
+
+
+def find_difference(recipe: Recipe, layers: Mapping[str, Mapping]) -> str | None:
+    """Says which array is not of the shape that a recipe's network has.
+
+    Where there is none, the network is no larger than the arrays, whatever the numbers
+    of the recipe are.
+    """
+    num_classes = len(layers[HEAD]["bias"]) if HEAD in layers else 0
+    kernels = kernel_shapes(recipe, num_classes)
+    shapes = {layer: ("kernel", shape) for layer, shape in kernels.items()}
+    size = recipe.image_size
+    mean = (size, size, 3) if recipe.mean == "image" else (3,)
+    shapes["input_normalization"] = ("mean", mean)
+    for layer, (name, expected) in shapes.items():
+        if layer in layers and layers[layer][name].shape != expected:
+            return (
+                f"{layer}'s {name} is {format_shape(layers[layer][name].shape)}, in "
+                f"the recipe {recipe.name} {format_shape(expected)}"
+            )
+    return None

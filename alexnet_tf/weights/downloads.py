@@ -13,20 +13,26 @@ from alexnet_tf.errors import UserError
 DOWNLOADS = {
     "bvlc": (
         "http://dl.caffe.berkeleyvision.org/bvlc_alexnet.caffemodel",
-        "sha1",
         "9116a64c0fbe4459d18f4bb6b56d647b63920377",
     ),
     "caffenet": (
         "http://dl.caffe.berkeleyvision.org/bvlc_reference_caffenet.caffemodel",
-        "sha1",
         "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46",
     ),
     "torchvision": (
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        "sha256",
         "7be5be79",
     ),
 }
+
+
+def recognize(content: bytes) -> str | None:
+    """The name in `DOWNLOADS` of exactly this file; None for any other."""
+    sums = [make(content).hexdigest() for make in (hashlib.sha1, hashlib.sha256)]
+    for name, (_, digest) in DOWNLOADS.items():
+        if any(total.startswith(digest) for total in sums):
+            return name
+    return None
 
 
 def find_file(path: str) -> str:
@@ -41,7 +47,7 @@ def find_file(path: str) -> str:
     """
     if path not in DOWNLOADS:
         return path
-    url, algorithm, digest = DOWNLOADS[path]
+    url, digest = DOWNLOADS[path]
     name = os.path.basename(url)
     if name.endswith(".pth") and not importlib.util.find_spec("torch"):
         raise UserError(f"{path}'s weights are PyTorch's: pip install torch first")
@@ -55,10 +61,9 @@ def find_file(path: str) -> str:
             f"{os.path.join(folder, 'models', name)}"
         ) from None
     with open(file, "rb") as content:
-        found = hashlib.file_digest(content, algorithm).hexdigest()
-    if not found.startswith(digest):
-        raise UserError(
-            f"{file} is not what {url} holds: its {algorithm} is {found}, not {digest}"
-            "; remove it, and it is fetched again"
-        )
+        if recognize(content.read()) != path:
+            raise UserError(
+                f"{file} is not what {url} holds, whose SHA begins with {digest}: "
+                "remove it, and it is fetched again"
+            )
     return file

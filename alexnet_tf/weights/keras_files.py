@@ -1,32 +1,39 @@
-"""Our own networks as Keras saves them: `.keras`, and the weights alone."""
+"""Our own networks as Keras saves them: `.keras`, and the weights alone.
+
+Keras itself loads neither: what a stranger's file describes would be built before it is
+known, whatever its size. The description is compared as it stands, and the arrays are
+read by their names.
+"""
 
 import dataclasses
+import io
 import json
-import os
 import re
-import tempfile
+import zipfile
 from collections.abc import Mapping
 
 import h5py
-import keras
 import numpy as np
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.alexnet import build_alexnet
-from alexnet_tf.network.layers import InputNormalization
-from alexnet_tf.recipes import LAYERS, RECIPES, Recipe
+from alexnet_tf.recipes import RECIPES, Recipe
 from alexnet_tf.settings import from_json
-from alexnet_tf.weights.weight_layout import HEAD, Found
+from alexnet_tf.weights.published import PublishedWeights
+from alexnet_tf.weights.weight_layout import HEAD, take_layers
 
-# What a layer's configuration says that does not decide what it computes.
+_MAX_CONFIG = 2**22  # bytes; ours have 30,000
+_FIRST = "input_normalization"
+# What a layer's configuration says that does not decide what it computes, or that its
+# arrays say, too.
 _WITHOUT_EFFECT = re.compile(
     r"(kernel|bias)_(initializer|regularizer|constraint)|activity_regularizer|"
-    r"jit_compile|mean|recipe|seed|trainable"
+    r"filters|jit_compile|mean|recipe|seed|trainable|units"
 )
-_KERNEL_AND_BIAS = ("kernel", "bias")
+_POLICIES = ("float32", "mixed_bfloat16")
 
 
-def read_keras(path: str) -> Found:
+def read_keras(archive: zipfile.ZipFile) -> PublishedWeights:
     """Reads a `.keras` file: a network of ours, alone or as the base of another one.
 
     What the file describes is compared, layer by layer, with what its recipe builds.
@@ -34,156 +41,166 @@ def read_keras(path: str) -> Found:
     Raises:
         UserError: If it holds no network of ours, or one that was changed.
     """
-    model, left = _find_network(_load(path))
-    found = _describe(model)
-    recipe, names = _compare(model, found)
+    if archive.getinfo("config.json").file_size > _MAX_CONFIG:
+        raise UserError("its config.json is larger than that of any network of ours")
+    config = json.loads(archive.read("config.json"))["config"]
+    network, left = _find_network(config["layers"])
+    recipe = _read_recipe(network)
+    found = _describe(network)
+    names = _compare(found, recipe)
     left += [name for name in found if name not in names]
     if left:
         names -= {HEAD}
-    layers = {
-        name: {v.name: v.numpy() for v in model.get_layer(name).weights}
-        for name in ("input_normalization", *LAYERS)
-        if name in names
-    }
-    return Found("Keras model", layers, (recipe,), left=", ".join(left))
+    arrays = _read_arrays(archive.read("model.weights.h5"))
+    layers, _ = take_layers({x: arrays[x] for x in arrays if x in names})
+    return PublishedWeights("Keras model", layers, (recipe,), left=", ".join(left[:8]))
 
 
-def _load(path: str) -> keras.Model:
-    with tempfile.TemporaryDirectory() as folder:  # Keras goes by a file's name
-        link = os.path.join(folder, "model.keras")
-        os.symlink(os.path.abspath(path), link)
-        try:
-            return keras.saving.load_model(link, compile=False)
-        except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"Keras cannot load it ({reason})") from None
-
-
-def _find_network(model: keras.Model) -> tuple[keras.Model, list[str]]:
-    """The network of ours in a model, and the names of the layers that follow it.
+def _find_network(layers: list[dict]) -> tuple[list[dict], list[str]]:
+    """The layers of a network of ours in a model, and the names of those that follow.
 
     Raises:
         UserError: If there is none, or something changes the pixels before it.
     """
-    for place, layer in enumerate(model.layers):
-        if isinstance(layer, InputNormalization):
-            return model, []
+    for place, layer in enumerate(layers):
+        name, kind = layer["config"]["name"], layer["class_name"]
+        if kind == "InputNormalization":
+            return layers, []
         if _is_random(layer):
             continue
-        if not isinstance(layer, keras.Model):
+        if "layers" not in layer["config"]:
             raise UserError(
-                f"{layer.name} ({type(layer).__name__}) stands first, where a network "
-                "of ours reads RGB pixels 0..255"
+                f"{name} ({kind}) stands first, where a network of ours reads RGB "
+                "pixels 0..255"
             )
-        network, after = _find_network(layer)
-        return network, after + [x.name for x in model.layers[place + 1 :]]
+        network, after = _find_network(layer["config"]["layers"])
+        return network, after + [x["config"]["name"] for x in layers[place + 1 :]]
     raise UserError("it is a Keras model without layers")
 
 
-def _is_random(layer: keras.layers.Layer) -> bool:
+def _is_random(layer: Mapping) -> bool:
     """Whether a layer is an input, or changes pixels in training alone."""
-    if isinstance(layer, keras.Model):
-        return all(map(_is_random, layer.layers))
-    is_input = isinstance(layer, keras.layers.InputLayer)
-    return is_input or type(layer).__name__.startswith("Random")
+    if layers := layer["config"].get("layers"):
+        return all(map(_is_random, layers))
+    kind = layer["class_name"]
+    is_random = kind.startswith("Random") and kind != "RandomCrop"
+    return (is_random or kind == "InputLayer") and not layer["registered_name"]
 
 
-def _compare(model: keras.Model, found: Mapping) -> tuple[Recipe, set[str]]:
-    """The recipe of a network, and the names of its layers that are as it builds them.
+def _read_recipe(network: list[dict]) -> Recipe:
+    configs = {layer["class_name"]: layer["config"] for layer in network}
+    stored = configs["InputNormalization"].get("recipe")
+    if not stored:
+        raise UserError(
+            "it does not tell its recipe, since an early version saved it: load it "
+            "with Keras, save_weights('x.weights.h5'), and give that with its recipe"
+        )
+    usual = RECIPES.get(stored["name"], RECIPES["paper"])
+    return from_json(Recipe, dataclasses.asdict(usual) | stored)
+
+
+def _compare(found: Mapping[str, Mapping], recipe: Recipe) -> set[str]:
+    """The names of the layers that are as the recipe builds them.
 
     Raises:
         UserError: If a layer up to fc7 is not, or there are not even convolutions.
     """
-    problems = {}
-    num_classes = found.get(HEAD, {}).get("units", 1)
-    dtype = model.get_layer("conv1").dtype_policy.name
-    dtype = dtype if dtype == "mixed_bfloat16" else "float32"
-    for recipe in _candidates(model):
-        wanted = _describe(build_alexnet(num_classes, recipe, dtype=dtype))
-        same = []
-        for name, values in wanted.items():
-            if found.get(name) != values:
-                break
-            same.append(name)
-        changed = set(wanted) & set(found) - {*same, HEAD, "logits"}
-        if "conv5" in same and not changed:
-            return recipe, set(same)
-        problems[len(same)] = _name_difference(found, wanted, recipe)
-    raise UserError(f"it is a network that was changed: {problems[max(problems)]}")
+    small = dataclasses.replace(recipe, filters=(8,) * 5, width=0.01)
+    model = build_alexnet(2, small)
+    wanted = _describe(json.loads(json.dumps(model.get_config()))["layers"])
+    same, difference = set(), ""
+    for name, values in wanted.items():
+        if found.get(name) != values:
+            difference = _name_difference(name, found.get(name), values, recipe.name)
+            break
+        same.add(name)
+    changed = set(wanted) & set(found) - same - {HEAD, "logits"}
+    if "conv5" not in same or changed:
+        raise UserError(f"it is a network that was changed: {difference}")
+    return same
 
 
-def _candidates(model: keras.Model) -> list[Recipe]:
-    """The recipe that a network holds; all, if it is of an earlier version."""
-    stored = model.get_layer("input_normalization").get_config()["recipe"]
-    if stored:
-        usual = RECIPES.get(stored["name"], RECIPES["paper"])
-        return [from_json(Recipe, dataclasses.asdict(usual) | stored)]
-    parts = {layer.name: layer for layer in model.layers}
-    changes = {"image_size": model.input_shape[1]}
-    if "fc7" in parts:
-        changes["width"] = parts["fc7"].units / 4096
-    return [dataclasses.replace(recipe, **changes) for recipe in RECIPES.values()]
+def _name_difference(layer: str, theirs: Mapping | None, ours: Mapping, recipe: str):
+    if theirs is None:
+        return f"it has no {layer}, which the recipe {recipe} has"
+    key = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
+    return (
+        f"{layer}'s {key} is {theirs.get(key)}, in the recipe {recipe} {ours.get(key)}"
+    )
 
 
-def _describe(model: keras.Model) -> dict[str, dict]:
+def _describe(layers: list[dict]) -> dict[str, dict]:
     """What each layer computes, and of what, by its name.
 
     Left out are inputs, augmentation, and a softmax of the logits.
     """
     described = {}
-    for layer in json.loads(json.dumps(model.get_config()))["layers"]:
-        name, values = layer["name"], {"class": layer["class_name"]}
-        for key, value in layer["config"].items():
-            if not _WITHOUT_EFFECT.fullmatch(key):
-                values[key] = value
-        nodes = json.dumps(layer["inbound_nodes"])
-        values["input"] = re.findall(r'"keras_history": \["([^"]*)"', nodes)
-        if name == "input_normalization":
+    for layer in layers:
+        name, config = layer["config"]["name"], dict(layer["config"])
+        policy, calls = config.pop("dtype", None), layer.get("inbound_nodes", [])
+        if isinstance(policy, dict):  # that of a quantised layer has no name
+            policy = policy["config"].get("name", json.dumps(policy["config"]))
+        values = {
+            "class": layer["class_name"],
+            "registered": layer["registered_name"],  # None of Keras' own classes
+            "dtype": "float32" if policy in _POLICIES else policy,
+            "input": re.findall(r'"keras_history": \["([^"]*)"', json.dumps(calls)),
+            "call": [{k: v for k, v in x["kwargs"].items() if v} for x in calls],
+            **{k: v for k, v in config.items() if not _WITHOUT_EFFECT.fullmatch(k)},
+        }
+        if name == _FIRST:
             values["input"] = []
-        activation = values.get("activation", values["class"].lower())
-        is_softmax = activation == "softmax" and values["input"] == ["logits"]
-        if not (is_softmax or _is_random(model.get_layer(name))):
-            described[name] = values
+        kind = values.get("activation", values["class"].lower())
+        own = (kind, values["registered"], values["input"])
+        is_softmax = own == ("softmax", None, ["logits"])
+        if not (is_softmax or _is_random(layer)):
+            described[name] = {k: v for k, v in values.items() if v is not None}
     return described
 
 
-def _name_difference(found, wanted, recipe: Recipe) -> str:
-    """The first layer that is not as the recipe has it."""
-    for name, values in wanted.items():
-        if name not in found:
-            return f"it has no {name}, which the recipe {recipe.name} has"
-        for key, value in values.items():
-            if found[name].get(key) != value:
-                return (
-                    f"{name}'s {key} is {found[name].get(key)}, in the recipe "
-                    f"{recipe.name} {value}"
-                )
-    return "its last layers"
-
-
-def read_weights_h5(path: str) -> Found:
+def read_weights_h5(content: bytes) -> PublishedWeights:
     """Reads `.weights.h5` of a network of ours, alone or as the base of another one.
 
     Raises:
         UserError: If it holds layers that no network of ours has.
     """
-    layers, left = {}, []
+    layers, left = take_layers(_read_arrays(content))
+    recipes = tuple(RECIPES.values())
+    return PublishedWeights("Keras weights", layers, recipes, False, left)
+
+
+def _read_arrays(content: bytes) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays by the names of their layers, as Keras writes them.
+
+    Raises:
+        UserError: If two layers have one name, or an array is kept in another way than
+            Keras does: not in this file, or larger than what of it is.
+    """
+    arrays = {}
 
     def visit(_, group):
-        name = group.attrs.get("name") if isinstance(group, h5py.Group) else None
-        arrays = [np.asarray(group[key]) for key in sorted(group)] if name else []
-        if not arrays:
+        if not isinstance(group, h5py.Group) or "name" not in group.attrs:
             return
-        if name == "input_normalization":
-            layers[name] = {"mean": arrays[0]}
-        elif name in LAYERS and name not in layers and len(arrays) == 2:
-            layers[name] = dict(zip(_KERNEL_AND_BIAS, arrays, strict=True))
-        else:
-            left.append(str(name))
+        name = str(group.attrs["name"])
+        held = {key: _read_array(group, key) for key in sorted(group)}
+        if held and name in arrays:
+            raise UserError(f"two of its layers are called {name}")
+        if held and name == _FIRST:
+            arrays[name] = {"mean": held.pop("0"), **held}
+        elif held:
+            names = {"0": "kernel", "1": "bias"}
+            arrays[name] = {names.get(key, key): held[key] for key in held}
 
-    with h5py.File(path) as file:
+    with h5py.File(io.BytesIO(content)) as file:
         file.visititems(visit)
-    if left and (HEAD in layers or len(left) > 1):
-        raise UserError(f"it holds {', '.join(left)}, which no network of ours has")
-    recipes = tuple(RECIPES.values())
-    return Found("Keras weights", layers, recipes, is_exact=False, left=", ".join(left))
+    return arrays
+
+
+def _read_array(group: h5py.Group, key: str) -> np.ndarray:
+    is_own = isinstance(group.get(key, getlink=True), h5py.HardLink)
+    array = group[key] if is_own else None
+    if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
+        raise UserError(f"its {group.name}/{key} is no array in this file")
+    if array.nbytes > array.id.get_storage_size():
+        raise UserError(f"its {group.name}/{key} has more numbers than the file holds")
+    return np.asarray(array)

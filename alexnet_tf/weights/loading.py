@@ -16,7 +16,8 @@ from alexnet_tf.paths import expand
 from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.run import build_model, run_of
 from alexnet_tf.weights.downloads import find_file
-from alexnet_tf.weights.published import PublishedWeights, assign, read_weights
+from alexnet_tf.weights.published import PublishedWeights, assign
+from alexnet_tf.weights.weight_files import read_weights
 from alexnet_tf.weights.weight_layout import HEAD
 
 
@@ -64,6 +65,11 @@ def load_network(
     """
     path = find_file(expand(os.fspath(path)))
     if run := run_of(path):
+        if class_names is not None or recipe not in (None, "auto"):
+            raise UserError(
+                f"{path} is a run, which has its own recipe and names of classes: "
+                "leave those out"
+            )
         run, latest = run
         checkpoint = checkpoint if latest == "latest" else latest
         return Loaded(*run.load_model(checkpoint, dtype))
@@ -71,8 +77,8 @@ def load_network(
     config = _configure(weights, path, recipe, class_names)
     model = build_model(config, dtype)
     logging.info("%s", weights.source)
-    for report in assign(model, weights):
-        logging.info("  %s", report)
+    for layer, state in assign(model, weights).items():
+        logging.info("  %s: %s", layer, state)
     return Loaded(model, config, path)
 
 
@@ -99,12 +105,12 @@ def _configure(weights: PublishedWeights, path: str, recipe, class_names) -> Con
 def _name_outputs(weights: PublishedWeights, given) -> tuple[str, ...]:
     """The names of a network's classes: given, its own, ImageNet's, or numbers."""
     number = weights.num_classes
-    if given is None:
-        return weights.class_names or name_classes(number)
-    names = read_class_names(given) if isinstance(given, str) else tuple(given)
+    names = weights.class_names or name_classes(number)
+    if given is not None:
+        names = read_class_names(given) if isinstance(given, str) else tuple(given)
     if len(names) != number:
         raise UserError(
-            f"{len(names)} class names were given, {weights.source} has {number} "
+            f"there are {len(names)} class names, and {weights.source} has {number} "
             "outputs: give a name for each"
         )
     return names

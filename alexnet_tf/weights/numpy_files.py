@@ -4,19 +4,18 @@ Its kernels are laid out as ours are; most such files were written by Python 2.
 """
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pickles import Array, load_arrays
-from alexnet_tf.recipes import LAYERS
 from alexnet_tf.weights.description import FOREIGN
-from alexnet_tf.weights.weight_layout import HEAD, Found
+from alexnet_tf.weights.published import PublishedWeights
+from alexnet_tf.weights.weight_layout import take_layers
 
-_NAMES = (("weights", "kernel", "weight"), ("biases", "bias"))
 
-
-def read_npy(content: bytes) -> Found:
+def read_npy(content: bytes) -> PublishedWeights:
     """Reads a `.npy` file that holds a pickled dict.
 
     Raises:
@@ -35,7 +34,7 @@ def read_npy(content: bytes) -> Found:
     return read_pickle(content[file.tell() :])
 
 
-def read_pickle(content: bytes) -> Found:
+def read_pickle(content: bytes) -> PublishedWeights:
     """Reads `{layer: [kernel, bias]}` or `{layer: {"weights": …, "biases": …}}`.
 
     Raises:
@@ -46,37 +45,20 @@ def read_pickle(content: bytes) -> Found:
         (value,) = value.values
     if not isinstance(value, dict):
         raise UserError("it is a pickle of something else than a dict of layers")
-    value = {_to_text(name): _to_pair(pair) for name, pair in value.items()}
-    others = [name for name in value if name not in LAYERS]
-    if others and (HEAD in value or len(others) > 1 or LAYERS[0] not in value):
-        raise UserError(
-            f"it holds {', '.join(others[:8])}, which no AlexNet has: give a dict of "
-            f"{LAYERS[0]} … {HEAD}"
-        )
-    found = {
-        layer: {
-            name: array.values
-            for name, array in zip(("kernel", "bias"), value[layer], strict=False)
-            if array
-        }
-        for layer in LAYERS
-        if layer in value
+    arrays = {
+        _to_text(layer): {_to_text(key): array.values for key, array in _items(held)}
+        for layer, held in value.items()
     }
-    left = ", ".join(others)
-    return Found("NumPy's pickle", found, FOREIGN, is_exact=False, left=left)
+    layers, left = take_layers(arrays)
+    return PublishedWeights("NumPy's pickle", layers, FOREIGN, False, left)
 
 
-def _to_pair(variables: object) -> list:
-    """A layer's kernel and bias."""
-    if not isinstance(variables, dict):
-        return list(variables)
-    variables = {_to_text(name): array for name, array in variables.items()}
-    known = [next((n for n in names if n in variables), None) for names in _NAMES]
-    if set(variables) - set(known):
-        raise UserError(
-            f"a layer holds {', '.join(variables)}, not a kernel and a bias"
-        )
-    return [variables.get(name) for name in known]
+def _items(held: object):
+    """The names and arrays of a layer; in a list the kernel comes first."""
+    if isinstance(held, Mapping):
+        return held.items()
+    held = list(held)
+    return zip(["kernel", "bias", *range(2, len(held))], held, strict=False)
 
 
 def _to_text(name: object) -> str:

@@ -1,28 +1,33 @@
 """ONNX files: their graph, node by node, and its tensors."""
 
-import numpy as np
-
 from alexnet_tf.errors import UserError
 from alexnet_tf.recipes import LAYERS
 from alexnet_tf.weights.description import Step, lrn_step, match
-from alexnet_tf.weights.weight_layout import Found, from_outputs_first
+from alexnet_tf.weights.published import PublishedWeights
+from alexnet_tf.weights.weight_layout import from_outputs_first
 
 _WITHOUT_EFFECT = ("Dropout", "Flatten", "Identity", "Reshape")
 _ACTIVATIONS = {"Relu": "relu", "Softmax": "softmax", "Tanh": "tanh"}
+_SINGLE_PIXELS = {"kernel_shape": [1, 1]}
 # Attributes that say nothing.
 _DEFAULTS = [
     ("alpha", 1.0),
     ("auto_pad", b"NOTSET"),
     ("beta", 1.0),
+    ("ceil_mode", 0),
+    ("count_include_pad", 0),
+    ("count_include_pad", 1),  # where there is no padding, which is named else
     ("dilations", [1, 1]),
+    ("pads", [0, 0, 0, 0]),
     ("storage_order", 0),
+    ("strides", [1, 1]),
     ("transA", 0),
     ("transB", 1),  # kernels are (out, in)
 ]
 
 
-def read_onnx(path: str) -> Found:
-    """Reads an ONNX file, and what of its weights lies beside it.
+def read_onnx(content: bytes, folder: str) -> PublishedWeights:
+    """Reads an ONNX file, and what of its weights lies beside it in a folder.
 
     Raises:
         DecodeError: If it is no protobuf, or cut off.
@@ -32,9 +37,9 @@ def read_onnx(path: str) -> Found:
         import onnx
     except ImportError:
         raise UserError("it is an ONNX file, for which: pip install onnx") from None
-    graph = onnx.load(path).graph
+    graph = onnx.load_model_from_string(content).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    steps, held, aliases, before = [], {}, {}, None
+    steps, arrays_of, aliases, before = [], {}, {}, None
     for node in graph.node:
         attributes = {
             a.name: onnx.helper.get_attribute_value(a) for a in node.attribute
@@ -42,52 +47,55 @@ def read_onnx(path: str) -> Found:
         if node.op_type == "Constant" and "value" in attributes:
             tensors[node.output[0]] = attributes["value"]
             continue
-        inputs = [aliases.get(x, x) for x in node.input if x and x not in tensors]
-        arrays = [x for x in node.input if x in tensors]
-        if node.op_type in _WITHOUT_EFFECT or _is_identity(node.op_type, attributes):
+        arrays = [x for x in node.input[1:] if x in tensors]
+        inputs = [aliases.get(x, x) for x in node.input if x and x not in arrays]
+        step = _read_node(node, attributes, len(arrays))
+        if step is None:
             aliases[node.output[0]] = inputs[0]
             continue
-        step = _read_node(node, attributes, arrays)
-        if before is not None and inputs != [before]:
+        if len(inputs) != 1 or before not in (None, inputs[0]):
             step = step._replace(operation=f"{node.op_type} of {', '.join(inputs)}")
         steps.append(step)
-        held[step.name] = arrays
         before = node.output[0]
-    found = match(steps)
+        arrays_of[before] = arrays
+    recipes, names, left = match(steps)
     layers = {
-        layer: tuple(_to_array(onnx, tensors[name]) for name in held[step])
-        for layer, step in zip(LAYERS, found.names, strict=False)
+        layer: tuple(
+            onnx.numpy_helper.to_array(tensors[x], folder) for x in arrays_of[name]
+        )
+        for layer, name in zip(LAYERS, names, strict=False)
     }
-    return Found("ONNX", from_outputs_first(layers), found.recipes, left=found.left)
+    return PublishedWeights("ONNX", from_outputs_first(layers), recipes, left=left)
 
 
-def _is_identity(operation: str, attributes: dict) -> bool:
-    """Whether it is what torch makes of an adaptive average of 6×6 to 6×6."""
-    return operation == "AveragePool" and attributes.get("kernel_shape") == [1, 1]
-
-
-def _read_node(node, attributes: dict, arrays: list[str]) -> Step:
-    name = arrays[0] if arrays else node.name or node.output[0]
-    numbers = {"transB": 0} | attributes if node.op_type == "Gemm" else {**attributes}
-    if node.op_type == "LRN":
-        alpha = numbers.get("alpha", 1e-4) / numbers["size"]
-        beta, k = numbers.get("beta", 0.75), numbers.get("bias", 1.0)
-        return lrn_step(name, numbers["size"], alpha, beta, k)
-    numbers = {k: v for k, v in numbers.items() if (k, v) not in _DEFAULTS}
-    if node.op_type == "Conv" and len(arrays) == 2:
-        groups = numbers.pop("group", 1)
-        numbers = _read_window(numbers) | {"groups": groups}
-        return Step("convolution", numbers, name)
-    if node.op_type == "MaxPool":
-        numbers.pop("ceil_mode", None)
+def _read_node(node, attributes: dict, num_arrays: int) -> Step | None:
+    """What a node does; None if nothing, called as what it puts out."""
+    kind, name = node.op_type, node.output[0]
+    given = {k: v for k, v in attributes.items() if (k, v) not in _DEFAULTS}
+    if node.domain not in ("", "ai.onnx"):
+        return Step(f"{node.domain}.{kind}", {}, name)
+    # torch makes an average of single pixels of an adaptive one from 6×6 to 6×6.
+    if kind in _WITHOUT_EFFECT or (kind, given) == ("AveragePool", _SINGLE_PIXELS):
+        return None
+    if kind == "LRN":
+        defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0} | attributes
+        size, alpha, beta, k = (defaults[x] for x in ("size", "alpha", "beta", "bias"))
+        return lrn_step(name, size, alpha / size, beta, k)
+    if kind == "Conv" and num_arrays == 2:
+        groups = given.pop("group", 1)
+        return Step("convolution", _read_window(given) | {"groups": groups}, name)
+    if kind == "MaxPool":
+        given.pop("ceil_mode", None)
         # The networks' maps divide into windows, so that neither what hangs over the
         # edge counts nor a row and a column of padding behind, which the zoo's have.
-        if numbers.get("pads") == [0, 0, 1, 1]:
-            del numbers["pads"]
-        return Step("max_pooling", _read_window(numbers), name)
-    if node.op_type == "Gemm" and len(arrays) == 2:
-        return Step("dense", numbers, name)
-    return Step(_ACTIVATIONS.get(node.op_type, node.op_type), {}, name)
+        if given.get("pads") == [0, 0, 1, 1]:
+            del given["pads"]
+        return Step("max_pooling", _read_window(given), name)
+    if kind == "Gemm" and num_arrays == 2:
+        if "transB" not in attributes:
+            given["transB"] = 0
+        return Step("dense", given, name)
+    return Step(_ACTIVATIONS.get(kind, kind), {}, name)
 
 
 def _read_window(numbers: dict) -> dict:
@@ -97,7 +105,3 @@ def _read_window(numbers: dict) -> dict:
     sizes = numbers.pop("kernel_shape"), numbers.pop("strides", [1, 1])
     size, strides = (x[0] if x[0] == x[1] else tuple(x) for x in sizes)
     return {"size": size, "strides": strides, "padding": padding, **numbers}
-
-
-def _to_array(onnx, tensor) -> np.ndarray:
-    return onnx.numpy_helper.to_array(tensor).astype(np.float32)

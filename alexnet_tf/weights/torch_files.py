@@ -1,46 +1,47 @@
 """PyTorch's files and safetensors: tensors by the names of torchvision's AlexNet."""
 
 import argparse
+import io
 import json
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
+import tensorflow as tf
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.recipes import LAYERS, Recipe
+from alexnet_tf.recipes import Recipe
 from alexnet_tf.settings import from_json
 from alexnet_tf.weights.description import FOREIGN
+from alexnet_tf.weights.published import PublishedWeights
 from alexnet_tf.weights.weight_layout import (
-    HEAD,
     TORCHVISION,
-    Found,
     from_outputs_first,
+    take_layers,
 )
 
 # Where people put a state_dict beside other things, the likeliest first.
-_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "ema")
-# What wrappers put before or between the names: DataParallel, torch.compile, Lightning.
-_WRAPPER = re.compile(
-    r"(?:.*\.)?(features|classifier)\.(?:module\.)?(\d+)\.(weight|bias)"
-)
+_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "ema")
+# What DataParallel and torch.compile put before a name or into it.
+_WRAPPER = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")
+_COUNTERS = ("n_averaged",)  # of a moving average: no part of the network
+# Those of safetensors in which kernels may be.
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": tf.bfloat16.as_numpy_dtype,
+}
+_MAX_NUMBERS = 2**29  # in all tensors; a small file may repeat a number so often
 
 
-def read_torch(path: str) -> Found:
+def read_torch(content: bytes) -> PublishedWeights:
     """Reads what `torch.save` wrote: a state_dict, or a dict that holds one.
 
     Raises:
         UserError: If PyTorch is missing, or it is something else.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any("/code/" in name for name in archive.namelist()):
-                raise UserError(
-                    "it is TorchScript, a program: where it was made save the "
-                    "state_dict() of the network instead"
-                )
     try:
         import torch
     except ImportError:
@@ -51,7 +52,7 @@ def read_torch(path: str) -> Found:
         ) from None
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(io.BytesIO(content), "cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         names = re.findall(r"GLOBAL (\S+) was not", str(error)) or ["objects"]
         raise UserError(
@@ -59,23 +60,29 @@ def read_torch(path: str) -> Found:
             "code: if you trust it, load it with torch.load(FILE, weights_only=False) "
             "and save its state_dict alone"
         ) from None
-    what = "PyTorch's dict"
-    for name in _DICTS:
-        inner = state.get(name) if isinstance(state, Mapping) else None
-        if isinstance(inner, Mapping):
-            state, what = inner, f"{what}, its {name!r}"
-            break
+    kind = "PyTorch's dict"
+    while name := _find_dict(state):
+        state, kind = state[name], f"{kind}, its {name!r}"
     if not isinstance(state, Mapping):
         raise UserError(f"it is PyTorch's {type(state).__name__}, not a state_dict")
-    tensors = {
-        name: tensor.float().numpy()
-        for name, tensor in state.items()
-        if isinstance(tensor, torch.Tensor)
+    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    if sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS:
+        raise UserError("its tensors have more numbers than any AlexNet")
+    arrays = {
+        name: (x.float() if x.is_floating_point() else x).detach().numpy()
+        for name, x in tensors.items()
     }
-    return _from_torchvision(what, tensors)
+    return _from_torchvision(kind, arrays)
 
 
-def read_safetensors(path: str) -> Found:
+def _find_dict(state: object) -> str | None:
+    """Where in a dict the state_dict is, if it is not that itself."""
+    is_dict = isinstance(state, Mapping)
+    names = (name for name in _DICTS if is_dict and isinstance(state.get(name), dict))
+    return next(names, None)
+
+
+def read_safetensors(content: bytes) -> PublishedWeights:
     """Reads safetensors; those that `export.py` wrote say their recipe and more.
 
     Raises:
@@ -85,40 +92,43 @@ def read_safetensors(path: str) -> Found:
         import safetensors
     except ImportError:
         raise UserError("it is safetensors: pip install safetensors") from None
-    with safetensors.safe_open(path, framework="tensorflow") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
-    found = _from_torchvision("safetensors", tensors)
+    arrays = {}
+    for name, tensor in safetensors.deserialize(content):
+        if tensor["dtype"] not in _DTYPES:
+            raise UserError(f"{name} holds {tensor['dtype']}, which is no float")
+        values = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
+        arrays[name] = values.reshape(tensor["shape"])
+    weights = _from_torchvision("safetensors", arrays)
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     if "alexnet_tf" not in metadata:
-        return found
+        return weights
     ours = json.loads(metadata["alexnet_tf"])
-    found.layers["input_normalization"] = {"mean": np.asarray(ours["mean"])}
-    return found._replace(
-        recipes=(from_json(Recipe, ours["recipe"]),),
-        is_exact=True,
+    mean = np.asarray(ours["mean"], np.float32)
+    return PublishedWeights(
+        "safetensors of ours",
+        weights.layers | {"input_normalization": {"mean": mean}},
+        (from_json(Recipe, ours["recipe"]),),
         class_names=tuple(ours["class_names"]),
     )
 
 
-def _from_torchvision(what: str, tensors: Mapping[str, np.ndarray]) -> Found:
-    """Takes a state_dict, in which every tensor but a head's must be known."""
-    layer_of = {module: layer for layer, module in TORCHVISION.items()}
-    found, unknown = {}, []
+def _from_torchvision(kind: str, tensors: Mapping[str, np.ndarray]) -> PublishedWeights:
+    """Takes a state_dict, in which every tensor but a head's must be known.
+
+    What stands before the names is the same for all: in a file with two networks the
+    second one is unknown.
+    """
+    modules: dict[str, dict[str, np.ndarray]] = {}
     for name, values in tensors.items():
-        parts = _WRAPPER.fullmatch(name.replace("_orig_mod.", ""))
-        module = ".".join(parts.groups()[:2]) if parts else ""
-        key = layer_of.get(module), parts and parts[3]
-        if module in layer_of and key not in found:
-            found[key] = values
-        else:
-            unknown.append(name)
-    layers = {
-        layer: (found[layer, "weight"], found[layer, "bias"])
-        for layer in LAYERS
-        if {(layer, "weight"), (layer, "bias")} <= set(found)
-    }
-    names = ", ".join(unknown[:8]) + ", …" * (len(unknown) > 8)
-    if unknown and (HEAD in layers or len(unknown) > 2 or not layers):
-        raise UserError(f"it holds {names}, which torchvision's AlexNet has not")
-    layers = from_outputs_first(layers)
-    return Found(what, layers, FOREIGN, is_exact=False, left=names)
+        module, _, variable = _WRAPPER.sub("", name).rpartition(".")
+        if variable in modules.get(module, {}):
+            raise UserError(f"it holds {module}.{variable} twice")
+        if variable not in _COUNTERS:
+            modules.setdefault(module, {})[variable] = values
+    first = TORCHVISION["conv1"]
+    prefix = next((x.removesuffix(first) for x in modules if x.endswith(first)), "")
+    layer_of = {prefix + module: layer for layer, module in TORCHVISION.items()}
+    layers, left = take_layers({layer_of.get(x, x): modules[x] for x in modules})
+    pairs = {name: (x["kernel"], x["bias"]) for name, x in layers.items()}
+    return PublishedWeights(kind, from_outputs_first(pairs), FOREIGN, False, left)

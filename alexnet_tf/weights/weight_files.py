@@ -1,131 +1,120 @@
-"""The kinds of files that hold an AlexNet: from a file to arrays in our layout.
+"""The kinds of files that hold an AlexNet: from any of them to arrays in our layout.
 
 A file's content tells its kind, never its name.
 """
 
-import contextlib
-import hashlib
+import dataclasses
+import io
 import os
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
-from alexnet_tf.paths import is_remote
+from alexnet_tf.recipes import LAYERS, Recipe
+from alexnet_tf.run import Run, run_of
 from alexnet_tf.weights.caffe_files import read_caffe
+from alexnet_tf.weights.description import find_difference
+from alexnet_tf.weights.downloads import find_file, recognize
 from alexnet_tf.weights.keras_files import read_keras, read_weights_h5
 from alexnet_tf.weights.numpy_files import read_npy, read_pickle
 from alexnet_tf.weights.onnx_files import read_onnx
+from alexnet_tf.weights.published import PublishedWeights
 from alexnet_tf.weights.torch_files import read_safetensors, read_torch
-from alexnet_tf.weights.weight_layout import Found
 
 _MAX_BYTES = 2**31  # AlexNet has a quarter of a gigabyte
+_MAX_RATIO = 20  # to which a file may unpack; numbers hardly do
+_MAX_MESSAGE = 500  # characters: names in a file may have any length
+_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _HELP = (
     "give bvlc_alexnet.npy, a .caffemodel, an ONNX file, torchvision's .pth or "
     ".safetensors; or a run, a checkpoint or a .keras file of ours"
 )
-# Files as their publishers name their content: SHA-1 (the model's readme.md in
-# BVLC/caffe) or SHA-256 (ONNX_HUB_MANIFEST.json in onnx/models; the first digits in the
-# name of torchvision's file).
-_KNOWN = {
-    "9116a64c0fbe4459d18f4bb6b56d647b63920377": "BVLC AlexNet, iteration 360,000",
-    "4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46": "BVLC CaffeNet, iteration 310,000",
-    "d9c9134b90c760d4": "AlexNet of the ONNX model zoo, opset 7",
-    "9a4dc22fd706a194": "AlexNet of the ONNX model zoo, opset 8",
-    "ef3c82dad5c512f9": "AlexNet of the ONNX model zoo, opset 9",
-    "6b0da9510f27f234": "AlexNet of the ONNX model zoo, opset 12",
-    "a249fe5683aa6b51": "CaffeNet of the ONNX model zoo, opset 7",
-    "82f8997778cd9c5e": "CaffeNet of the ONNX model zoo, opset 8",
-    "802138332cf3e423": "CaffeNet of the ONNX model zoo, opset 9",
-    "ea563e5c47d1f58e": "CaffeNet of the ONNX model zoo, opset 12",
-    "7be5be79": "torchvision's AlexNet, IMAGENET1K_V1",
-}
 
 
-def read_file(path: str) -> Found:
-    """Reads what a file holds.
+def read_weights(path: str) -> PublishedWeights:
+    """Reads weights; what kind of file it is, its content tells.
+
+    Args:
+        path: A name in `DOWNLOADS`; the path of a pickled dict of `[kernel, bias]` by
+            layer (`bvlc_alexnet.npy`), a `.caffemodel`, an ONNX file, PyTorch's `.pth`
+            or `.safetensors` with torchvision's names; or, of ours, of a run, a
+            checkpoint without its `.index`, a `.keras` or a `.weights.h5` file.
+
+    Returns:
+        The weights of the five convolutions at least.
 
     Raises:
-        UserError: If it is not there, damaged, or of none of the kinds.
+        UserError: If the file is not there, is of no such kind, is damaged, or holds
+            anything that is not understood.
     """
+    path = find_file(path)
+    run = run_of(path)
     try:
-        with _local(path) as local:
-            found = _read(local)
-            known = _recognize(local)
-        return found._replace(kind=": ".join(filter(None, (found.kind, known))))
+        return _check(_read_run(*run) if run else _read_file(path), path)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        message = " ".join(str(error).split())
+        raise UserError(f"{path}: {message[:_MAX_MESSAGE]}") from None
+
+
+def _read_run(run: Run, checkpoint: str) -> PublishedWeights:
+    model, config, path = run.load_model(checkpoint)
+    layers = {
+        layer.name: {v.name: v.numpy() for v in layer.weights}
+        for layer in model.layers
+        if layer.weights
+    }
+    kind, names = f"checkpoint {os.path.basename(path)} of ours", config.class_names
+    return PublishedWeights(kind, layers, (config.recipe,), class_names=names)
+
+
+def _read_file(path: str) -> PublishedWeights:
+    try:
+        content = files.read_whole(path, _MAX_BYTES)
+    except UserError as error:
+        raise UserError(f"it cannot be read ({error}); {_HELP}") from None
+    try:
+        weights = _read(content, os.path.dirname(path))
+    except UserError:
+        raise
     except Exception as error:  # readers raise all sorts of things on bad bytes
-        line = files.explain(error) or " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{path}: it is damaged or cut off ({line or type(error).__name__}); "
-            f"get it again, or {_HELP}"
+            f"it is damaged or cut off ({reason}); get it again, or {_HELP}"
         ) from None
+    if name := recognize(content):
+        source = f"{weights.source}, published as {name}"
+        weights = dataclasses.replace(weights, source=source)
+    return weights
 
 
-@contextlib.contextmanager
-def _local(path: str) -> Iterator[str]:
-    """The file itself, or a copy of a remote one."""
-    if not tf.io.gfile.exists(path):
-        raise UserError(f"it is not there; {_HELP}")
-    if tf.io.gfile.stat(path).length > _MAX_BYTES:
-        raise UserError(f"it is larger than any AlexNet; {_HELP}")
-    if not is_remote(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = os.path.join(folder, "weights")
-        with tf.io.gfile.GFile(path, "rb") as remote, open(copy, "wb") as file:
-            shutil.copyfileobj(remote, file)
-        yield copy
-
-
-def _recognize(path: str) -> str | None:
-    """What its publisher calls exactly this file."""
-    sums = []
-    for algorithm in ("sha1", "sha256"):
-        with open(path, "rb") as file:
-            sums.append(hashlib.file_digest(file, algorithm).hexdigest())
-    known = (
-        name for start, name in _KNOWN.items() if any(s.startswith(start) for s in sums)
-    )
-    return next(known, None)
-
-
-def _read(path: str) -> Found:
+def _read(content: bytes, folder: str) -> PublishedWeights:
     """Reads a file by what its first bytes say."""
-    with open(path, "rb") as file:
-        start = file.read(1024)
-    if zipfile.is_zipfile(path):
-        return _read_zip(path)
-    if start.startswith(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."):
-        return read_torch(path)
-    if start.startswith(b"\x89HDF"):
-        return read_weights_h5(path)
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < os.path.getsize(
-        path
-    ):
-        return read_safetensors(path)
-    if what := _describe(start):
+    if what := _describe(content[:1024]):
         raise UserError(f"it is {what}; {_HELP}")
-    content = files.read_whole(path, _MAX_BYTES)
-    if start.startswith(b"\x93NUMPY"):
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        return _read_zip(content)
+    if content.startswith(_TORCH_MAGIC):
+        return read_torch(content)
+    if content.startswith(b"\x89HDF"):
+        return read_weights_h5(content)
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
+        return read_safetensors(content)
+    if content.startswith(b"\x93NUMPY"):
         return read_npy(content)
-    if start.startswith(b"\x80"):
+    if content.startswith(b"\x80"):
         return read_pickle(content)
     try:
-        if start[:1] == b"\x08":  # ONNX begins with its version, Caffe with a name
-            return read_onnx(path)
+        if content[:1] == b"\x08":  # ONNX begins with its version, Caffe with a name
+            return read_onnx(content, folder)
         return read_caffe(content)
     except DecodeError:
         raise UserError(
-            f"it is cut off, damaged or nothing that is known (it begins with "
-            f"{content[:16]!r}); get it again, or {_HELP}"
+            f"it is cut off, damaged or nothing that is known; get it again, or {_HELP}"
         ) from None
 
 
@@ -149,14 +138,84 @@ def _describe(start: bytes) -> str | None:
     return None
 
 
-def _read_zip(path: str) -> Found:
-    with zipfile.ZipFile(path) as archive:
+def _read_zip(content: bytes) -> PublishedWeights:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
-        if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
-            raise UserError(f"it unpacks to more than any AlexNet; {_HELP}")
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > min(_MAX_BYTES, _MAX_RATIO * len(content)):
+            raise UserError(f"it unpacks to more than an AlexNet can; {_HELP}")
+        if "model.weights.h5" in names:
+            return read_keras(archive)
+    if any("/code/" in name for name in names):
+        raise UserError(
+            "it is TorchScript, a program: where it was made save the state_dict() of "
+            "the network instead"
+        )
     if any(name.endswith("/data.pkl") for name in names):
-        return read_torch(path)
-    if "model.weights.h5" in names:
-        return read_keras(path)
+        return read_torch(content)
     held = ", ".join(names[:8]) or "nothing"
     raise UserError(f"it is a zip archive of {held}; {_HELP}")
+
+
+def _check(weights: PublishedWeights, path: str) -> PublishedWeights:
+    """Weights whose arrays are float32 and those of an AlexNet, without a gap."""
+    layers = {
+        layer: {name: _to_float32(x, f"{layer}'s {name}") for name, x in arrays.items()}
+        for layer, arrays in weights.layers.items()
+    }
+    number = max((i + 1 for i, x in enumerate(LAYERS) if x in layers), default=0)
+    for layer in LAYERS[: max(number, 5)]:
+        if layer not in layers:
+            held = ", ".join(layers) or "no layer that is known"
+            raise UserError(f"{layer} is missing in {weights.source} that holds {held}")
+        kernel, bias = (layers[layer][name].shape for name in ("kernel", "bias"))
+        if bias != kernel[-1:] or len(bias) != 1 or 0 in kernel:
+            raise UserError(
+                f"{layer}'s kernel has the shape {kernel}, its bias {bias}: the file "
+                "is damaged, or of another network; give another"
+            )
+    kernel = layers["conv1"]["kernel"]
+    if kernel.ndim == 4 and kernel.shape[2] != 3:
+        raise UserError(
+            f"conv1 reads {kernel.shape[2]} channel(s), the network three (RGB): "
+            "repeat a kernel for grey as np.repeat(kernel, 3, axis=2) / 3"
+        )
+    recipes = tuple(_with_width(recipe, layers) for recipe in weights.recipes)
+    source = f"{path} ({weights.source})"
+    return dataclasses.replace(weights, source=source, layers=layers, recipes=recipes)
+
+
+def _to_float32(values: np.ndarray | list, what: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind in "iu":
+        raise UserError(
+            f"{what} holds whole numbers ({values.dtype}), as quantised networks do, "
+            "without what scales them: give the network before it was quantised"
+        )
+    if values.dtype.kind != "f" and values.dtype != tf.bfloat16.as_numpy_dtype:
+        raise UserError(
+            f"{what} holds no numbers but {values.dtype}: give another file"
+        )
+    with np.errstate(over="ignore"):  # what is then not finite is refused
+        values = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{what} holds values that are not finite: its training had failed, or "
+            "the file is damaged; give another"
+        )
+    return values
+
+
+def _with_width(recipe: Recipe, layers: Mapping) -> Recipe:
+    """A recipe of another one's file at the width that the layers have."""
+    if recipe.width != 1:  # ours, which says it
+        return recipe
+    # Channels are whole numbers, so that not each of them tells the width exactly.
+    full = dict(zip(LAYERS, (*recipe.filters, 4096, 4096), strict=False))
+    widths = [len(layers[x]["bias"]) / full[x] for x in full if x in layers]
+    recipes = [
+        dataclasses.replace(recipe, width=min(max(width, 1e-3), 4.0))
+        for width in widths[::-1]
+    ]
+    fitting = (recipe for recipe in recipes if not find_difference(recipe, layers))
+    return next(fitting, recipes[0])

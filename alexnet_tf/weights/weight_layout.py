@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.recipes import LAYERS, Recipe
+from alexnet_tf.recipes import LAYERS
 
 HEAD = LAYERS[-1]
 
@@ -24,24 +23,46 @@ TORCHVISION = {
 }
 
 
-class Found(NamedTuple):
-    """What a file holds.
+_VARIABLES = {
+    **dict.fromkeys(("kernel", "weights", "weight"), "kernel"),
+    **dict.fromkeys(("bias", "biases"), "bias"),
+    "mean": "mean",
+}
 
-    Attributes:
-        kind: What the file is, for messages.
-        layers: Arrays in our layout, by layer and "kernel", "bias" or "mean".
-        recipes: See `PublishedWeights`.
-        is_exact: See `PublishedWeights`.
-        left: See `PublishedWeights`.
-        class_names: See `PublishedWeights`.
+
+def take_layers(
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+) -> tuple[dict[str, dict[str, np.ndarray]], str]:
+    """Takes the layers of a file that holds arrays and describes no network.
+
+    Args:
+        arrays: By the names of layers, ours as far as they are known, their arrays.
+
+    Returns:
+        Our layers, each with "kernel" and "bias" (or "mean"); and the name of another
+        dense layer that stands in the place of fc8, or "".
+
+    Raises:
+        UserError: If the file holds anything else.
     """
-
-    kind: str
-    layers: dict[str, Mapping[str, np.ndarray]]
-    recipes: tuple[Recipe, ...]
-    is_exact: bool = True
-    left: str = ""
-    class_names: tuple[str, ...] | None = None
+    layers = {}
+    for layer, variables in arrays.items():
+        layers[layer] = {_VARIABLES.get(key, key): variables[key] for key in variables}
+        if layer in LAYERS and set(layers[layer]) != {"kernel", "bias"}:
+            held = ", ".join(list(variables)[:8])
+            raise UserError(f"{layer} holds {held}, not a kernel and a bias")
+    others = [name for name in layers if name not in ("input_normalization", *LAYERS)]
+    if not others:
+        return layers, ""
+    head = layers.pop(others[0])
+    is_dense = set(head) == {"kernel", "bias"} and len(np.shape(head["kernel"])) == 2
+    if HEAD in layers or len(others) > 1 or not is_dense or LAYERS[0] not in layers:
+        names = ", ".join(others[:8]) + ", …" * (len(others) > 8)
+        raise UserError(
+            f"it holds {names}, which no AlexNet has: give a file with {LAYERS[0]} … "
+            f"{HEAD}, or their names in torchvision, and nothing else"
+        )
+    return layers, others[0]
 
 
 def from_outputs_first(
