@@ -216,7 +216,8 @@ def _restore(model: keras.Model, checkpoint: str) -> None:
         status = tf.train.Checkpoint(model=model).restore(for_tensorflow(checkpoint))
         status.assert_existing_objects_matched().expect_partial()
     except AssertionError as error:
-        missing = min(re.findall(r"<Variable path=([^,]+),", str(error)), default="")
+        names = re.findall(r"<Variable path=([^,]+),", str(error))
+        missing = min(names, default="its layers")
         raise UserError(
             f"checkpoint {checkpoint} has no weights for {missing}: it is of another "
             "network; give one of this run"

@@ -83,6 +83,18 @@ def test_a_checkpoint_away_from_its_run_is_refused(run_dir, tmp_path):
             read(tmp_path / "c")
 
 
+def test_a_checkpoint_of_a_network_with_more_layers_is_refused(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    model, _, _ = Run(run_dir).load_model()
+    x = model.get_layer("dropout7").output
+    x = keras.layers.Dense(3)(x)  # where fc8 should be
+    changed = keras.Model(model.inputs, keras.layers.Dense(3, name="fc8")(x))
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "ckpt-3")
+    tf.train.Checkpoint(model=changed).write(checkpoint)
+    with pytest.raises(UserError, match="no weights for its layers: it is of another"):
+        load_network(checkpoint)
+
+
 def test_other_places_are_one_line(tmp_path):
     (tmp_path / "holiday.jpg").touch()
     message = r"it is no run \(no config\.json\); it holds holiday\.jpg"
