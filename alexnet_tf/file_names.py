@@ -28,7 +28,11 @@ _RESULT_FILES = tuple(
     for part in ("", "_train", "_test")
     for name in (f"eval{part}.json", f"per_class{part}.csv", f"predictions{part}.csv")
 )
-REPORT_FILES = ("index.html", *_RESULT_FILES, "*.png")
+REPORT_FILES = (
+    "index.html",
+    *_RESULT_FILES,
+    *("learning_curves.png", "confusion_matrix.png", "reliability.png", "kernels.png"),
+)
 FEATURES_FILES = ("features.json", "*.npy")
 
 UNFINISHED_CHECKPOINT_FILES = ("checkpoint_temp", "ckpt-#.*_temp")

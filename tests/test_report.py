@@ -17,7 +17,9 @@ import pytest
 import tensorflow as tf
 from helpers import evaluate_run, make_config
 
+from alexnet_tf import files
 from alexnet_tf.devices import make_strategy
+from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation import report
 from alexnet_tf.evaluation.evaluation import (
     Outputs,
@@ -27,6 +29,7 @@ from alexnet_tf.evaluation.evaluation import (
 from alexnet_tf.evaluation.explaining import explain
 from alexnet_tf.evaluation.metrics import wilson_interval
 from alexnet_tf.evaluation.results import read_names
+from alexnet_tf.file_names import REPORT_FILES
 from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run, build_model
@@ -116,6 +119,7 @@ def test_every_figure_is_a_png_too(written):
     page, *_ = written
     names = {path.stem for path in page.glob("*.png")}
     assert names == {"confusion_matrix", "reliability", "kernels", "learning_curves"}
+    files.check_ours(str(page), REPORT_FILES)
     for path in page.glob("*.png"):
         assert np.asarray(PIL.Image.open(path).convert("RGB")).std() > 1, path
 
@@ -276,6 +280,13 @@ def test_copies_across_splits_are_named(data_dir, tmp_path):
     text = (tmp_path / "index.html").read_text()
     assert "1 of the 3 pictures of validation" in text
     assert "<th>validation/noise/5.jpg</th><td>train/noise/5.jpg</td>" in text
+
+
+def test_a_picture_of_a_person_is_not_one_of_the_report(written, tmp_path):
+    page = shutil.copytree(written[0], tmp_path / "page")
+    (page / "holiday.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"holds holiday\.png"):
+        files.check_ours(str(page), REPORT_FILES)
 
 
 def test_the_numbers_stand_beside_the_page(written):
