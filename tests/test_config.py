@@ -100,7 +100,7 @@ def test_a_run_that_goes_on_keeps_its_batch_and_length(data_dir):
             {"input_stddev": (0.0, 1.0, 1.0)},
             "--input_stddev must be 3 numbers with commas of at least 1e-06, received",
         ),
-        ({"width": 0.0}, "--width must be a number of at least 0.001, received 0.0"),
+        ({"width": 0.0}, "--width must be a number from 0.001 to 4, received 0.0"),
         ({"train_steps": 0}, "--train_steps must be a whole number .*, received 0"),
         ({"num_epochs": None}, "--num_epochs must be a number .*, received None"),
     ],
