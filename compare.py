@@ -24,7 +24,7 @@ def check(values: flags.FlagValues, model_dirs: list[str]) -> list[str]:
         raise flags.Error("give the directories of runs, as in runs/*")
     if values.output:
         mark = b"Software\0alexnet_tf compare"
-        files.check_output(values.output, what="--output", kind="file", mark=mark)
+        files.check_output_file(values.output, what="--output", mark=mark)
     return model_dirs
 
 

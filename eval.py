@@ -77,15 +77,12 @@ def check(values: flags.FlagValues, arguments: list[str]) -> None:
     inputs = [values.data_dir] if values.data_dir else []
     for name in ("model_dir", "report_dir"):
         if values[name].value and not (name == "model_dir" and values.report_dir):
-            files.check_output(
-                values[name].value, inputs, what=f"--{name}", replaced=False
-            )
+            files.check_output(values[name].value, inputs, what=f"--{name}")
     if values.report_dir:
         files.check_ours(values.report_dir, REPORT_FILES)
-        files.check_output(
+        files.check_output_file(
             os.path.join(values.report_dir, "index.html"),
             what="the page of --report_dir",
-            kind="file",
             mark=b'content="alexnet_tf report"',
         )
 

@@ -61,7 +61,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
         )
     local_only(values.output, "--output")
     inputs = [values.input or values.data_dir, network]
-    files.check_output(values.output, inputs, what="--output", replaced=False)
+    files.check_output(values.output, inputs, what="--output")
     files.check_ours(values.output, FEATURES_FILES)
     return pictures_below(values.input) if values.input else []
 

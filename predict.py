@@ -143,13 +143,8 @@ def check(values: flags.FlagValues, arguments: list[str]) -> Task:
         names += pictures_below(argument) if os.path.isdir(argument) else [argument]
     page = values.output_html or (_PAGE_FILE if values.explain else None)
     if page:
-        files.check_output(
-            page,
-            names,
-            what="--output_html",
-            kind="file",
-            mark=b'content="alexnet_tf predict"',
-        )
+        mark = b'content="alexnet_tf predict"'
+        files.check_output_file(page, names, what="--output_html", mark=mark)
     return Task(saved_model, fitting, names, page)
 
 

@@ -192,7 +192,7 @@ def write_features(
     settings = {"layers": [*network.output], "dtype": dtype}
     settings |= dict(facts) | dict(pictures.facts)
     with (
-        files.lock(directory, "the features"),
+        files.lock(directory),
         files.disk_errors(f"--output={directory}"),
     ):
         state = _open_state(directory, settings)

@@ -5,6 +5,7 @@ The rules, for every program:
 - A program removes only files that it wrote, by their exact names. A directory that
   holds anything else is refused (`check_ours`).
 - What is new is complete before the old goes (`writing`, `replacing`).
+- An input is never inside, above or equal to an output (`check_output`).
 - A program's own files are never reached through a link. Only the directory that a
   person names may be a link.
 - One process writes a directory (`lock`).
@@ -17,11 +18,11 @@ import contextlib
 import errno
 import itertools
 import os
+import pathlib
 import re
 import shlex
 import shutil
 import socket
-import stat
 import sys
 import tempfile
 import uuid
@@ -48,12 +49,6 @@ _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ADVICE = {
     **dict.fromkeys(_FULL, "free some space and run the same command again"),
     **dict.fromkeys(_DENIED, "give another path, or change its permissions"),
-    errno.ENOENT: "give a path that exists",
-    errno.ENOTDIR: "give a path without a file in its middle",
-    errno.EISDIR: "give the path of a file",
-    errno.ENAMETOOLONG: "give a shorter name",
-    errno.ELOOP: "remove the link",
-    errno.EBUSY: "end the program that uses it, or give another path",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.EAGAIN: "raise the limit of processes (ulimit -u), or end other programs",
     errno.EIO: "check the disk",
@@ -91,33 +86,26 @@ def read_whole(path: str, max_bytes: int) -> bytes:
     Raises:
         UserError: In a few words, why it cannot be read.
     """
-    if is_remote(path):
-        try:
-            with remote_files().GFile(path, "rb") as file:
-                return read_bounded(file, max_bytes)
-        except UserError:
-            raise
-        except Exception as error:  # whatever a file system of TensorFlow's raises
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(explain(error) or reason) from None
+    is_far = is_remote(path)
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError("not a regular file")
-            if status.st_size > max_bytes:
-                raise UserError(f"larger than {max_bytes >> 20} MiB")
-            return read_bounded(file, max_bytes)
+        size = remote_files().stat(path).length if is_far else os.path.getsize(path)
+        if not is_far and not os.path.isfile(path):
+            raise UserError("not a regular file")  # a pipe or a device may never end
+        if size > max_bytes:
+            raise UserError(f"larger than {max_bytes >> 20} MiB")
+        with remote_files().GFile(path, "rb") if is_far else open(path, "rb") as file:
+            return file.read(size)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(error.strerror) from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may never end
+    except Exception as error:  # whatever a file system of TensorFlow's raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(explain(error) or reason) from None
 
 
 def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:
-    """Reads an open file to its end.
+    """Reads a stream to its end.
 
     Raises:
         UserError: If it has more than `max_bytes`.
@@ -132,80 +120,87 @@ def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:
 
 
 def check_output(
-    path: str,
-    inputs: Sequence[str] = (),
-    *,
-    what: str = "the output",
-    kind: str = "directory",
-    replaced: bool = True,
-    mark: bytes = b"",
+    path: str, inputs: Sequence[str] = (), *, what: str = "the output"
 ) -> None:
-    """Checks, before the work begins, that an output can be written.
+    """Checks, before the work begins, that a directory can be written.
 
     Args:
-        path: The output.
+        path: The directory; it may be missing.
         inputs: Files and directories that are read.
-        what: How messages call it, such as "--output".
-        kind: "file" or "directory".
-        replaced: Whether a directory is replaced as a whole (by `replacing`), so that
-            no input may be equal to it, inside or above. Otherwise files are written
-            into it, and it may only not be equal to an input.
+        what: How messages call the directory, such as "--output".
+
+    Raises:
+        UserError: If it is a file, cannot be written, or is an input, inside of one or
+            above one.
+    """
+    name = f"{what}={path}"
+    _check_apart(path, inputs, name)
+    if not is_remote(path) and os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{name} is a file: give the name of a directory")
+    _check_writable(path, name)
+
+
+def check_output_file(
+    path: str, inputs: Sequence[str] = (), *, what: str, mark: bytes
+) -> None:
+    """Checks, before the work begins, that a file can be written.
+
+    Args:
+        path: The file; it may be missing.
+        inputs: Files and directories that are read.
+        what: How messages call the file, such as "--output".
         mark: A text in the first bytes of every file that this program writes. A file
             without it is a person's own, and is refused.
 
     Raises:
-        UserError: If it is of the wrong kind, an input, a person's own file, or cannot
-            be written.
+        UserError: If it is no file, cannot be written, is a person's own, or is an
+            input, inside of one or above one.
     """
-    name, is_far, is_file = f"{what}={path}", is_remote(path), kind == "file"
-    target = path.rstrip("/") if is_far else os.path.realpath(path)
-    for given in inputs:
-        source = given.rstrip("/") if is_remote(given) else os.path.realpath(given)
-        nested = f"{target}/".startswith(f"{source}/") or source.startswith(
-            f"{target}/"
-        )
-        if _is_same(target, source) or (nested and replaced and not is_file):
+    name = f"{what}={path}"
+    _check_apart(path, inputs, name)
+    if not is_remote(path) and os.path.lexists(path):
+        if os.path.islink(path) or not os.path.isfile(path):
             raise UserError(
-                f"{name} would overwrite the input {given}: give another path"
+                f"{name} is a directory, a link or a device: give the name of a file"
             )
+        with disk_errors(name), open(path, "rb") as file:
+            beginning = file.read(_MARKED)
+        if beginning and mark not in beginning:
+            raise UserError(f"{name} is a file of another program: give a new name")
+    directory = os.path.dirname(path)
+    if is_remote(path) and not is_remote(directory):  # there is only a bucket
+        directory = path
+    _check_writable(directory, name)
+
+
+def _check_apart(output: str, inputs: Sequence[str], name: str) -> None:
+    target = _real_path(output)
+    for given in inputs:
+        source = _real_path(given)
+        if target.startswith(source) or source.startswith(target):
+            raise UserError(
+                f"{name} overlaps the input {given}: give a path that is neither "
+                "inside nor above it"
+            )
+
+
+def _real_path(path: str) -> str:
+    """The path behind all links, with a slash at its end."""
+    return (path if is_remote(path) else os.path.realpath(path)).rstrip("/") + "/"
+
+
+def _check_writable(directory: str, name: str) -> None:
+    """Tries to write where a directory is, or will be."""
     with disk_errors(name):
-        if is_far:  # an unknown kind of file system is reported when something is made
-            parent = os.path.dirname(target)
-            remote_files().makedirs(parent if is_remote(parent) else target)
+        if is_remote(directory):
+            # An unknown kind of file system, or a bucket of others, is found out here.
+            remote_files().makedirs(directory)
             return
-        _check_what_is_there(path, name, is_file, replaced, mark)
-        directory = os.path.dirname(target) if replaced or is_file else target
+        directory = os.path.realpath(directory)
         while not os.path.exists(directory):
             directory = os.path.dirname(directory)
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(_ROOM))
-
-
-def _is_same(path: str, other: str) -> bool:
-    local = os.path.exists(path) and os.path.exists(other)
-    return path == other or (local and os.path.samefile(path, other))
-
-
-def _check_what_is_there(
-    path: str, name: str, is_file: bool, replaced: bool, mark: bytes
-) -> None:
-    if not os.path.lexists(path):
-        return
-    if not is_file:
-        if not os.path.isdir(path):
-            raise UserError(f"{name} is a file: give the name of a directory")
-        if replaced and os.path.ismount(path):
-            raise UserError(
-                f"{name} is a mount point and cannot be replaced: give a directory in "
-                "it"
-            )
-        return
-    if os.path.islink(path) or not os.path.isfile(path):
-        raise UserError(f"{name} is a directory, a link or a device: give a file")
-    with open(path, "rb") as file:
-        beginning = file.read(_MARKED)
-    if beginning and mark not in beginning:
-        raise UserError(f"{name} is a file of another program: give a new name")
 
 
 def check_ours(directory: str, names: Sequence[str]) -> None:
@@ -220,14 +215,19 @@ def check_ours(directory: str, names: Sequence[str]) -> None:
             missing, nothing else may be there.
 
     Raises:
-        UserError: Names a file that the program did not write.
+        UserError: Names a file, or a link, that the program did not write.
     """
     if os.path.exists(directory) and not os.path.isdir(directory):
         raise UserError(f"{directory} is a file: give the name of a directory")
     if names[0] in list_names(directory):
-        found = (f for f in _find_files(directory) if not _is_named(f, names))
+        found = (
+            file
+            for file in _find_files(directory)
+            if os.path.islink(os.path.join(directory, file))
+            or not _is_named(file, names)
+        )
     else:
-        found = (name for name in list_names(directory) if not is_unfinished(name))
+        found = (name for name in list_names(directory) if not _is_unfinished(name))
     if others := sorted(found):
         raise UserError(
             f"{directory} holds {shown(others[0])}, which this program did not write "
@@ -252,7 +252,9 @@ def _find_files(directory: str) -> list[str]:
     return [
         file
         for file in found
-        if not any(part == LOCK_FILE or is_unfinished(part) for part in file.split("/"))
+        if not any(
+            part == LOCK_FILE or _is_unfinished(part) for part in file.split("/")
+        )
     ]
 
 
@@ -265,7 +267,7 @@ def _is_named(file: str, names: Sequence[str]) -> bool:
     )
 
 
-def is_unfinished(name: str) -> bool:
+def _is_unfinished(name: str) -> bool:
     """Whether it is the name of what `writing` or `replacing` left when killed."""
     return name.startswith(".") and name.endswith(_UNFINISHED)
 
@@ -278,16 +280,16 @@ def remove_written(directory: str, names: Sequence[str]) -> None:
         names: As `check_ours` takes them. The first is removed last. Directories that
             are empty afterwards go, too.
     """
-    gfile = remote_files() if is_remote(directory) else None
+    is_far = is_remote(directory)
     written = [file for file in _find_files(directory) if _is_named(file, names)]
     for file in sorted(written, key=lambda file: file == names[0]):
-        (gfile or os).remove(os.path.join(directory, file))
-    folders = {os.path.dirname(file) for file in written} - {""}
-    folders |= {os.path.dirname(folder) for folder in folders} - {""}
-    for folder in sorted(folders, key=len, reverse=True):
+        path = os.path.join(directory, file)
+        remote_files().remove(path) if is_far else os.remove(path)
+    folders = {str(p) for file in written for p in pathlib.PurePath(file).parents}
+    for folder in sorted(folders - {"."}, key=len, reverse=True):
         path = os.path.join(directory, folder)
         if not list_names(path):
-            gfile.rmtree(path) if gfile else os.rmdir(path)
+            remote_files().rmtree(path) if is_far else os.rmdir(path)
 
 
 # Outputs are put in place when they are complete.
@@ -317,7 +319,7 @@ def writing(path: str, mode: str = "w") -> Iterator[IO]:
         with open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
         if is_remote(path):
-            _upload(temporary, path)
+            remote_files().copy(temporary, path, overwrite=True)
         else:
             _keep_mode(path, temporary)
             os.replace(temporary, path)
@@ -353,53 +355,54 @@ def replacing(path: str, names: Sequence[str]) -> Iterator[str]:
     Raises:
         UserError: If the old directory holds anything else.
     """
-    check_ours(path, names)
     path = path.rstrip("/") if is_remote(path) else os.path.realpath(path)
     parent, name = os.path.split(path)
     if is_remote(path):
+        check_ours(path, names)
         with tempfile.TemporaryDirectory() as holder:
             yield os.path.join(holder, name)
             _copy_to_remote(os.path.join(holder, name), path, names)
         return
+    if os.path.ismount(path):
+        raise UserError(
+            f"{path} is a mount point and cannot be replaced: give a directory in it"
+        )
     holder = os.path.join(parent, f".{name}{_UNFINISHED}")
     new, old = os.path.join(holder, name), os.path.join(holder, f"{name}.old")
     for own in (holder, new, old):
         if os.path.islink(own):
             raise UserError(f"{own} is a link: remove it")
-    with lock(holder, f"what replaces {name}"):
-        _put_back(old, path)
-        shutil.rmtree(new, ignore_errors=True)
-        _remove_old(old, names)
+    with lock(holder, path):
         try:
-            yield new
+            _tidy_up(path, new, old, names)
             check_ours(path, names)
+            yield new
+            check_ours(path, names)  # a person may have added something
             _keep_modes(path, new)
             if os.path.exists(path):
                 os.rename(path, old)
             os.rename(new, path)
-            _remove_old(old, names)
         finally:
-            _put_back(old, path)
-            shutil.rmtree(new, ignore_errors=True)
+            _tidy_up(path, new, old, names)
+            with contextlib.suppress(OSError):  # another process has begun
+                os.remove(os.path.join(holder, LOCK_FILE))
+                os.rmdir(holder)
+
+
+def _tidy_up(path: str, new: str, old: str, names: Sequence[str]) -> None:
+    """Removes what a replacement leaves, wherever it ended."""
+    if os.path.exists(old) and not os.path.exists(path):  # between its two moves
+        os.rename(old, path)
+    shutil.rmtree(new, ignore_errors=True)
+    if os.path.exists(old):
+        check_ours(old, names)
+        shutil.rmtree(old)
 
 
 def _keep_modes(old: str, new: str) -> None:
-    if os.path.isdir(old):
-        for file in ("", *_find_files(old)):
-            if os.path.exists(os.path.join(new, file)):
-                _keep_mode(os.path.join(old, file), os.path.join(new, file))
-
-
-def _put_back(old: str, target: str) -> None:
-    """Where a replacement was stopped between its two moves: undoes the first one."""
-    if os.path.exists(old) and not os.path.exists(target):
-        os.rename(old, target)
-
-
-def _remove_old(old: str, names: Sequence[str]) -> None:
-    if os.path.isdir(old):
-        check_ours(old, names)
-        shutil.rmtree(old)
+    for file in ("", *_find_files(old)):
+        if os.path.exists(os.path.join(new, file)):
+            _keep_mode(os.path.join(old, file), os.path.join(new, file))
 
 
 def _copy_to_remote(directory: str, remote: str, names: Sequence[str]) -> None:
@@ -409,14 +412,7 @@ def _copy_to_remote(directory: str, remote: str, names: Sequence[str]) -> None:
     for file in sorted(_find_files(directory), key=lambda file: file == names[0]):
         target = os.path.join(remote, file)
         gfile.makedirs(os.path.dirname(target))
-        _upload(os.path.join(directory, file), target)
-
-
-def _upload(path: str, remote: str) -> None:
-    directory, name = os.path.split(remote)
-    unfinished = f"{directory}/.{name}{_UNFINISHED}"
-    remote_files().copy(path, unfinished, overwrite=True)
-    remote_files().rename(unfinished, remote, overwrite=True)
+        gfile.copy(os.path.join(directory, file), target, overwrite=True)
 
 
 def make_fresh_directory(path: str) -> str:
@@ -457,7 +453,7 @@ def check_no_links(directory: str, names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def lock(directory: str, what: str) -> Iterator[None]:
+def lock(directory: str, output: str | None = None) -> Iterator[None]:
     """Keeps other processes from writing a directory until the end, or the kill.
 
     The operating system lets the lock go when its process ends, in whatever way. Its
@@ -465,61 +461,52 @@ def lock(directory: str, what: str) -> Iterator[None]:
     lock (a remote directory), a line says so.
 
     Args:
-        directory: It is made if there is none, and removed again if it is still empty
-            at the end.
-        what: What is in it, for messages: "the run", "the data set".
+        directory: It is made if there is none.
+        output: How messages call it; by default as it is called.
 
     Raises:
         UserError: If another process has the lock; names it.
     """
+    output = output or directory
     if is_remote(directory) or fcntl is None:
-        logging.warning("no lock on %s: let no other program write there", directory)
+        logging.warning("no lock on %s: let no other program write there", output)
         yield
         return
-    made = os.path.realpath(directory)  # a link to nothing becomes one to a directory
-    is_ours = not os.path.isdir(made) or is_unfinished(os.path.basename(made))
-    path = os.path.join(made, LOCK_FILE)
-    what = f"{what} in {directory}"
+    directory = os.path.realpath(directory)  # a link to nothing becomes one to it
+    path = os.path.join(directory, LOCK_FILE)
     try:
-        if not os.path.isdir(made):
-            os.makedirs(made)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except (FileExistsError, FileNotFoundError):
-        # Another process has just made or removed the directory.
-        raise UserError(f"{what} was being written: run the command again") from None
-    try:
-        _take_lock(descriptor, path, what)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # it was moved away, or is used again
-                if is_ours and os.listdir(made) == [LOCK_FILE]:
-                    os.remove(path)
-                    os.rmdir(made)
-    finally:
-        os.close(descriptor)
+        os.makedirs(directory, exist_ok=True)
+        file = open(path, "ab+", buffering=0, opener=_open_no_link)  # noqa: SIM115
+    except (FileExistsError, FileNotFoundError):  # another process removes it just now
+        raise UserError(f"{output} was being written: run the command again") from None
+    with file:
+        _take_lock(file, output)
+        yield
 
 
-def _take_lock(descriptor: int, path: str, what: str) -> None:
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _take_lock(file: IO[bytes], output: str) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = " ".join(os.read(descriptor, 1000).decode(errors="replace").split())
+        file.seek(0)
+        owner = " ".join(file.read(1000).decode(errors="replace").split())
         raise UserError(
-            f"{what} is being written by {shown(owner) or 'another process'}: wait for "
-            "its end, or give another directory"
+            f"{output} is being written by {shown(owner) or 'another process'}: wait "
+            "for its end, or give another directory"
         ) from None
     except OSError as error:  # a file system without locks
-        logging.warning("no lock on %s (%s): let no other write there", path, error)
-    if not os.path.exists(path) or not os.path.samestat(
-        os.fstat(descriptor), os.stat(path)
-    ):
-        raise UserError(f"{what} was being written: run the command again")
+        logging.warning("no lock on %s (%s): let no other write there", output, error)
+    if not os.fstat(file.fileno()).st_nlink:
+        raise UserError(f"{output} was being written: run the command again")
     command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])[:200]
     owner = f"process {os.getpid()} on {socket.gethostname()} ({command})\n"
-    os.truncate(descriptor, 0)
     with contextlib.suppress(OSError):  # on a full disk it stays without a name
-        os.write(descriptor, owner.encode(errors="replace"))
+        file.truncate(0)
+        file.write(owner.encode(errors="replace"))
 
 
 # What a file system refuses.
@@ -570,7 +557,7 @@ def explain(error: BaseException) -> str | None:
         return error.message.splitlines()[0] + ": give a local path"
     # TensorFlow writes "path; message of the operating system".
     message = error.message.rsplit("}} ", 1)[-1]
-    for code in _ADVICE:
+    for code in errno.errorcode:
         name, found, _ = message.partition(f"; {os.strerror(code)}")
         if found:
             return _describe(code, name.splitlines()[-1].split(" ")[-1])
@@ -578,7 +565,8 @@ def explain(error: BaseException) -> str | None:
 
 
 def _describe(code: int, name: str = "", reason: str = "") -> str:
-    advice = _ADVICE.get(code, "repair it and run the same command again")
+    again = "give another path" if name else "run the same command again"
+    advice = _ADVICE.get(code, again)
     if code in (*_FULL, *_DENIED) and name:
         name = f"cannot write {name}" if code in _FULL else f"cannot use {name}"
     reason = f"{reason or os.strerror(code)}; {advice}"

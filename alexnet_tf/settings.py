@@ -103,7 +103,7 @@ class Limits:
     def _describe_bounds(self) -> str:
         bounds = (self._lower, self._upper)
         if all(map(math.isfinite, bounds)):
-            return " from {:g} to {:g}".format(*bounds)
+            return " from {:.15g} to {:.15g}".format(*bounds)
         if math.isfinite(self._lower):
             return f" of at least {self._lower:g}"
         return f" of at most {self._upper:g}" if math.isfinite(self._upper) else ""

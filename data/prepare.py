@@ -87,7 +87,6 @@ def prepare(
     input, output = _check_paths(source, input, output, reading)
     with (
         files.disk_errors(),
-        files.lock(output, "the data set"),
         _open_output(output, beam_options is not None) as directory,
     ):
         _check_free(output, overwrite)

@@ -69,10 +69,16 @@ def _make_pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:
     """Makes a pool, and with it Python's own process that keeps its semaphores."""
     # Forking a process that runs TensorFlow's threads is not safe.
     context = multiprocessing.get_context("spawn")
-    with signals.starting_processes():
-        return concurrent.futures.ProcessPoolExecutor(
-            num_workers, context, initializer=_end_with_parent
-        )
+    try:
+        with signals.starting_processes():
+            return concurrent.futures.ProcessPoolExecutor(
+                num_workers, context, initializer=_end_with_parent
+            )
+    except OSError as error:  # it keeps semaphores there
+        raise UserError(
+            f"other processes cannot be started, because /dev/shm cannot be used "
+            f"({error.strerror}): run data.prepare with --num_workers=0"
+        ) from None
 
 
 def _submit(pool, work: Callable, task: list[Item]) -> concurrent.futures.Future:

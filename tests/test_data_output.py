@@ -1,5 +1,7 @@
 """What preparation does to its output: two at once, signals, full disks, old files."""
 
+import contextlib
+import errno
 import io
 import os
 import pathlib
@@ -72,7 +74,7 @@ def test_output_that_would_replace_the_input(tmp_path, output):
     source = make(tmp_path / "in")
     (tmp_path / "link").symlink_to(source)
     before = contents(tmp_path)
-    with pytest.raises(UserError, match="would overwrite the input"):
+    with pytest.raises(UserError, match="overlaps the input"):
         run(source, tmp_path / output, overwrite=True)
     assert contents(tmp_path) == before
 
@@ -134,11 +136,21 @@ def test_a_failure_leaves_the_old_data_set(tmp_path):
 def test_locked_output(tmp_path):
     source = make(tmp_path / "in")
     with (
-        files.lock(str(tmp_path / "out"), "the data set"),
+        contextlib.suppress(FileNotFoundError),  # it writes nothing
+        files.replacing(str(tmp_path / "out"), ["metadata.json"]),
         pytest.raises(UserError, match=rf"written by process {os.getpid()} on "),
     ):
         run(source, tmp_path / "out")
     assert os.listdir(tmp_path) == ["in"]
+
+
+def test_workers_without_shared_memory(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", refuse)
+    with pytest.raises(UserError, match=r"/dev/shm .*Read-only.*--num_workers=0"):
+        run(make(tmp_path / "in"), tmp_path / "out", num_workers=1)
 
 
 def test_two_at_once(tmp_path):

@@ -189,7 +189,7 @@ def test_what_a_person_calls_a_picture(tmp_path):
     for picture in (pixels / 255, pixels[..., :2], pixels[np.newaxis], 3):
         with pytest.raises(ValueError, match="uint8 array"):
             open_picture(picture)
-    for name, message in (("no.png", "No such file"), ("", "Is a directory")):
+    for name, message in (("no.png", "No such file"), ("", "not a regular file")):
         with pytest.raises(UserError, match=message):
             open_picture(tmp_path / name)
 

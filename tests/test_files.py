@@ -75,7 +75,7 @@ def test_only_files_that_end_are_read(tmp_path):
         "a": "larger than 0 MiB",
         "pipe": "not a regular file",
         "/dev/zero": "not a regular file",
-        ".": "Is a directory",
+        ".": "not a regular file",
         "missing": "No such file",
     }.items():
         with pytest.raises(UserError, match=message):
@@ -164,7 +164,7 @@ def test_own_directories_are_no_links(tmp_path):
             files.replacing(str(run / output), ["a"]).__enter__()
     (run / LOCK_FILE).symlink_to(mine / "new")
     with pytest.raises(OSError, match="symbolic"):
-        files.lock(str(run), "the run").__enter__()
+        files.lock(str(run)).__enter__()
     assert list(mine.iterdir()) == []
 
 
@@ -257,11 +257,14 @@ def test_without_its_first_file_a_directory_is_a_persons(tmp_path):
         files.check_ours(str(tmp_path / name), ["index.html"])
 
 
-def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["train", "fc7.npy"])
+def test_a_link_is_none_of_our_files(tmp_path, name):
+    """What is written into a file through a link would reach somebody's own."""
     write_tree(tmp_path / "run", {"config.json": ""})
-    (tmp_path / "run" / "train").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="run holds train, which this"):
-        files.check_ours(str(tmp_path / "run"), ["config.json", "train/events.#"])
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    names = ["config.json", "train/events.#", "*.npy"]
+    with pytest.raises(UserError, match=f"run holds {name}, which this"):
+        files.check_ours(str(tmp_path / "run"), names)
 
 
 def test_the_directory_that_a_person_names_may_be_a_link(tmp_path):
@@ -290,7 +293,7 @@ def test_names_are_no_patterns(tmp_path, name):
     names = ["checkpoints/ckpt-#", "checkpoints/keep"]
     with files.replacing(str(directory), names) as temporary:
         write_tree(temporary, {"checkpoints/ckpt-1": "", "checkpoints/keep": ""})
-    with files.lock(str(directory), "the run"):
+    with files.lock(str(directory)):
         assert list_names(str(directory)) == ["checkpoints"]
     files.remove_written(str(directory), names[:1])
     assert tree_but_locks(directory) == {"checkpoints/keep": ""}
@@ -412,30 +415,29 @@ def test_output_may_not_be_an_input(tmp_path):
         (tmp_path / "link", pictures),
         (tmp_path / "link" / "new", out),
     ):
-        with pytest.raises(UserError, match="would overwrite the input"):
+        with pytest.raises(UserError, match="overlaps the input"):
             files.check_output(str(output), [str(given)], what="--output")
     files.check_output(str(tmp_path / "outside"), [str(out), "gs://b/out"])
-    picture = pictures / "a.jpg"
-    os.link(picture, tmp_path / "same.jpg")
-    for output in (picture, tmp_path / "same.jpg"):
-        with pytest.raises(UserError, match="would overwrite the input"):
-            files.check_output(str(output), [str(picture)], kind="file")
-    files.check_output(str(pictures / "page.html"), [str(picture)], kind="file")
-    files.check_output(str(out), [str(pictures)], replaced=False)
-    with pytest.raises(UserError, match="would overwrite the input"):
-        files.check_output(str(out), [str(out)], replaced=False)
+    files.check_output(str(tmp_path / "out.v2"), [str(out)])
+    with pytest.raises(UserError, match="overlaps the input"):
+        files.check_output(str(tmp_path), ["/"])
+    check, picture = functools.partial(files.check_output_file, mark=b""), "a.jpg"
+    picture = str(pictures / picture)
+    with pytest.raises(UserError, match="overlaps the input"):
+        check(picture, [picture], what="--output")
+    check(str(pictures / "page.html"), [picture], what="--output")
 
 
 def test_output_of_the_wrong_kind(tmp_path):
     write_tree(tmp_path, {"file": "mine"})
     with pytest.raises(UserError, match=r"--output=\S+/file is a file"):
         files.check_output(str(tmp_path / "file"), what="--output")
-    with pytest.raises(UserError, match="is a directory, a link or a device: give a"):
-        files.check_output(str(tmp_path), kind="file")
-    with pytest.raises(UserError, match="Not a directory; give a path without a file"):
+    with pytest.raises(UserError, match="is a directory, a link or a device: give the"):
+        files.check_output_file(str(tmp_path), what="--output", mark=b"")
+    with pytest.raises(UserError, match="Not a directory; give another path"):
         files.check_output(str(tmp_path / "file" / "out"), what="--output")
     with pytest.raises(UserError, match="is a mount point"):
-        files.check_output("/proc")
+        files.replacing("/sys", ["kernel/*"]).__enter__()
     files.check_output(str(tmp_path / "made" / "later"))
     assert tree(tmp_path) == {"file": "mine"}
     assert os.listdir(tmp_path) == ["file"]
@@ -445,7 +447,7 @@ def test_output_that_another_program_wrote(tmp_path):
     write_tree(
         tmp_path, {"ours": "head ours tail", "mine": "a photograph", "empty": ""}
     )
-    check = functools.partial(files.check_output, kind="file", mark=b"ours")
+    check = functools.partial(files.check_output_file, what="--x", mark=b"ours")
     with pytest.raises(UserError, match=r"/mine is a file of another program"):
         check(str(tmp_path / "mine"))
     for name in ("ours", "empty", "new"):
@@ -462,14 +464,13 @@ def test_output_that_another_program_wrote(tmp_path):
 def test_remote_output_without_a_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="scheme 'nofs' not implemented"):
-        files.check_output("nofs://page.html", kind="file")
+        files.check_output_file("nofs://page.html", what="--output_html", mark=b"")
     assert os.listdir() == []
 
 
 def test_output_that_cannot_be_written(tmp_path):
-    for replaced in (True, False):
-        with pytest.raises(UserError, match=r"^--output=/proc/x/y: cannot use|No such"):
-            files.check_output("/proc/x/y", what="--output", replaced=replaced)
+    with pytest.raises(UserError, match=r"^--output=/proc/x/y: \S+: No such"):
+        files.check_output("/proc/x/y", what="--output")
     with file_limit(1000), pytest.raises(UserError, match="free some space"):
         files.check_output(str(tmp_path / "out"))
     assert os.listdir(tmp_path) == []
@@ -507,7 +508,7 @@ def test_mounted_places(tmp_path, option, message):
 LOCKING = """
 from alexnet_tf.errors import UserError
 try:
-    with files.lock(sys.argv[1], "the run"):
+    with files.lock(sys.argv[1]):
         print("locked", flush=True)
         sys.stdin.read()
 except UserError as error:
@@ -519,65 +520,60 @@ def test_lock_names_its_owner_and_ends_with_it(tmp_path):
     directory = tmp_path / "run[1]"
     owner = python(LOCKING, directory, stdin=subprocess.PIPE)
     assert owner.stdout.readline() == "locked\n"
-    with pytest.raises(UserError) as caught, files.lock(str(directory), "the run"):
+    with pytest.raises(UserError) as caught, files.lock(str(directory)):
         pass
     message = str(caught.value)
-    assert message.startswith(f"the run in {directory} is being written by process ")
+    assert message.startswith(f"{directory} is being written by process ")
     assert f"process {owner.pid} on " in message
     assert len(message.splitlines()) == 1
     owner.send_signal(signal.SIGKILL)
     owner.communicate()
     assert (directory / LOCK_FILE).exists()  # what the kill left
-    with files.lock(str(directory), "the run"):
+    with files.lock(str(directory)):
         assert str(os.getpid()) in (directory / LOCK_FILE).read_text()
 
 
-def test_lock_leaves_nothing_behind(tmp_path):
-    with files.lock(str(tmp_path / "new"), "the run"):
+def test_lock_is_nothing_that_a_directory_holds(tmp_path):
+    with files.lock(str(tmp_path / "new")):
         assert list_names(str(tmp_path / "new")) == []
-    assert os.listdir(tmp_path) == []
-    with files.lock(str(tmp_path / "new"), "the run"):
-        write_tree(tmp_path / "new", {"a": ""})
-    assert tree_but_locks(tmp_path) == {"new/a": ""}
+    files.check_ours(str(tmp_path / "new"), ["a"])
 
 
-def test_only_one_of_many_processes_is_in_a_lock(tmp_path):
+def test_only_one_of_many_processes_replaces_a_directory(tmp_path):
     """Each counts up a number without any other care; no count is lost."""
     code = """
 from alexnet_tf.errors import UserError
 done = 0
 while done < 100:
     try:
-        with files.lock(sys.argv[1], "x"):
-            with open(sys.argv[2]) as file:
+        with files.replacing(sys.argv[1], ["number"]) as temporary:
+            os.mkdir(temporary)
+            with open(sys.argv[1] + "/number") as file:
                 number = int(file.read())
-            with open(sys.argv[2], "w") as file:
+            with open(temporary + "/number", "w") as file:
                 file.write(str(number + 1))
-            done += 1
+        done += 1
     except UserError:
         pass
 """
-    (tmp_path / "number").write_text("0")
-    arguments = tmp_path / "run", tmp_path / "number"
-    processes = [python(code, *arguments) for _ in range(3)]
+    write_tree(tmp_path / "out", {"number": "0"})
+    processes = [python(code, tmp_path / "out") for _ in range(3)]
     assert [process.communicate()[1] for process in processes] == [""] * 3
-    assert (tmp_path / "number").read_text() == "300"
+    assert tree(tmp_path) == {"out/number": "300"}
+    assert os.listdir(tmp_path) == ["out"]
 
 
-def test_lock_of_a_replaced_directory(tmp_path):
-    """As a preparation does it: the lock is in the directory that goes away."""
-    with files.lock(str(tmp_path / "out"), "the data set"):
-        with files.replacing(str(tmp_path / "out"), ["a"]) as temporary:
-            write_tree(temporary, {"a": "new"})
-        assert tree(tmp_path) == {"out/a": "new"}
-    assert tree(tmp_path) == {"out/a": "new"}
+def test_lock_on_a_full_disk(tmp_path):
+    with file_limit(0), files.lock(str(tmp_path)):
+        assert (tmp_path / LOCK_FILE).read_text() == ""
+        with pytest.raises(UserError, match="by another process: wait"):
+            files.lock(str(tmp_path)).__enter__()
 
 
 def test_lock_follows_a_link_to_nothing(tmp_path):
     (tmp_path / "link").symlink_to("later")
-    with files.lock(str(tmp_path / "link"), "the run"):
+    with files.lock(str(tmp_path / "link")):
         assert (tmp_path / "later" / LOCK_FILE).exists()
-    assert tree(tmp_path) == {"link": "later"}
 
 
 # What a file system refuses.
@@ -608,8 +604,10 @@ def test_errors_of_tensorflow_are_explained(tmp_path):
         "cannot write /dev/full: No space left on device; free": lambda: write(
             "/dev/full"
         ),
-        "/proc/x/y: No such file or directory; give": lambda: write("/proc/x/y"),
-        "Not a directory; give a path": lambda: write(f"{tmp_path}/file/x"),
+        "/proc/x/y: No such file or directory; give another path": lambda: write(
+            "/proc/x/y"
+        ),
+        "Not a directory; give another path": lambda: write(f"{tmp_path}/file/x"),
         "File too large; free some space": lambda: big.save(str(tmp_path / "ckpt")),
         "scheme 'nofs' not implemented": lambda: write("nofs://a/b"),
     }
@@ -664,14 +662,17 @@ def test_remote_outputs(caplog, monkeypatch):
     old = {"saved_model.pb": "old", "variables/v.index": "", "variables/v.data-1": ""}
     write_remote(f"{root}/out", old)
     files.check_output(f"{root}/out", [f"{root}/data"])
-    with pytest.raises(UserError, match="would overwrite the input"):
+    with pytest.raises(UserError, match="overlaps the input"):
         files.check_output(f"{root}/out", [f"{root}/out/data/"])
     with pytest.raises(UserError, match="scheme 'nofs' not implemented"):
         files.check_output("nofs://bucket/out")
-    copied, upload = [], files._upload
-    monkeypatch.setattr(
-        files, "_upload", lambda path, to: (copied.append(to), upload(path, to))
-    )
+    copied, copy = [], tf.io.gfile.copy
+
+    def watched(path, to, overwrite):
+        copied.append(to)
+        copy(path, to, overwrite)
+
+    monkeypatch.setattr(tf.io.gfile, "copy", watched)
     with files.replacing(f"{root}/out", names) as temporary:
         write_tree(temporary, {"saved_model.pb": "new", "variables/v.data-2": "new"})
         assert remote_tree(f"{root}/out") == old
@@ -689,7 +690,7 @@ def test_remote_outputs(caplog, monkeypatch):
     files.remove_written(f"{root}/out", names)
     assert remote_tree(root) == {"out/notes.txt": "mine"}
     assert list_names(f"{root}/out") == ["notes.txt"]
-    with files.lock(f"{root}/out", "the run"):
+    with files.lock(f"{root}/out"):
         assert "no lock on ram://" in caplog.text
 
 
@@ -698,7 +699,7 @@ def test_no_tensorflow_for_local_paths(tmp_path):
 with files.writing(sys.argv[1] + "/a"):
     pass
 files.check_output(sys.argv[1] + "/b", ["gs://c"])
-with files.lock(sys.argv[1], "x"):
+with files.lock(sys.argv[1]):
     files.remove_written(sys.argv[1], ["a"])
 print(json.dumps([name for name in ("tensorflow", "numpy") if name in sys.modules]))
 """

@@ -357,7 +357,7 @@ def test_a_page_takes_the_place_of_no_picture(predict, tmp_path):
     for given in (path, tmp_path):
         done = predict(f"--output_html={path}", given)
         assert done.returncode == 1
-        assert "would overwrite the input" in done.stderr
+        assert "overlaps the input" in done.stderr
     other = tmp_path / "b.jpg"
     other.write_bytes(picture((0, 0, 255)))
     done = predict(f"--output_html={path}", other)

@@ -463,7 +463,7 @@ def test_without_a_directory_the_same_command_goes_on(data_dir, tmp_path, monkey
     other = choose(seed=6)
     assert choose(learning_rate=0.1) not in (first, other)
     assert choose() == first
-    with lock(first, "the run"):  # another process is at it
+    with lock(first):  # another process is at it
         newest = choose()
         assert newest not in (first, other)
     pathlib.Path(newest, "eval.json").write_text("{}")  # by eval.py, on the way

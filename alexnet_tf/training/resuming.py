@@ -32,7 +32,7 @@ def find_unfinished(
         run = Run(os.path.join(RUNS_DIR, name))
         if _can_go_on(run, wanted, given, export):
             with contextlib.suppress(UserError):  # another process is at it
-                stack.enter_context(lock(run.model_dir, "the run"))
+                stack.enter_context(lock(run.model_dir))
                 return run
     return None
 
@@ -59,5 +59,5 @@ def make_run(config: Config, stack: contextlib.ExitStack) -> Run:
     """Makes the directory of a run without a name, and locks it."""
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.recipe.name}"
     directory = make_fresh_directory(os.path.join(RUNS_DIR, name))
-    stack.enter_context(lock(directory, "the run"))
+    stack.enter_context(lock(directory))
     return Run(directory)

@@ -145,8 +145,8 @@ def train_run(
         else:
             run = Run(model_dir)
             if is_chief(strategy):
-                check_output(model_dir, [data_dir], what="--model_dir", replaced=False)
-                stack.enter_context(lock(model_dir, "the run"))
+                check_output(model_dir, [data_dir], what="--model_dir")
+                stack.enter_context(lock(model_dir))
         goes_on = run and run.exists() and not overwrite
         previous = run.read_config() if goes_on else None
         weights = _first_weights(run, previous, given)
