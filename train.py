@@ -51,7 +51,7 @@ def define_flags() -> None:
     )
     command_line.define_flags_from(Recipe, _describe_default)
     command_line.define_flags_from(Config)
-    command_line.define_label_flags(expert=True)
+    command_line.define_label_flags()
     flags.DEFINE_bool("overwrite", False, "Start anew in a used model_dir.")
     flags.DEFINE_bool("export", True, "Export a SavedModel at the end.")
 

@@ -1,7 +1,9 @@
 """What the scripts share: flags, one-line errors, exit codes, a quiet TensorFlow."""
 
+import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import logging as stdlib_logging
 import os
@@ -14,7 +16,7 @@ import tempfile
 import textwrap
 import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 try:
     from absl import flags, logging
@@ -27,7 +29,7 @@ except ModuleNotFoundError:
 
 from alexnet_tf import files, programs, signals
 from alexnet_tf.errors import UserError
-from alexnet_tf.paths import expand, is_remote, list_names
+from alexnet_tf.paths import expand, is_remote
 from alexnet_tf.recipes import RECIPES
 from alexnet_tf.settings import Limits, settings_of
 from alexnet_tf.starting import import_tensorflow
@@ -42,31 +44,6 @@ _STEERING = re.compile(
 
 # Flags.
 
-# What people of this field type for a flag of ours.
-_SYNONYMS = {
-    "data_dir": "data data_path dataset image_dir input_dir path train_dir",
-    "input": "data data_path image_dir input_dir path source_dir",
-    "output": "dest export_dir out outdir output_dir save_dir",
-    "model_dir": "dest log_dir logdir model out outdir output_dir run run_dir save_dir "
-    "saved_model train_dir",
-    "saved_model": "export_dir model model_dir",
-    "batch_size": "batch bs",
-    "global_batch_size": "batch batch_size bs",
-    "image_size": "img_size size",
-    "learning_rate": "lr",
-    "num_gpus": "device devices gpus",
-    "num_workers": "jobs",
-    "optimizer": "opt",
-    "overwrite": "force",
-    "precision": "amp bf16 dtype fp16 mixed_precision",
-    "recipe": "arch",
-    "seed": "random_seed",
-    "top_k": "k",
-    "train_steps": "steps",
-    "validation_fraction": "val_split",
-    "warmup_epochs": "warmup",
-    "weight_decay": "l2 wd",
-}
 _KINDS = {"int": "N", "float": "X", "bool": "", "path": "PATH", "numbers": "X,X,…"}
 _expert_flags: set[str] = set()
 
@@ -74,19 +51,13 @@ _expert_flags: set[str] = set()
 class _PathParser(flags.ArgumentParser):
     """A path, as `expand` takes it; looked for where it is to exist."""
 
-    def __init__(self, name: str, exists: bool):
-        self._name, self._exists = name, exists
+    def __init__(self, exists: bool):
+        self._exists = exists
 
     def parse(self, argument: str) -> str:
         path = expand(argument)
         if self._exists and not is_remote(path) and not os.path.lexists(path):
-            directory, name = os.path.split(path.rstrip("/"))
-            near = difflib.get_close_matches(name, list_names(directory or "."))
-            hint = ""
-            if near:
-                meant = f"--{self._name}={os.path.join(directory, near[0])}"
-                hint = f"; did you mean {shlex.quote(meant)}?"
-            raise UserError(f"there is no {path}{hint}")
+            raise UserError(f"there is no {path}: give a path that exists")
         return path
 
     def flag_type(self) -> str:
@@ -119,7 +90,8 @@ class _FieldParser(flags.ArgumentParser):
         if limits.is_optional and argument.lower() == "none":
             return None
         try:
-            values = [limits.kind(part) for part in self._split(argument)]
+            parts = argument.split(",") if limits.is_tuple else [argument]
+            values = [limits.kind(part.strip()) for part in parts]
         except ValueError:
             raise ValueError(f"must be {limits}") from None
         value = tuple(values) if limits.is_tuple else values[0]
@@ -129,10 +101,6 @@ class _FieldParser(flags.ArgumentParser):
 
     def flag_type(self) -> str:
         return "numbers" if self._limits.is_tuple else self._limits.kind.__name__
-
-    def _split(self, argument: str) -> list[str]:
-        parts = argument.split(",") if self._limits.is_tuple else [argument]
-        return [part.strip() for part in parts]
 
 
 def define_path(
@@ -156,13 +124,13 @@ def define_path(
         required: Whether it must be given.
         expert: Whether only `--helpfull` shows it.
     """
-    parser = _PathParser(name, exists)
+    parser = _PathParser(exists)
     if many:
         flags.DEFINE_multi(parser, flags.ArgumentSerializer(), name, default, help)
     else:
         flags.DEFINE(parser, name, default, help)
     if required:
-        flags.mark_flag_as_required(name)
+        flags.register_validator(name, lambda value: value is not None, "give it")
     if expert:
         mark_expert(name)
 
@@ -173,23 +141,15 @@ def define_choice(name: str, choices: list[str], help: str) -> None:
     flags.DEFINE_flag(flag)
 
 
-def define_label_flags(*, expert: bool = False) -> None:
-    """Defines what says of older shards, which may not tell it, what labels mean.
-
-    Args:
-        expert: Whether only `--helpfull` shows the flags.
-    """
-    define_path(
-        "class_names",
-        None,
-        "Names of the classes, one a line, for shards whose records do not tell them.",
-        exists=True,
-        expert=expert,
+def define_label_flags() -> None:
+    """Defines the flags that say what labels mean where the records do not tell it."""
+    help = "A file of the names of the classes, one on each line, for records without."
+    define_path("class_names", None, help, exists=True, expert=True)
+    help = (
+        "The label of the first class in such records. Default: 0 or 1, as they show."
     )
-    help = "Label of the first class in such shards; by default 0 or 1, as they show."
     flags.DEFINE_integer("label_offset", None, help)
-    if expert:
-        mark_expert("label_offset")
+    mark_expert("label_offset")
 
 
 def define_weights_flags() -> None:
@@ -370,7 +330,24 @@ class _Terminal(io.TextIOWrapper):
 
     def write(self, text: str) -> int:
         """Writes; returns the number of characters."""
-        return super().write(_STEERING.sub(lambda match: ascii(match[0])[1:-1], text))
+        with _even_closed():
+            super().write(_STEERING.sub(lambda match: ascii(match[0])[1:-1], text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes."""
+        with _even_closed():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _even_closed() -> Iterator[None]:
+    """Inside, what a closed terminal does not take any more is lost, and no error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 def execute(
@@ -405,9 +382,8 @@ def execute(
         own = [name for name in flags.FLAGS if name not in others]
         asked = {word.lstrip("-") for word in argv[1:] if word.startswith("-")}
         if asked & {"help", "h", "helpfull"}:  # whatever else is missing
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as for "--help | head"
             about = sys.modules[main.__module__].__doc__ or ""
-            print(format_help(about, own, "helpfull" in asked))
+            print(format_help(about, own, "helpfull" in asked), flush=True)
             return 0
         values, arguments = flags.FLAGS, _parse(argv, accepts_others=check is not None)
         _configure_logging()
@@ -470,9 +446,7 @@ def _report(error: Exception, argv: Sequence[str]) -> int:
         traceback.print_exception(error)
     if isinstance(error, flags.Error):
         line = files.shown(_describe_flags_error(error))
-        print(f"error: {line}", file=sys.stderr)
-        words = command("python", *_this_script(argv), "--help")
-        print(f"see: {words}", file=sys.stderr)
+        print(f"error: {line} (--help shows the flags)", file=sys.stderr)
         return EXIT_USAGE
     line = str(error) if isinstance(error, UserError) else files.explain(error)
     line = files.shown(line) if line else _describe_unforeseen(error, argv)
@@ -480,24 +454,26 @@ def _report(error: Exception, argv: Sequence[str]) -> int:
     return EXIT_ERROR
 
 
-def _this_script(argv: Sequence[str]) -> tuple[str, ...]:
-    """What is behind `python` on the command line that runs this program."""
-    spec = sys.modules["__main__"].__spec__
-    return ("-m", spec.name) if spec and argv is sys.argv else (argv[0],)
-
-
 def _describe_flags_error(error: flags.Error) -> str:
     if not isinstance(error, flags.UnrecognizedFlagError):
-        return " ".join(str(error).removeprefix("FATAL Flags").split())
-    given, known = error.flagname, set(flags.FLAGS)
-    near = difflib.get_close_matches(given, known, cutoff=0.75)
-    meant = [
-        name
-        for name, words in _SYNONYMS.items()
-        if name in known and given in words.split()
-    ]
-    hint = " or ".join(f"--{name}" for name in (meant or near)[:2])
+        return " ".join(str(error).replace("=None:", ":").split())
+    given = error.flagname
+    scores = {name: _likeness(given, name) for name in flags.FLAGS}
+    best = max(scores.values())
+    meant = [name for name in sorted(scores, key=len) if scores[name] == best]
+    if not best:
+        meant = difflib.get_close_matches(given, flags.FLAGS, cutoff=0.75)
+    hint = " or ".join(f"--{name}" for name in meant[:2])
     return f"there is no flag --{given}" + (f": did you mean {hint}?" if hint else "")
+
+
+def _likeness(given: str, name: str) -> int:
+    """How many words of what was given, or initials, a flag's name has."""
+    words, parts = name.split("_"), given.split("_")
+    if given == "".join(word[:1] for word in words):  # as in --lr
+        return len(words)
+    beginnings = {word[:length] for word in words for length in range(3, len(word))}
+    return len({*words, *beginnings} & {*parts})
 
 
 def _describe_unforeseen(error: Exception, argv: Sequence[str]) -> str:

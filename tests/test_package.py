@@ -23,18 +23,22 @@ EXTRAS = PROJECT["optional-dependencies"]
 IN_CHECKOUT = ("demo", "dev", "serving", "warmup")
 
 
-def pinned(name):
-    """What a requirements file pins, as lower bounds."""
-    lines = (ROOT / name).read_text().splitlines()
-    lines = [line.split("#")[0].strip() for line in lines]
-    return sorted(line.replace("==", ">=") for line in lines if "==" in line)
+def versions(lines, operator):
+    """The version of each package in lines such as `numpy==2.4.6  # why`."""
+    pairs = [line.split("#")[0].strip().split(operator) for line in lines]
+    return {p[0]: tuple(map(int, p[1].split(".")[:3])) for p in pairs if len(p) > 1}
 
 
-def test_lower_bounds_are_the_versions_that_are_tested():
+def test_what_is_tested_is_within_the_lower_bounds():
     at_once = [line for extra in IN_CHECKOUT for line in EXTRAS[extra]]
-    assert pinned("requirements.txt") == sorted(PROJECT["dependencies"] + at_once)
+    files = {"requirements.txt": PROJECT["dependencies"] + at_once}
     for extra in set(EXTRAS) - {*IN_CHECKOUT}:
-        assert pinned(f"requirements-{extra}.txt") == sorted(EXTRAS[extra]), extra
+        files[f"requirements-{extra}.txt"] = EXTRAS[extra]
+    for name, lines in files.items():
+        pinned = versions((ROOT / name).read_text().splitlines(), "==")
+        bounds = versions(lines, ">=")
+        assert pinned.keys() == bounds.keys(), name
+        assert all(pinned[package] >= bounds[package] for package in bounds), name
 
 
 def test_every_folder_of_code_is_in_the_wheel():
@@ -83,7 +87,9 @@ def test_console_commands_speak_of_console_commands(name, tmp_path):
     assert "python" not in said
     wrong = run(tmp_path, name, "--no_such_flag")
     assert wrong.returncode == 2
-    assert wrong.stderr.splitlines()[1] == f"see: {name} --help"
+    assert wrong.stderr == (
+        "error: there is no flag --no_such_flag (--help shows the flags)\n"
+    )
 
 
 def test_scripts_are_printed_as_console_commands_where_one_runs(monkeypatch):
