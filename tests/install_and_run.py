@@ -25,14 +25,15 @@ assert prediction.error is None and len(prediction.classes) == 4, prediction
 """
 
 
-def run(*words: str | os.PathLike) -> str:
-    """Runs a program of which nothing may fail; returns what it printed."""
+def run(*words: str | os.PathLike, code: int = 0) -> str:
+    """Runs a program that must end with a code; returns all that it printed."""
     print("$", *words, flush=True)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, env=environment)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run(words, text=True, env=environment, **pipes)
     print(done.stdout)
-    if done.returncode:
-        sys.exit(f"exit code {done.returncode}")
+    if done.returncode != code:
+        sys.exit(f"exit code {done.returncode}, expected {code}")
     return done.stdout
 
 
@@ -49,9 +50,18 @@ def main() -> None:
         shutil.rmtree("source")
         (wheel,) = pathlib.Path("wheel").glob("*.whl")
         run(python, "-m", "pip", "install", "-q", wheel)
+        said = run(programs / "alexnet-train", code=1)  # the demo's data are an extra
+        assert said.splitlines()[-1].endswith("run: pip install elpv-dataset")
+        run(python, "-m", "pip", "install", "-q", f"{wheel}[demo]")
 
         small = ["--train_steps=3", "--width=0.1", "--global_batch_size=32"]
         said = run(programs / "alexnet-train", *small)
+        for line in (
+            "the run is in runs/demo",
+            "recipe small for 4 classes",
+            "epoch  ",
+        ):
+            assert line in said, line
         assert "alexnet-eval --model_dir=" in said
         assert "alexnet-train --data_dir=PICTURES" in said
         run(python, "-c", LIBRARY)
