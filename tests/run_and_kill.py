@@ -29,6 +29,7 @@ GIVEN = {
     "checkpoint_every": 3,
     "steps_per_loop": 1,
     "lr_schedule": "plateau",
+    "warmup_epochs": 0.0,
 }
 
 
