@@ -89,7 +89,7 @@ class PublishedWeights:
         if len(named) > 1:
             raise UserError(
                 f"{self.source} does not tell its recipe, which may be {names}: give "
-                "--recipe, in Python recipe= (published as bvlc_alexnet: bvlc)"
+                "--recipe, or recipe= to alexnet() or load() (bvlc_alexnet: bvlc)"
             )
         self._check_changes(network_fields(named[0]), changes)
         recipe = dataclasses.replace(named[0], **changes)
