@@ -56,8 +56,8 @@ def alexnet(
         include_top: False for the network up to fc7, without classes.
         image_mean: RGB mean of the training images, 0..255, which the network
             subtracts: `(3,)`, or `(height, width, 3)` of which the central window is
-            taken; None for that of the weights, or else ImageNet's. A recipe with a
-            `mean_color` has its own.
+            taken; None for that of the weights or of a recipe with a `mean_color`, or
+            else ImageNet's.
         dtype: Keras dtype policy: "float32" or "mixed_bfloat16".
         seed: Seed of the initial weights and the dropout masks; drawn where None.
         **fields: Fields of `Recipe` to change in the recipe, such as `width=0.5`,
@@ -249,13 +249,14 @@ def _put_in(model: keras.Model, published: PublishedWeights) -> None:
 
 def _choose_mean(given, recipe: Recipe, published: PublishedWeights | None):
     """The mean to build the network with; that of weights is put in with them."""
-    if published and given is None:
-        published.require_mean(recipe, "give image_mean, RGB 0..255")
-    elif published and published.tells_mean(recipe):
-        raise UserError(
-            f"image_mean: {published.source} has a mean of its own; leave it out"
-        )
-    return IMAGENET_MEAN if given is None else given
+    if given is None:
+        if published:
+            published.require_mean(recipe, "give image_mean, RGB 0..255")
+        return IMAGENET_MEAN
+    if recipe.mean_color or (published and published.tells_mean(recipe)):
+        owner = published.source if published else f"the recipe {recipe.name}"
+        raise UserError(f"image_mean: {owner} has a mean of its own; leave it out")
+    return given
 
 
 def _choose_recipe(recipe, published: PublishedWeights | None, fields) -> Recipe:

@@ -248,6 +248,13 @@ def test_a_mistake_is_a_sentence(given, error, message):
         alexnet(*given)
 
 
+def test_a_mean_for_a_recipe_that_has_its_own_is_refused():
+    with pytest.raises(
+        UserError, match="image_mean: the recipe bvlc has a mean of its"
+    ):
+        alexnet(3, "bvlc", width=WIDTH, image_mean=(1, 2, 3))
+
+
 def test_fields_of_a_recipe_are_keywords():
     model = alexnet(3, "small", width=WIDTH, dropout="inverted", groups=1)
     assert model.get_layer("dropout6").scale_in_training
