@@ -147,36 +147,21 @@ class LocalResponseNormalization(keras.layers.Layer):
 class SpatialResponseNormalization(keras.layers.Layer):
     """Normalises each activation by its neighbours in its own feature map.
 
-    `y = x / (1 + alpha * sum(x**2)) ** beta`, the sum over the 5×5 window around each
-    pixel, zeros outside. The source of 2012 has it after the second LRN, with a scale
-    of .001 divided by the window's 25 pixels; the paper does not mention it. Computed
-    in float32.
-
-    Args:
-        alpha: Multiplies the sum of squares.
-        beta: Exponent.
+    `y = x / (1 + .001 / 25 * sum(x**2)) ** .75`, the sum over the 5×5 window around
+    each pixel, zeros outside, as the source of 2012 has it after the second LRN; the
+    paper does not mention it. Computed in float32.
     """
-
-    def __init__(self, alpha: float = 0.001 / 25, beta: float = 0.75, **kwargs):
-        super().__init__(**kwargs)
-        self.alpha = alpha
-        self.beta = beta
 
     def call(self, inputs):
         """Returns a tensor of the shape and dtype of `inputs`, 4 dimensions."""
         x = tf.cast(inputs, tf.float32)
         squares = tf.pad(tf.square(x), [[0, 0], [2, 2], [2, 2], [0, 0]])
-        sums = 25.0 * tf.nn.avg_pool2d(squares, ksize=5, strides=1, padding="VALID")
-        y = x * _inverse_power(1.0 + self.alpha * sums, self.beta)
-        return tf.cast(y, inputs.dtype)
+        means = tf.nn.avg_pool2d(squares, ksize=5, strides=1, padding="VALID")
+        return tf.cast(x * _inverse_power(1.0 + 0.001 * means, 0.75), inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         """Returns `input_shape`."""
         return input_shape
-
-    def get_config(self):
-        """Returns what `from_config` needs to make the same layer."""
-        return super().get_config() | {"alpha": self.alpha, "beta": self.beta}
 
 
 @keras.saving.register_keras_serializable("alexnet_tf")
