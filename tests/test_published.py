@@ -210,6 +210,8 @@ LONG_LRN = {"local_size": 7, "alpha": 1e-4, "beta": 0.75}
         # What no scaling in training leaves to the test, as a fork has it.
         (lambda n: change(n, "drop6", dropout={"scale_train": False}),
          "drop6 is another Dropout .dropout_param with field 2"),
+        (lambda n: change(n, "drop6", arrays="fc7"), "drop6 is Dropout with arrays"),
+        (lambda n: change(n, "norm1", arrays="fc7"), "norm1 is LRN with arrays"),
         (lambda n: change(n, "pool1", pool={"kernel_size": 3, "stride": 2,
                                             "round_mode": 1}), "with field 13"),
         (lambda n: change(n, "conv5", conv={"kernel_size": [3], "pad": [1], "group": 2,

@@ -144,7 +144,7 @@ def _read_steps(layers) -> list[Step]:
         if kind == "Split":
             aliases |= dict.fromkeys(layer.top, bottoms[0])
             continue
-        if kind in _WITHOUT_EFFECT and not unknown:
+        if kind in _WITHOUT_EFFECT and not (unknown or layer.blobs):
             aliases |= {top: bottoms[0] for top in layer.top if top != bottoms[0]}
             continue
         step = _read_step(kind, layer)
@@ -177,6 +177,8 @@ def _read_preprocessing(layer) -> list[Step]:
 
 
 def _read_step(kind: str, layer) -> Step:
+    if layer.blobs and kind not in ("Convolution", "InnerProduct"):
+        return Step(f"{kind} with arrays", {}, layer.name)
     if kind == "Convolution":
         given = layer.convolution
         numbers = _read_window(given, "kernel_size") | {"groups": given.group or 1}
@@ -196,8 +198,6 @@ def _read_step(kind: str, layer) -> Step:
     if kind == "InnerProduct" and layer.dense.axis in (0, 1):
         numbers = {"transpose": True} if layer.dense.transpose else {}
         return Step("dense", numbers, layer.name)
-    if layer.blobs:
-        return Step(f"{kind} with arrays", {}, layer.name)
     if kind == "ReLU" and not layer.relu.negative_slope:
         return Step("relu", {}, layer.name)
     return Step(_ACTIVATIONS.get(kind, f"another {kind}"), {}, layer.name)
