@@ -1,280 +1,200 @@
-"""The requests that the server answers, and within which bounds.
-
-Every bound is kept before the work that it bounds: the size of a body while it is read,
-the number of pictures before they are decoded, what may wait before it waits. A client
-that has left is noticed, and its pictures are left out of the next batch.
-"""
+"""What the server answers: classes of pictures, where the network looks, its state."""
 
 import asyncio
 import base64
+import concurrent.futures
 import contextlib
-import dataclasses
 import hashlib
 import io
-import json
+import os
 import pathlib
 import re
-import time
+from collections.abc import Callable
 
 import numpy as np
 import prometheus_client as prometheus
 import tensorflow as tf
-from absl import logging
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from alexnet_tf.evaluation import explaining
-from alexnet_tf.export.saved_model import MAX_BATCH_SIZE
-from alexnet_tf.pictures.decoding import load_rgb
-from alexnet_tf.pictures.fitting import fit_picture
-from serving.batching import Batcher, OverloadedError
-from serving.models import Model, Versions
+from alexnet_tf.exported import pick_class
+from alexnet_tf.pictures.decoding import MAX_PIXELS, TooManyPixelsError, load_rgb
+from alexnet_tf.pictures.fitting import Fitting, fit_picture
+from serving import rest
+from serving.batching import Batcher
+from serving.gate import Gate, Limits, overloaded, unless_client_leaves
+from serving.models import Versions
 
 _PAGE = pathlib.Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 _MODEL = "/v1/models/alexnet"
-_RETRY = {"Retry-After": "1"}
-_NO_PICTURE = {"classes": "", "class_ids": -1, "probabilities": 0.0}
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a request may cost.
-
-    Attributes:
-        body: Bytes of a request.
-        waiting: Pictures that may wait or be computed.
-        seconds: Time until a request is answered.
-    """
-
-    body: int = 32 << 20
-    waiting: int = 256
-    seconds: float = 30.0
-
-
-class RefusedError(Exception):
-    """What is said to a client instead of an answer: a status and a sentence."""
-
-    def __init__(self, status: int, reason: str, headers: dict | None = None):
-        super().__init__(reason)
-        self.status, self.headers = status, headers
-
-
-class _Metrics:
-    """What Prometheus may ask."""
-
-    def __init__(self, batcher):
-        self.registry = prometheus.CollectorRegistry()
-        common = {"registry": self.registry}
-        self.requests = prometheus.Counter(
-            "alexnet_requests", "Requests by status.", ["status"], **common
-        )
-        self.pictures = prometheus.Counter(
-            "alexnet_pictures", "Pictures that were answered.", **common
-        )
-        self.seconds = prometheus.Histogram(
-            "alexnet_request_seconds", "Time from request to answer.", **common
-        )
-        waiting = prometheus.Gauge(
-            "alexnet_waiting", "Pictures that wait or are computed.", **common
-        )
-        waiting.set_function(lambda: batcher().num_waiting)
+_JSON_TYPES = (
+    "",
+    "application/json",
+    "text/plain",
+    "application/x-www-form-urlencoded",
+)
+_SMALL_PIXELS = 2**23  # many such pictures are decoded at once, larger ones one by one
+_BATCH = 32
+_BAD = "it is no picture of a kind that is taken"
 
 
 class Service:
     """A model behind the routes.
 
     Args:
-        directory: See `Versions`.
-        limits: What a request may cost.
+        versions: The model.
+        gate: What bounds the requests.
     """
 
-    def __init__(self, directory: str, limits: Limits):
-        self._versions, self._limits = Versions(directory), limits
-        self._batcher: Batcher | None = None
-        self._metrics = _Metrics(lambda: self._batcher)
+    def __init__(self, versions: Versions, gate: Gate):
+        self._versions, self._gate = versions, gate
+        self._decoding = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        self._decoding_large = concurrent.futures.ThreadPoolExecutor(1)
 
     @contextlib.asynccontextmanager
     async def run(self, _):
-        """Loads and warms up the model before the first request is taken."""
-        await asyncio.to_thread(self._versions.load)
-        self._versions.watch()
+        """Batches what is asked until the server ends, and looks for new versions."""
         self._batcher = Batcher(
-            lambda signature, rows: self._model.run(signature, rows),
-            max_waiting=self._limits.waiting,
+            lambda signature, rows: self._versions.current.run(signature, rows), _BATCH
         )
-        logging.info("ready: version %d", self._model.version)
+        self._versions.watch()
         yield
         self._versions.close()
         await self._batcher.close()
 
-    @property
-    def _model(self) -> Model:
-        return self._versions.current
-
     async def predict(self, request: Request) -> Response:
-        """Answers pictures or arrays; see `Limits` for what is refused."""
-        start, number, status = time.perf_counter(), 0, 500
-        try:
-            body = await self._read_body(request)
-            work = asyncio.ensure_future(self._answer(request, body))
-            answer, number = await self._unless_client_leaves(request, work)
-            status = 200
-            return JSONResponse(answer)
-        except RefusedError as refused:
-            status = refused.status
-            return JSONResponse({"error": str(refused)}, status, refused.headers)
-        finally:
-            seconds = time.perf_counter() - start
-            self._metrics.requests.labels(str(status)).inc()
-            self._metrics.pictures.inc(number)
-            self._metrics.seconds.observe(seconds)
-            logging.info(
-                "%s %s %d, %d pictures, %.0f ms",
-                *(request.method, request.url.path, status, number, 1000 * seconds),
-            )
-
-    async def _read_body(self, request: Request) -> bytes:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > self._limits.body:
-                raise RefusedError(
-                    413, f"a request has at most {self._limits.body >> 20} MiB"
-                )
-        return bytes(body)
-
-    async def _unless_client_leaves(self, request: Request, work: asyncio.Future):
-        """Awaits the work, no longer than its time and than somebody waits for it."""
-
-        async def wait_for_leaving() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-
-        leaving = asyncio.ensure_future(wait_for_leaving())
-        try:
-            await asyncio.wait(
-                {work, leaving},
-                timeout=self._limits.seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if work.done():
-                return self._result_of(work)
-            if leaving.done():
-                raise RefusedError(499, "the client has left")
-            raise RefusedError(504, f"not answered within {self._limits.seconds:g} s")
-        finally:
-            work.cancel()
-            leaving.cancel()
-
-    def _result_of(self, work: asyncio.Future):
-        try:
-            return work.result()
-        except OverloadedError:
-            raise RefusedError(503, "too much waits: come again", _RETRY) from None
-        except (tf.errors.ResourceExhaustedError, MemoryError):
-            raise RefusedError(503, "out of memory: come again", _RETRY) from None
-        except tf.errors.InvalidArgumentError as error:
-            found = re.search(r"assertion failed: \[(.*?)\]", error.message)
-            reason = found[1] if found else " ".join(error.message.split())[:200]
-            raise RefusedError(400, reason) from None
-
-    async def _answer(self, request: Request, body: bytes) -> tuple[dict, int]:
-        if request.headers.get("content-type", "").startswith("image/"):
-            rows, _ = await self._classify([body])
-            if rows[0]["class_ids"][0] < 0:
-                raise RefusedError(400, "it is no picture of a kind that is taken")
-            return rows[0], 1
-        signature, inputs, is_columns = _parse(body, self._model)
-        if signature == "serving_default":
-            rows, columns = await self._classify(_to_bytes(inputs))
-        else:
-            array = _to_array(inputs, self._model.input_of(signature))
-            columns = await self._batcher.ask(signature, array)
-            columns = {name: _to_json(values) for name, values in columns.items()}
-            rows = _to_rows(columns)
-        answer = {"outputs": columns} if is_columns else {"predictions": rows}
-        return answer, len(rows)
-
-    async def _classify(self, files: list[bytes]) -> tuple[list[dict], dict]:
-        """Decodes pictures, asks for those that are some, and puts the rest between."""
-        model = self._model
-        if self._batcher.num_waiting + len(files) > self._limits.waiting:
-            raise OverloadedError  # before anything is decoded
-        squares = await asyncio.gather(
-            *(asyncio.to_thread(_decode, file, model.fitting) for file in files)
-        )
-        good = [square for square in squares if square is not None]
-        found = await self._batcher.ask("images", np.stack(good)) if good else {}
-        answers = iter(_to_rows({k: _to_json(v) for k, v in found.items()}))
-        k = len(next(iter(found.values()))[0]) if good else 1
-        nothing = {name: [value] * k for name, value in _NO_PICTURE.items()}
-        rows = [nothing if s is None else next(answers) for s in squares]
-        return rows, {name: [row[name] for row in rows] for name in rows[0]}
+        """Answers pictures or arrays."""
+        answer = self._classify if _is_picture(request) else self._answer
+        return await self._answer_body(request, answer)
 
     async def explain(self, request: Request) -> Response:
-        """A picture in grey, in colour where the network looks: PNG."""
-        try:
-            body = await self._read_body(request)
-            square = await asyncio.to_thread(_decode, body, self._model.fitting)
-            if square is None:
-                raise RefusedError(400, "it is no picture of a kind that is taken")
-            loop = asyncio.get_running_loop()
+        """Answers a picture in grey, in colour where the network looks: PNG."""
+        return await self._answer_body(request, self._explain)
 
-            def ask(images: np.ndarray) -> np.ndarray:
-                asked = asyncio.run_coroutine_threadsafe(
-                    self._batcher.ask("images", images), loop
+    async def _answer_body(self, request: Request, answer: Callable) -> Response:
+        """Answers the body, and says in one sentence what is wrong with it."""
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise HTTPException(415, "send the body without a content encoding")
+        async with self._gate.body(request) as body:
+            try:
+                work = answer(request, body)
+                return await unless_client_leaves(request, work)
+            except (tf.errors.ResourceExhaustedError, MemoryError):
+                raise overloaded("out of memory") from None
+            except tf.errors.InvalidArgumentError as error:
+                found = re.search(r"assertion failed: \[(.*?)\]", error.message)
+                reason = found[1] if found else " ".join(error.message.split())[:200]
+                raise HTTPException(400, reason) from None
+
+    async def _answer(self, request: Request, body: bytes) -> Response:
+        """Answers a request in JSON."""
+        model = self._versions.current
+        asked = rest.parse(body, model)
+        with self._gate.room_for(len(asked.inputs)):
+            if model.input_of(asked.signature) == "images":
+                rows = rest.to_images(asked.inputs)
+                columns = await self._batcher.ask(asked.signature, rows)
+            else:
+                files = rest.to_files(asked.inputs)
+                columns = await self._ask_files(files, asked.signature)
+        request.state.number = len(asked.inputs)
+        return JSONResponse(rest.to_answer(columns, asked.is_columns))
+
+    async def _classify(self, request: Request, body: bytes) -> Response:
+        """Answers a body that is a picture."""
+        with self._gate.room_for(1):
+            columns = await self._ask_files([body])
+        if columns["class_ids"][0, 0] < 0:
+            raise HTTPException(400, _BAD)
+        request.state.number = 1
+        return JSONResponse(rest.to_answer(columns, False)["predictions"][0])
+
+    async def _ask_files(
+        self, files: list[bytes], signature: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """Answers picture files. What is none is answered as the export does it."""
+        if signature == "tf_example":
+            return await self._batcher.ask(signature, np.array(files, object))
+        squares = await asyncio.gather(*map(self._decode, files))
+        if (
+            signature == "features"
+        ):  # takes files, and of fewer kinds than are taken here
+            files = [b"" if square is None else _to_png(square) for square in squares]
+            return await self._batcher.ask(signature, np.array(files, object))
+        is_bad = np.array([square is None for square in squares])
+        size = self._versions.current.fitting.stored_size
+        nothing = np.zeros((size, size, 3), np.uint8)
+        squares = [nothing if square is None else square for square in squares]
+        columns = await self._batcher.ask("images", np.stack(squares))
+        for name, value in (("classes", b""), ("class_ids", -1), ("probabilities", 0)):
+            columns[name][is_bad] = value
+        return columns
+
+    async def _decode(self, file: bytes) -> np.ndarray | None:
+        """A picture file as the network's square, uint8; None for what is none."""
+        loop, fitting = asyncio.get_running_loop(), self._versions.current.fitting
+        for threads, pixels in (
+            (self._decoding, _SMALL_PIXELS),
+            (self._decoding_large, MAX_PIXELS),
+        ):
+            with contextlib.suppress(TooManyPixelsError):
+                return await loop.run_in_executor(
+                    threads, _decode, file, fitting, pixels
                 )
-                answer = asked.result()
-                hit = answer["class_ids"] == class_id
-                least = answer["probabilities"][:, -1]
-                sums = (answer["probabilities"] * hit).sum(1)
-                return np.where(hit.any(1), sums, least)
+        return None
 
+    async def _explain(self, request: Request, body: bytes) -> Response:
+        with self._gate.room_for(1):
+            square = await self._decode(body)
+            if square is None:
+                raise HTTPException(400, _BAD)
             first = await self._batcher.ask("images", square[np.newaxis])
-            class_id = first["class_ids"][0, 0]
-            work = asyncio.ensure_future(
-                asyncio.to_thread(explaining.show_occlusion, ask, square, 32)
-            )
-            overlay, points = await self._unless_client_leaves(request, work)
-        except OverloadedError:
-            return JSONResponse({"error": "too many pictures wait"}, 503, _RETRY)
-        except RefusedError as refused:
-            return JSONResponse({"error": str(refused)}, refused.status)
-        content = io.BytesIO()
-        Image.fromarray(overlay).save(content, "PNG")
-        said = {"X-Falls": points}
-        return Response(content.getvalue(), media_type="image/png", headers=said)
+            class_id, probabilities = first["class_ids"][0, 0], []
+            for hidden in explaining.hide_parts(square, _BATCH):
+                answer = await self._batcher.ask("images", hidden)
+                probabilities.extend(pick_class(answer, class_id))
+        falls = explaining.to_falls(probabilities, square.shape[:2])
+        shares = explaining.to_shares(falls, square.shape[:2])
+        content = _to_png(explaining.overlay(square, shares))
+        request.state.number = 1
+        headers = {"X-Falls": explaining.describe_falls(falls)}
+        return Response(content, media_type="image/png", headers=headers)
 
     async def status(self, _: Request) -> Response:
         """What TensorFlow Serving says of a model."""
-        version = {"version": str(self._model.version), "state": "AVAILABLE"}
+        version = {"version": str(self._versions.number), "state": "AVAILABLE"}
         version["status"] = {"error_code": "OK", "error_message": ""}
         return JSONResponse({"model_version_status": [version]})
 
     async def metrics(self, _: Request) -> Response:
         """Counts and times in Prometheus' format."""
-        content = prometheus.generate_latest(self._metrics.registry)
+        content = prometheus.generate_latest(self._gate.registry)
         return Response(content, media_type=prometheus.CONTENT_TYPE_LATEST)
 
 
-def make_app(directory: str, limits: Limits) -> Starlette:
+def make_app(versions: Versions, limits: Limits) -> Callable:
     """The application: nothing can be loaded or unloaded by a request."""
-    service = Service(directory, limits)
+    gate = Gate(limits)
+    service = Service(versions, gate)
 
-    async def be_healthy(_: Request) -> Response:  # nobody asks before it is ready
+    async def be_healthy(_: Request) -> Response:  # nobody can ask before it is ready
         return JSONResponse({"status": "ok"})
 
     async def show_page(_: Request) -> Response:
         return HTMLResponse(_PAGE, headers=_page_headers())
 
-    async def fail(request: Request, error: Exception) -> Response:
-        logging.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
+    async def refuse(_: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    async def fail(*_) -> Response:
         return JSONResponse({"error": "the server failed; its log says why"}, 500)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", show_page),
             Route(_MODEL, service.status),
@@ -285,8 +205,9 @@ def make_app(directory: str, limits: Limits) -> Starlette:
             Route("/metrics", service.metrics),
         ],
         lifespan=service.run,
-        exception_handlers={Exception: fail},
+        exception_handlers={HTTPException: refuse, Exception: fail},
     )
+    return gate.around(app)
 
 
 def _page_headers() -> dict[str, str]:
@@ -305,82 +226,27 @@ def _page_headers() -> dict[str, str]:
     return {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
 
 
-def _parse(body: bytes, model: Model) -> tuple[str, list, bool]:
-    """The signature, its inputs by rows, and whether columns are to be answered."""
+def _is_picture(request: Request) -> bool:
+    """Whether the body is a picture, by its content type, or JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in _JSON_TYPES and not kind.startswith("image/"):
+        raise HTTPException(
+            415, "send JSON, or a picture as image/jpeg or its own type"
+        )
+    return kind.startswith("image/")
+
+
+def _decode(file: bytes, fitting: Fitting, max_pixels: int) -> np.ndarray | None:
     try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RefusedError(400, "the body is no JSON and no picture") from None
-    keys = {"instances", "inputs"} & {*content} if isinstance(content, dict) else set()
-    if len(keys) != 1:
-        raise RefusedError(400, 'expected {"instances": …} or {"inputs": …}')
-    signature = content.get("signature_name", "serving_default")
-    if signature not in model.signatures:
-        raise RefusedError(400, f"expected a signature of {model.signatures}")
-    name, is_columns = model.input_of(signature), "inputs" in content
-    inputs = content[keys.pop()]
-    if is_columns and isinstance(inputs, dict) and {*inputs} == {name}:
-        inputs = inputs[name]
-    if not isinstance(inputs, list) or not 1 <= len(inputs) <= MAX_BATCH_SIZE:
-        raise RefusedError(400, f"expected a list of 1 to {MAX_BATCH_SIZE} inputs")
-    is_named = [isinstance(row, dict) and {*row} == {name} for row in inputs]
-    inputs = [
-        row[name] if is_one else row
-        for row, is_one in zip(inputs, is_named, strict=True)
-    ]
-    return signature, inputs, is_columns
-
-
-def _to_bytes(inputs: list) -> list[bytes]:
-    """The files behind {"b64": …}; a text stands for its own bytes."""
-    files = []
-    for value in inputs:
-        if isinstance(value, dict) and {*value} == {"b64"}:
-            value = value["b64"]
-            try:
-                files.append(base64.b64decode(value, validate=True))
-            except (ValueError, TypeError):
-                raise RefusedError(400, "an input's b64 is no base64") from None
-        elif isinstance(value, str):
-            files.append(value.encode())
-        else:
-            raise RefusedError(400, 'expected {"b64": …} for each picture')
-    return files
-
-
-def _to_array(inputs: list, name: str) -> np.ndarray:
-    """The inputs of a signature that takes no picture files to be decoded here."""
-    if name != "images":
-        return np.array(_to_bytes(inputs), object)
-    try:
-        array = np.array(inputs)
-    except ValueError:
-        array = np.zeros(0)
-    if array.ndim != 4 or array.shape[3] != 3 or array.dtype.kind not in "iu":
-        raise RefusedError(400, "images have the shape (batch, height, width, 3)")
-    if array.min() < 0 or array.max() > 255:
-        raise RefusedError(400, "images are whole numbers 0..255")
-    return array.astype(np.uint8)
-
-
-def _decode(file: bytes, fitting) -> np.ndarray | None:
-    """A picture file as the network's square, uint8; None for what is none."""
-    try:
-        return np.asarray(fit_picture(load_rgb(file)[0], fitting))
+        image, _ = load_rgb(file, image_size=fitting.stored_size, max_pixels=max_pixels)
+    except TooManyPixelsError:
+        raise
     except ValueError:
         return None
+    return np.asarray(fit_picture(image, fitting))
 
 
-def _to_json(values: np.ndarray) -> list:
-    """Lists of numbers and texts; bytes of any kind become text."""
-    if values.dtype != object:
-        return values.tolist()
-    flat = [value.decode(errors="replace") for value in values.ravel()]
-    return np.array(flat, object).reshape(values.shape).tolist()
-
-
-def _to_rows(columns: dict[str, list]) -> list[dict]:
-    return [
-        dict(zip(columns, row, strict=True))
-        for row in zip(*columns.values(), strict=True)
-    ]
+def _to_png(pixels: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG", compress_level=1)
+    return content.getvalue()

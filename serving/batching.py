@@ -2,8 +2,7 @@
 
 While a batch is computed, what arrives waits; then all of it that fits goes into the
 next batch. So a client alone waits for nobody, and many clients share the cost of
-reading the weights. What a client no longer waits for is left out, and how much may
-wait is bounded.
+reading the weights. What a client no longer waits for is left out.
 """
 
 import asyncio
@@ -14,43 +13,27 @@ from collections.abc import Callable
 import numpy as np
 
 
-class OverloadedError(Exception):
-    """As many pictures wait as may: this request has to come again later."""
-
-
 class Batcher:
     """Runs functions of batches for requests that arrive one by one.
 
     Args:
         run: From a signature's name and a batch `(n, …)` to a dict of arrays `(n, …)`.
-        max_batch: Rows of a batch at most.
-        max_waiting: Rows that may wait or be computed; more are `OverloadedError`.
+        max_batch: Rows of a batch at most; a request of more is a batch of its own.
     """
 
-    def __init__(self, run: Callable, max_batch: int = 32, max_waiting: int = 256):
-        self._run, self._max_batch, self._max_waiting = run, max_batch, max_waiting
+    def __init__(self, run: Callable, max_batch: int = 32):
+        self._run, self._max_batch = run, max_batch
         self._jobs: collections.deque = collections.deque()
         self._arrived = asyncio.Event()
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self.num_waiting = 0
         self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def ask(self, signature: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Answers for some rows; a caller that is cancelled costs nothing more.
-
-        Raises:
-            OverloadedError: Too much waits already.
-        """
-        if self.num_waiting + len(rows) > self._max_waiting:
-            raise OverloadedError
+        """Answers for some rows; a caller that is cancelled costs nothing more."""
         answer = asyncio.get_running_loop().create_future()
-        self.num_waiting += len(rows)
         self._jobs.append((signature, rows, answer))
         self._arrived.set()
-        try:
-            return await answer
-        finally:
-            self.num_waiting -= len(rows)
+        return await answer
 
     async def close(self) -> None:
         """Ends the work; what still waits is cancelled."""
@@ -67,22 +50,27 @@ class Batcher:
             if not jobs:
                 self._arrived.clear()
                 continue
-            rows = np.concatenate([rows for _, rows, _ in jobs])
             try:
-                found = await loop.run_in_executor(
-                    self._thread, self._run, jobs[0][0], rows
-                )
+                found = await loop.run_in_executor(self._thread, self._answer, jobs)
             except Exception as error:
-                for _, _, answer in jobs:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            start = 0
-            for _, part, answer in jobs:
-                end = start + len(part)
-                if not answer.done():  # its client has left in the meantime
-                    answer.set_result({k: v[start:end] for k, v in found.items()})
-                start = end
+                found = [error] * len(jobs)
+            for (_, _, answer), columns in zip(jobs, found, strict=True):
+                if answer.done():  # its client has left in the meantime
+                    continue
+                if isinstance(columns, Exception):
+                    answer.set_exception(columns)
+                else:
+                    answer.set_result(columns)
+
+    def _answer(self, jobs: list[tuple]) -> list[dict[str, np.ndarray]]:
+        """Runs jobs as one batch, and gives each its own rows of the answer."""
+        found = self._run(jobs[0][0], np.concatenate([rows for _, rows, _ in jobs]))
+        ends = np.cumsum([len(rows) for _, rows, _ in jobs])
+        columns = {name: np.split(values, ends[:-1]) for name, values in found.items()}
+        return [
+            {name: parts[i] for name, parts in columns.items()}
+            for i in range(len(jobs))
+        ]
 
     def _take(self) -> list[tuple]:
         """The next jobs that fit into one batch: of one signature and one shape."""

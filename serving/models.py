@@ -1,103 +1,97 @@
-"""The model that a server answers with: loaded, warmed up, replaced by a newer one."""
+"""The model that a server answers with: loaded, warmed up, replaced by another."""
 
+import contextlib
 import os
 import re
 import threading
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
-from alexnet_tf.errors import UserError
-from alexnet_tf.paths import for_tensorflow
-from predict import find_saved_model
+from alexnet_tf.exported import ExportedModel
 
 _WARM_UP = (1, 8, 32)  # batches, so that no client meets a first call
-
-
-class Model:
-    """A SavedModel of ours.
-
-    Attributes:
-        version: Number of its directory, 1 where it has none.
-        fitting: How it wants pictures made square.
-    """
-
-    def __init__(self, directory: str, version: int):
-        self.version = version
-        path, self.fitting = find_saved_model(directory)
-        self._signatures = tf.saved_model.load(for_tensorflow(path)).signatures
-        self._directory = path
-        side = self.fitting.stored_size
-        for number in _WARM_UP:
-            self.run("images", np.zeros((number, side, side, 3), np.uint8))
-
-    @property
-    def signatures(self) -> list[str]:
-        """Names of what can be asked."""
-        return sorted(self._signatures)
-
-    def input_of(self, signature: str) -> str:
-        """The name of a signature's one input."""
-        (name,) = self._signatures[signature].structured_input_signature[1]
-        return name
-
-    def run(self, signature: str, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Answers a batch of any size: a dict of arrays with a row for each of its."""
-        function = self._signatures[signature]
-        answer = function(**{self.input_of(signature): tf.constant(rows)})
-        return {name: value.numpy() for name, value in answer.items()}
 
 
 class Versions:
     """The newest version in a directory; a newer one takes its place once it is warm.
 
+    A version that is removed leaves its place to the newest that is still there.
+
     Args:
         directory: A SavedModel, a run, or a directory of numbers that are such.
-        interval: Seconds between two looks for a newer version.
+        interval: Seconds between two looks for another version.
+
+    Attributes:
+        current: The model in use.
+        number: Its number, 1 where it has none.
+
+    Raises:
+        UserError: There is no model at all.
     """
 
     def __init__(self, directory: str, interval: float = 5.0):
         self._directory, self._interval = directory, interval
         self._ended = threading.Event()
-        self.current: Model | None = None
-        self._refused: set[int] = set()
+        self._refused: dict[int, list] = {}
+        self.current, self.number = None, 0
+        self.look()
+        if self.current is None:
+            self.current, self.number = _load(directory), 1
 
-    def load(self) -> None:
-        """Loads the newest version unless it is the one in use.
-
-        Raises:
-            UserError: There is none at all.
-        """
-        numbers = [n for n in self._list() if n not in self._refused]
-        if not numbers and self.current is None:
-            self.current = Model(self._directory, 1)
-        elif numbers and (self.current is None or max(numbers) > self.current.version):
-            newest = max(numbers)
-            try:
-                path = os.path.join(self._directory, str(newest))
-                self.current = Model(path, newest)
-                logging.info("version %d is served", newest)
-            except (UserError, tf.errors.OpError, OSError) as error:
-                self._refused.add(newest)
-                reason = " ".join(str(error).split())
-                logging.warning("version %d is not served: %s", newest, reason)
-                self.load()
-
-    def _list(self) -> list[int]:
-        """The versions that are complete: an export is moved into place as a whole."""
+    def look(self) -> None:
+        """Loads the newest version that can be loaded, unless it is the one in use."""
         names = os.listdir(self._directory) if os.path.isdir(self._directory) else []
-        return [int(name) for name in names if re.fullmatch(r"\d{1,15}", name)]
+        numbers = (int(name) for name in names if re.fullmatch(r"[1-9]\d{0,14}", name))
+        for number in sorted(numbers, reverse=True):
+            if number == self.number or self._load(number):
+                return
+
+    def _load(self, number: int) -> bool:
+        """Says whether it could be loaded; one that could not waits for a change."""
+        path = os.path.join(self._directory, str(number))
+        content = _list_files(path)
+        if self._refused.get(number) == content:
+            return False
+        try:
+            self.current, self.number = _load(path), number
+        except Exception as error:  # a damaged one raises anything
+            self._refused[number] = content
+            reason = " ".join(str(error).split())
+            logging.warning("version %d is not served: %s", number, reason)
+            return False
+        logging.info("version %d is served", number)
+        return True
 
     def watch(self) -> None:
-        """Looks for newer versions in a thread of its own until `close`."""
+        """Looks for other versions in a thread of its own until `close`."""
 
-        def look() -> None:
+        def watch() -> None:
             while not self._ended.wait(self._interval):
-                self.load()
+                with contextlib.suppress(OSError):  # a file came or went meanwhile
+                    self.look()
 
-        threading.Thread(target=look, daemon=True).start()
+        threading.Thread(target=watch, daemon=True).start()
 
     def close(self) -> None:
         """Ends the thread."""
         self._ended.set()
+
+
+def _load(directory: str) -> ExportedModel:
+    model = ExportedModel(directory)
+    side = model.fitting.stored_size
+    for number in _WARM_UP:
+        model.run("images", np.zeros((number, side, side, 3), np.uint8))
+    for signature in {*model.signatures} - {"images"}:
+        model.run(signature, np.array([b""], object))
+    return model
+
+
+def _list_files(directory: str) -> list[tuple[str, int, int]]:
+    """The files of a version, their sizes and times: a copy may still be under way."""
+    paths = [
+        os.path.join(f, name) for f, _, names in os.walk(directory) for name in names
+    ]
+    states = [os.stat(path, follow_symlinks=False) for path in sorted(paths)]
+    return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in states]

@@ -16,11 +16,16 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
 
 import os
+import socket
 import threading
+
+from absl import logging
 
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
+
+_BACKLOG = 100  # connections that the system keeps while the server is busy
 
 
 def define_flags() -> None:
@@ -48,40 +53,53 @@ def main(values: flags.FlagValues) -> None:
     try:
         import uvicorn
 
-        from serving import application
+        from serving import application, gate, models
     except ModuleNotFoundError as error:
         if error.name not in ("uvicorn", "starlette", "prometheus_client"):
             raise
         raise UserError(
             f"there is no {error.name}: pip install starlette uvicorn prometheus_client"
         ) from None
-    limits = application.Limits(
-        values.max_body_mib << 20, values.max_waiting, values.timeout
-    )
-    app = application.make_app(os.fspath(values.saved_model), limits)
+    listening = listen(values.host, values.port)
+    versions = models.Versions(os.fspath(values.saved_model))
+    limits = gate.Limits(values.max_body_mib << 20, values.max_waiting, values.timeout)
     config = uvicorn.Config(
-        app,
-        host=values.host,
-        port=values.port,
+        application.make_app(versions, limits),
+        http=gate.make_protocol(values.timeout),
+        ws="none",
+        lifespan="on",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=int(values.timeout) + 1,
     )
     server = uvicorn.Server(config)
     # In a thread, where it leaves the signals to this program.
-    thread = threading.Thread(target=server.run, daemon=True)
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     with signals.stop_requests("what is in flight") as is_stop_requested:
         thread.start()
+        logging.info("ready at http://%s:%d", *listening.getsockname()[:2])
         while thread.is_alive() and not is_stop_requested():
             thread.join(0.2)
         server.should_exit = True
         thread.join()
-    if not server.started:
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Takes an address before the model is loaded.
+
+    Raises:
+        UserError: It cannot be taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
         raise UserError(
-            f"nothing can listen on {values.host}:{values.port}, or the model cannot "
-            "be loaded: see above, and give another --port"
-        )
+            f"--host={host} --port={port} cannot be listened on ({error.strerror}): "
+            "give others"
+        ) from None
 
 
 if __name__ == "__main__":

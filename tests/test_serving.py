@@ -8,27 +8,37 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import uvicorn
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from alexnet_tf import alexnet
+from alexnet_tf.errors import UserError
 from alexnet_tf.export.saved_model import export_model
 from alexnet_tf.pictures.fitting import Fitting, fit_picture
-from serving.batching import Batcher, OverloadedError
+from serving import gate
+from serving.batching import Batcher
 from serving.models import Versions
+from serving.server import listen
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ["cat", "dog", "emu"]
 PREDICT = "/v1/models/alexnet:predict"
+IMAGES = b'{"signature_name": "images", "instances": [%s]}'
 
 
 def encode(seed=0, size=(300, 200), form="JPEG"):
@@ -49,26 +59,29 @@ def export(tmp_path_factory):
 class Server:
     """The server's process, on a port that was free."""
 
-    def __init__(self, directory):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+    def __init__(self, directory, log):
         limits = ("--max_body_mib=1", "--max_waiting=40", "--timeout=20")
-        where = (f"--saved_model={directory}", f"--port={self.port}")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "serving.server", *where, *limits],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        for _ in range(600):
-            try:
-                self.ask("GET", "/health/ready")
-                return
-            except OSError:
-                assert self.process.poll() is None, self.process.stderr.read()
-                time.sleep(0.1)
+        self.log = log
+        with open(log, "w") as file:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "serving.server", "--port=0"),
+                    *(f"--saved_model={directory}", *limits),
+                ],
+                cwd=ROOT,
+                stderr=file,
+                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            )
+        while not (
+            ready := re.search(r"ready at http://127.0.0.1:(\d+)\n", self.said())
+        ):
+            assert self.process.poll() is None, self.said()
+            time.sleep(0.1)
+        self.port = int(ready[1])
+
+    def said(self):
+        """What it has logged."""
+        return self.log.read_text()
 
     def ask(self, method, path, body=None, **headers):
         """The status, the headers and the body of an answer."""
@@ -84,8 +97,8 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(export):
-    started = Server(export)
+def server(export, tmp_path_factory):
+    started = Server(export, tmp_path_factory.mktemp("log") / "log")
     yield started
     started.process.kill()
 
@@ -132,9 +145,16 @@ def test_other_signatures(server):
     status, answer = server.predict({"signature_name": "images", "instances": pixels})
     assert status == 200
     assert len(answer["predictions"]) == 2
-    content = {"signature_name": "features", "inputs": [b64(encode())]}
-    _, answer = server.predict(content)
-    assert np.shape(answer["outputs"]["features"]) == (1, 410)
+    files = [b64(encode()), b64(b"nothing"), b64(encode(form="TIFF"))]
+    _, answer = server.predict({"signature_name": "features", "inputs": files})
+    features = np.array(answer["outputs"]["features"])
+    assert features.shape == (3, 410)
+    assert features.any(1).tolist() == [True, False, True]
+    example = tf.train.Example()
+    example.features.feature["image"].bytes_list.value.append(encode())
+    files = [b64(example.SerializeToString())]
+    content = {"signature_name": "tf_example", "instances": files}
+    assert server.predict(content)[1]["predictions"][0]["class_ids"][0] >= 0
 
 
 def test_what_is_no_picture_costs_no_other(server, export):
@@ -153,21 +173,44 @@ def test_what_is_no_picture_costs_no_other(server, export):
     [
         (b"{", "application/json", 400, "no JSON"),
         (b"[" * 100_000, "application/json", 400, "no JSON"),
-        (b"[]", "application/json", 400, '"instances"|instances'),
-        (b'{"instances": []}', "application/json", 400, "list of 1 to 64"),
+        (b"[]", "text/plain", 400, "instances"),
+        (b'{"instances": []}', "", 400, "list of 1 to 64"),
         (b'{"instances": [3]}', "application/json", 400, "b64"),
-        (b'{"instances": [{"b64": "?"}]}', "application/json", 400, "no base64"),
+        (b'{"instances": [{"b64": "?"}]}', "application/json", 400, "in base64"),
+        (b'{"instances": [{"b64": 3}]}', "application/json", 400, "in base64"),
+        (b'{"instances": ["\\ud800"]}', "application/json", 400, "in base64"),
         (b'{"instances": [""], "signature_name": "x"}', "", 400, "signature"),
-        (b'{"instances": [[1, 2]], "signature_name": "images"}', "", 400, "shape"),
+        (b'{"instances": [""], "signature_name": [1]}', "", 400, "signature"),
+        (IMAGES % b"[1, 2]", "", 400, "shape"),
+        (IMAGES % (b"[" * 700 + b"]" * 700), "", 400, "shape"),
+        (IMAGES % (b'"", ' * 60 + b'"%s"' % (b"x" * 900_000)), "", 400, "shape"),
+        (IMAGES % b"[[[0.5, 0.5, 0.5]]]", "", 400, "whole numbers"),
+        (IMAGES % b"[[[1e999, NaN, 256]]]", "", 400, "whole numbers"),
+        (IMAGES % (b"[[" + b"[0, 0, 0], " * 20_000 + b"[0, 0, 0]]]"), "", 400, "thin"),
         (b"no picture", "image/png", 400, "no picture"),
         (bytes(2**20 + 1), "image/png", 413, "at most 1 MiB"),
+        (bytes(2**24), "image/png", 413, "at most 1 MiB"),
+        (b"{}", "multipart/form-data; boundary=x", 415, "send JSON"),
     ],
 )
 def test_bad_requests_are_a_sentence(server, body, kind, status, reason):
     kind = {"Content-Type": kind}
     found, _, answer = server.ask("POST", PREDICT, body, **kind)
     assert found == status
-    assert any(r in json.loads(answer)["error"] for r in reason.split("|"))
+    assert reason in json.loads(answer)["error"]
+
+
+def test_other_oddities_of_http(server):
+    for method, path, status in (
+        ("GET", PREDICT, 405),
+        ("POST", "/v2/repository/models/alexnet/unload", 404),
+        ("GET", "/%0aforged%1b[31m", 404),
+    ):
+        found, _, answer = server.ask(method, path)
+        assert (found, bool(json.loads(answer)["error"])) == (status, True)
+    assert "GET /\\nforged\\x1b[31m 404" in server.said()
+    coded = {"Content-Encoding": "gzip"}
+    assert server.ask("POST", PREDICT, b"{}", **coded)[0] == 415
 
 
 def test_more_than_may_wait_is_told_to_come_again(server):
@@ -220,7 +263,6 @@ def test_pages_and_states(server):
     assert server.ask("GET", "/health/live")[0] == 200
     state = json.loads(server.ask("GET", "/v1/models/alexnet")[2])
     assert state["model_version_status"][0]["state"] == "AVAILABLE"
-    assert server.ask("POST", "/v2/repository/models/alexnet/unload")[0] == 404
     status, headers, body = server.ask("POST", "/explain", encode())
     assert (status, headers["Content-Type"]) == (200, "image/png")
     assert Image.open(io.BytesIO(body)).size == (256, 256)
@@ -237,8 +279,8 @@ def test_a_signal_lets_requests_in_flight_be_answered(server):
         time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
         assert answer.result()[0] == 200
-    _, errors = server.process.communicate(timeout=30)
-    assert server.process.returncode == 0
+    assert server.process.wait(timeout=30) == 0
+    errors = server.said()
     assert "Traceback" not in errors
     assert "POST /v1/models/alexnet:predict 200, 32 pictures" in errors
     assert "stopping after what is in flight" in errors
@@ -248,18 +290,25 @@ def test_a_newer_version_takes_the_place_of_the_old_one(export, tmp_path, caplog
     directory = tmp_path / "versions"
     shutil.copytree(export / "1", directory / "1")
     versions = Versions(str(directory))
-    versions.load()
     first = versions.current
-    assert first.version == 1
+    assert versions.number == 1
     shutil.copytree(export / "1", directory / "3")
-    (directory / "4").mkdir()  # no export
-    versions.load()
-    assert versions.current.version == 3
+    copy = shutil.copytree(export / "1", directory / "4")  # one that is under way
+    whole = (copy / "saved_model.pb").read_bytes()
+    (copy / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+    versions.look()
+    assert versions.number == 3
     assert versions.current is not first
-    assert "version 4 is not served" in caplog.text
     newest = versions.current
-    versions.load()
+    versions.look()
     assert versions.current is newest
+    assert caplog.text.count("version 4 is not served") == 1
+    (copy / "saved_model.pb").write_bytes(whole)
+    versions.look()
+    assert versions.number == 4
+    shutil.rmtree(copy)
+    versions.look()
+    assert versions.number == 3
 
 
 def test_what_waits_becomes_one_batch_and_what_is_left_is_left_out():
@@ -273,20 +322,111 @@ def test_what_waits_becomes_one_batch_and_what_is_left_is_left_out():
         return {"twice": 2 * rows}
 
     async def try_it():
-        batcher = Batcher(run, max_batch=4, max_waiting=12)
+        batcher = Batcher(run, max_batch=4)
         ask = [asyncio.ensure_future(batcher.ask("a", np.array([n]))) for n in range(6)]
         bad = asyncio.ensure_future(batcher.ask("bad", np.array([0])))
         await asyncio.sleep(0.05)  # the first are being computed
         ask[5].cancel()
-        with pytest.raises(OverloadedError):
-            await batcher.ask("a", np.zeros(8))
         assert [(await a)["twice"].tolist() for a in ask[:5]] == [
             [2 * n] for n in range(5)
         ]
         with pytest.raises(ValueError, match="broken"):
             await bad
-        assert batcher.num_waiting == 0
         await batcher.close()
 
     asyncio.run(try_it())
     assert sizes == [("a", 4), ("a", 1), ("bad", 1)]
+
+
+def test_what_cannot_be_served_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="is no SavedModel"):
+        Versions(str(tmp_path))
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            UserError, match=r"--port=\d+ cannot be listened on \(Address"
+        ):
+            listen("127.0.0.1", port)
+
+
+@pytest.fixture
+def quick():
+    """A server of half a second a request, whose application sends a body back."""
+    limits = gate.Limits(body=1000, waiting=1, seconds=0.5)
+    door = gate.Gate(limits)
+
+    async def echo(request):
+        async with door.body(request) as body:
+            if body.startswith(b"wait"):
+                await asyncio.sleep(60)
+            if body == b"fail":
+                raise KeyError("a secret")
+            return PlainTextResponse(body)
+
+    app = door.around(Starlette(routes=[Route("/", echo, methods=["POST"])]))
+    protocol = gate.make_protocol(limits.seconds)
+    listening = listen("127.0.0.1", 0)
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
+    )
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield listening.getsockname()
+    server.should_exit = True
+    thread.join()
+
+
+def converse(address, content, seconds=5):
+    """All that a server answers until it closes the connection."""
+    with socket.create_connection(address, timeout=seconds) as client:
+        client.sendall(content)
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+    return answer
+
+
+def post(body, length=None):
+    length = len(body) if length is None else length
+    head = (
+        f"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}"
+    )
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def test_slow_clients_are_ended(quick, caplog):
+    """Those that say nothing, stop in a head, stop in a body, and slow work."""
+    caplog.set_level("INFO", "absl")
+    assert converse(quick, b"") == b""
+    assert converse(quick, b"POST / HTTP/1.1\r\nHo") == b""
+    assert converse(quick, post(b"half", 8)).startswith(b"HTTP/1.1 408")
+    assert converse(quick, post(b"wait")).startswith(b"HTTP/1.1 504")
+    assert converse(quick, post(b"echo")).endswith(b"\r\n\r\necho")
+    assert caplog.messages[-1].startswith("POST / 200, 0 pictures")
+
+
+def test_a_fault_of_ours_is_one_line_of_the_log(quick, caplog):
+    answer = converse(quick, post(b"fail"))
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"secret" not in answer
+    assert [r.message for r in caplog.records if r.levelname == "ERROR"] == [
+        "KeyError: 'a secret'"
+    ]
+
+
+def test_connections_and_bodies_are_bounded(quick, monkeypatch):
+    monkeypatch.setattr(gate, "_MAX_CONNECTIONS", 2)
+    clients = [socket.create_connection(quick) for _ in range(2)]
+    try:
+        assert converse(quick, b"").startswith(b"HTTP/1.1 503")
+    finally:
+        for client in clients:
+            client.close()
+    monkeypatch.undo()
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        halves = [post(bytes(900), 999)] * 12  # of which eight may be held
+        answers = list(pool.map(lambda part: converse(quick, part)[:12], halves))
+        assert answers == [b"HTTP/1.1 408"] * 12
+        wholes = [post(b"wait" + bytes(896))] * 12
+        answers = list(pool.map(lambda part: converse(quick, part)[:12], wholes))
+    assert answers.count(b"HTTP/1.1 503") == 4

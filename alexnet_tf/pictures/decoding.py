@@ -22,6 +22,9 @@ from alexnet_tf.pictures.listing import FORMATS
 # A picture of so many pixels takes half a gigabyte to decode; larger ones are refused
 # by what their header declares, unless a JPEG's decoder can leave out the rest.
 MAX_PIXELS = 2**27
+# Fewer of those formats whose decoders hold a picture several times.
+_MAX_PIXELS_OF = {"WEBP": 2**25, "JPEG2000": 2**24, "AVIF": 2**26, "HEIF": 2**26}
+_LARGE_PIXELS, _BAND_PIXELS = 2**23, 2**21
 MIN_SIDE = 8  # pixels; below that there is nothing to see
 _MAX_PROFILE_BYTES = 2**22
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,6 +48,10 @@ with contextlib.suppress(ImportError):  # whoever has HEIC pictures installs it
 
     pillow_heif.register_heif_opener()
     FORMATS = (*FORMATS, "HEIF")
+
+
+class TooManyPixelsError(ValueError):
+    """A picture has more pixels than the caller wants to decode."""
 
 
 def open_picture(picture, image_size: int = 256) -> Image.Image:
@@ -111,7 +118,7 @@ def load_rgb(
         return image, conversions
     except Image.UnidentifiedImageError:
         raise ValueError(_describe(content)) from None
-    except MemoryError:  # which says nothing of the picture
+    except (MemoryError, TooManyPixelsError):  # the first says nothing of the picture
         raise
     except Exception as error:  # decoders raise all sorts of things on bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -171,13 +178,14 @@ def _to_upright_rgb(
     image.draft(None, (2 * image_size, 2 * image_size))
     if not image.info.get("progressive"):  # such a JPEG is kept whole on the way
         width, height = image.size
-    if width * height > max_pixels:
-        raise ValueError(f"too large: its header declares {size}")
+    if width * height > min(max_pixels, _MAX_PIXELS_OF.get(image.format, MAX_PIXELS)):
+        raise TooManyPixelsError(f"too large: its header declares {size}")
     is_deep = image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ""))
     is_turned = _orientation(image) in _UPRIGHT
     image.load()  # which turns a TIFF, and forgets that it was to be turned
     turn = _UPRIGHT.get(_orientation(image))
-    rgb = _to_rgb(_to_8_bits(image, conversions) if is_deep else image, conversions)
+    bits = _find_depth(image, conversions) if is_deep else 8
+    rgb = _to_smaller_rgb(image, bits, image_size, conversions)
     if is_turned:
         conversions.append("EXIF-rotated")
     return rgb if turn is None else rgb.transpose(turn)
@@ -191,8 +199,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _to_8_bits(image: Image.Image, conversions: list[str]) -> Image.Image:
-    """Divides samples of 16 bits by 256, as the formats define them.
+def _find_depth(image: Image.Image, conversions: list[str]) -> int:
+    """How many of its 16 bits a picture uses, as its format defines it.
 
     Only a TIFF can say that it uses fewer bits (BitsPerSample, MaxSampleValue). The
     rule does not look at the samples: day and night of a camera stay apart.
@@ -200,21 +208,44 @@ def _to_8_bits(image: Image.Image, conversions: list[str]) -> Image.Image:
     bits, tags = 16, getattr(image, "tag_v2", {})
     if image.mode == "I" and image.format != "PPM":
         raise ValueError("its pixels have 32 bits: save it with 8 or 16")
-    if image.mode.startswith("I"):  # of colours, Pillow has kept the high bytes
+    is_grey = image.mode.startswith("I")  # of colours, Pillow has kept the high bytes
+    if is_grey:
         declared = max(np.ravel(tags.get(_BITS_PER_SAMPLE, 16)))
         largest = int(max(np.ravel(tags.get(_MAX_SAMPLE_VALUE, 65535))))
         bits = max(8, min(16, int(declared), largest.bit_length()))
+    # The last channel of four is the opacity.
+    most = np.max(np.atleast_2d(image.getextrema())[:3])
+    used = ", none above 4095" if most < (4096 if is_grey else 16) else ""
+    conversions.append(f"{bits} of 16 bits" if bits < 16 else f"16-bit{used}")
+    return bits
+
+
+def _to_smaller_rgb(
+    image: Image.Image, bits: int, image_size: int, conversions: list[str]
+) -> Image.Image:
+    """Converts a picture; one far too large is shrunk band by band.
+
+    So the largest ones cost no memory but their own.
+    """
+    width, height = image.size
+    factor = min(width, height) // (2 * image_size)
+    if width * height <= _LARGE_PIXELS or factor < 2:
+        return _to_rgb(image, bits, conversions)
+    rows = factor * -(-_BAND_PIXELS // (width * factor))
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        band.format, notes = image.format, []
+        small.paste(_to_rgb(band, bits, notes).reduce(factor), (0, top // factor))
+    conversions += notes
+    return small
+
+
+def _to_rgb(image: Image.Image, bits: int, conversions: list[str]) -> Image.Image:
+    """Takes depth, transparency, palettes, CMYK and profiles out of a picture."""
+    if image.mode.startswith("I"):
         samples = np.asarray(image).astype(np.int32) >> (bits - 8)
         image = Image.fromarray(samples.clip(0, 255).astype(np.uint8))
-    # The last channel of four is the opacity.
-    is_dark = bits == 16 and np.max(np.atleast_2d(image.getextrema())[:3]) < 16
-    used = ", none above 4095" if is_dark else ""
-    conversions.append(f"{bits} of 16 bits" if bits < 16 else f"16-bit{used}")
-    return image
-
-
-def _to_rgb(image: Image.Image, conversions: list[str]) -> Image.Image:
-    """Takes transparency, palettes, CMYK and colour profiles out of a picture."""
     if image.mode == "F":
         raise ValueError("floating-point pixels")
     names = {"CMYK": "CMYK", "P": "palette", "PA": "palette"}

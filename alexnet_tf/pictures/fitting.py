@@ -4,9 +4,15 @@
 """
 
 import dataclasses
+import json
+import os
 
 import numpy as np
 from PIL import Image
+
+from alexnet_tf.errors import UserError
+from alexnet_tf.files import read_whole
+from alexnet_tf.paths import list_names
 
 # Scaling needs memory for the sides of a picture, not only for its pixels.
 MAX_SIDE, MAX_ASPECT = 2**14, 100
@@ -32,6 +38,34 @@ class Fitting:
     fit: str = "crop"
     stored_size: int = 256
     resampling: str = "bicubic"
+
+    def __post_init__(self):
+        size = self.stored_size
+        is_size = isinstance(size, int) and 0 < size <= MAX_SIDE
+        if not is_size or self.fit not in FITS or self.resampling not in RESAMPLINGS:
+            raise ValueError(f"there is no such way to make pictures square: {self}")
+
+
+def find_saved_model(directory: str) -> tuple[str, Fitting]:
+    """The directory of the SavedModel in an export or a run, and how it fits pictures.
+
+    Raises:
+        UserError: There is none of ours.
+    """
+    for candidate in (directory, os.path.join(directory, "saved_model")):
+        if "saved_model.pb" in list_names(candidate):
+            try:
+                path = os.path.join(candidate, FITTING_FILE)
+                return candidate, Fitting(**json.loads(read_whole(path, 2**16)))
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"{candidate} is an export of another program or version: give a "
+                    "directory that export.py of this version wrote"
+                ) from None
+    raise UserError(
+        f"{directory} is no SavedModel and no run that has one: give the directory "
+        "that export.py wrote"
+    )
 
 
 def fit_picture(image: Image.Image, fitting: Fitting) -> Image.Image:
