@@ -1,8 +1,8 @@
 """A network that takes pictures as people have them, and says what they show."""
 
-import dataclasses
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -12,25 +12,10 @@ from PIL import Image
 from alexnet_tf.pictures.decoding import open_picture
 from alexnet_tf.pictures.fitting import Fitting, fit_for_network
 from alexnet_tf.pictures.listing import LeftOut, find_pictures
+from alexnet_tf.predictions import Prediction
 from alexnet_tf.weights.loading import load_network
 
 _BATCH = 32  # pictures at a time
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What a picture shows, or why it is not known.
-
-    Attributes:
-        path: The file; "" for a picture that is none.
-        classes: Names and probabilities, 0..1, the most probable first; empty where
-            there is an error.
-        error: Why the picture could not be used; None where it could.
-    """
-
-    path: str
-    classes: list[tuple[str, float]]
-    error: str | None = None
 
 
 class Classifier:
@@ -57,8 +42,8 @@ class Classifier:
 
         Args:
             pictures: A picture, or several: paths of files, paths of folders, whose
-                pictures at any depth are taken, pictures of Pillow, uint8 arrays
-                `(height, width, 3)` or `(number, height, width, 3)`.
+                pictures at any depth are taken, contents of files, pictures of Pillow,
+                uint8 arrays `(height, width, 3)` or `(number, height, width, 3)`.
             top_k: How many classes to name.
 
         Returns:
@@ -66,32 +51,57 @@ class Classifier:
         """
         if top_k < 1:
             raise ValueError(f"top_k must be >= 1, received {top_k}")
-        listed, predictions = list(_list_pictures(pictures)), []
-        for start in range(0, len(listed), _BATCH):
-            predictions += self._predict(listed[start : start + _BATCH], top_k)
-        return predictions
+        size = self.model.input_shape[1]
 
-    def _predict(self, pictures: list, top_k: int) -> Iterator[Prediction]:
-        images, errors = [], []
-        for picture in pictures:
+        def classify(images: np.ndarray) -> list:
+            logits = self.model(images, training=False)
+            answers = []
+            for row in tf.nn.softmax(logits).numpy():
+                best = np.argsort(-row, kind="stable")[:top_k]
+                names = [self.class_names[i] for i in best]
+                answers.append((names, best.tolist(), row[best].tolist()))
+            return answers
+
+        return list(predict_each(pictures, classify, self.fitting, size))
+
+
+def predict_each(
+    pictures,
+    classify: Callable[[np.ndarray], Sequence],
+    fitting: Fitting,
+    image_size: int,
+    batch_size: int = _BATCH,
+) -> Iterator[Prediction]:
+    """Says of one picture after another what it shows, or why it is not known.
+
+    Args:
+        pictures: As `Classifier.predict_pictures` takes them.
+        classify: From uint8 RGB `(n, image_size, image_size, 3)` to a tuple for each:
+            names of classes, their numbers and their probabilities.
+        fitting: How pictures become square.
+        image_size: Height and width of what `classify` takes, pixels.
+        batch_size: Pictures at a time.
+    """
+    waiting = iter(_list_pictures(pictures))
+    while batch := list(itertools.islice(waiting, batch_size)):
+        squares, errors = [], []
+        for picture in batch:
             try:
-                image = open_picture(picture, self.fitting.stored_size)
+                image = open_picture(picture, fitting.stored_size)
             except ValueError as error:
                 errors.append(str(error))
-                continue
-            errors.append(None)
-            size = self.model.input_shape[1]
-            images.append(fit_for_network(image, self.fitting, size))
-        logits = self.model(np.stack(images), training=False) if images else ()
-        rows = iter(tf.nn.softmax(logits).numpy() if images else ())
-        for picture, error in zip(pictures, errors, strict=True):
+            else:
+                squares.append(fit_for_network(image, fitting, image_size))
+                errors.append(None)
+        answers = iter(classify(np.stack(squares)) if squares else ())
+        for picture, error in zip(batch, errors, strict=True):
             path = os.fspath(picture) if _is_path(picture) else ""
-            classes = []
-            if error is None:
-                row = next(rows)
-                best = np.argsort(-row, kind="stable")[:top_k]
-                classes = [(self.class_names[i], float(row[i])) for i in best]
-            yield Prediction(path, classes, error)
+            if error:
+                yield Prediction(path, error=error)
+                continue
+            names, class_ids, probabilities = next(answers)
+            classes = list(zip(names, probabilities, strict=True))
+            yield Prediction(path, classes, class_ids=class_ids)
 
 
 def load(
@@ -135,7 +145,8 @@ def _is_path(picture: object) -> bool:
 def _list_pictures(pictures: object) -> Iterable:
     """Yields each picture; of a folder, those in it and below."""
     is_array_of_one = getattr(pictures, "ndim", 4) < 4
-    if _is_path(pictures) or isinstance(pictures, Image.Image) or is_array_of_one:
+    is_one = isinstance(pictures, str | os.PathLike | bytes | Image.Image)
+    if is_one or is_array_of_one:
         pictures = [pictures]
     for picture in pictures:
         folder = _is_path(picture) and os.path.expanduser(picture)

@@ -10,11 +10,13 @@ import tensorflow as tf
 from helpers import SMALL, evaluate_run, largest_difference, make_config, make_trainer
 from weight_writers import write_caffe
 
-import predict
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.export import export_run
+from alexnet_tf.exported import ExportedModel, pick_class
+from alexnet_tf.pictures.decoding import open_picture
+from alexnet_tf.pictures.fitting import fit_for_network
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
@@ -182,14 +184,18 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
     names = [str(tmp_path / "a.png")]
     picture = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
     tf.io.write_file(names[0], tf.io.encode_png(picture))
-    directory, fitting = predict.find_saved_model(run_dir)
-    classify = tf.saved_model.load(directory).signatures["images"]
-    (answer,) = predict.predict(classify, fitting, names, 1, 3)
+    exported = ExportedModel(run_dir)
+    side = exported.fitting.stored_size
+    square = fit_for_network(open_picture(names[0]), exported.fitting, side)
+    answer = exported.run("images", square[np.newaxis])
     model, *_ = Run(run_dir).load_model()
     crop = picture[np.newaxis, 14 : 14 + 227, 14 : 14 + 227]
     expected = tf.nn.softmax(model(crop))[0].numpy()
-    for name, class_id, probability in answer.rows:
-        assert name == ["blue", "green", "red"][class_id]
+    for name, class_id in zip(
+        answer["classes"][0], answer["class_ids"][0], strict=True
+    ):
+        assert name.decode() == ["blue", "green", "red"][class_id]
+        (probability,) = pick_class(answer, class_id)
         assert probability == pytest.approx(expected[class_id], abs=1e-4)
 
 

@@ -25,6 +25,7 @@ from helpers import make_config
 
 import alexnet_tf
 import predict as script
+from alexnet_tf import predictions
 from alexnet_tf.classifier import Classifier
 from alexnet_tf.errors import UserError
 from alexnet_tf.features import pictures_of_folder
@@ -372,11 +373,11 @@ def test_names_give_no_orders(capsys):
         ("@a", "'@a"),
         ("\x1b[31mred\n", r"\x1b[31mred\n"),
     ):
-        picture = script.Answer(name, rows=((name, 0, 0.5),))
-        script.print_csv([picture])
+        picture = predictions.Prediction(name, [(name, 0.5)], class_ids=[0])
+        predictions.print_csv([picture], 1)
         rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
         assert rows[1] == [shown, "1", shown, "0", "0.5"]
-        script.print_text([picture])
+        predictions.print_text([picture], 1)
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == shown.removeprefix("'")
         assert lines[1].split()[0] == shown.removeprefix("'")

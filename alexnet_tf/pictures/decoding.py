@@ -58,8 +58,8 @@ def open_picture(picture, image_size: int = 256) -> Image.Image:
     """Opens what a person calls a picture.
 
     Args:
-        picture: Path of a file, local or remote; a picture of Pillow; or an array,
-            uint8 `(height, width, 3)`, or of 1 or 4 channels, or without any.
+        picture: Path of a file, local or remote; its content; a picture of Pillow; or
+            an array, uint8 `(height, width, 3)`, or of 1 or 4 channels, or without any.
         image_size: See `load_rgb`.
 
     Returns:
@@ -69,22 +69,18 @@ def open_picture(picture, image_size: int = 256) -> Image.Image:
         ValueError: In words, why it cannot be used.
     """
     if isinstance(picture, str | os.PathLike):
-        content = read_whole(expand(os.fspath(picture)), MAX_PICTURE_BYTES)
-        return load_rgb(content, image_size=image_size)[0]
+        picture = read_whole(expand(os.fspath(picture)), MAX_PICTURE_BYTES)
+    if isinstance(picture, bytes):
+        return load_rgb(picture, image_size=image_size)[0]
     if not isinstance(picture, Image.Image):
         array = np.asarray(picture)
-        if array.ndim == 3 and array.shape[2] == 1:
-            array = array[..., 0]
-        is_grey, is_color = (
-            array.ndim == 2,
-            array.ndim == 3 and array.shape[2] in (3, 4),
-        )
-        if array.dtype != np.uint8 or not (is_grey or is_color):
+        channels = array.shape[2:] or (1,)
+        if array.dtype != np.uint8 or channels not in ((1,), (3,), (4,)):
             raise ValueError(
                 "a picture is a path, a picture of Pillow, or a uint8 array (height, "
                 f"width, 3); received {array.dtype} {array.shape}"
             )
-        picture = Image.fromarray(array)
+        picture = Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
     return _to_upright_rgb(picture.copy(), [], image_size, MAX_PIXELS)
 
 
