@@ -1,16 +1,19 @@
-"""Odd, damaged and malicious picture files against an export.
+"""Odd, damaged and malicious picture files against an export, or the model server.
 
     python benchmarks/hostile.py
+    python benchmarks/hostile.py --http
     python benchmarks/hostile.py --saved_model=runs/demo/saved_model photos/*
 
 Makes some hundred files, or takes those that are named, and sends each to an export
-that a process of its own has loaded, between two good pictures. Prints for each group
+that a process of its own has loaded, between two good pictures; with `--http`, to
+`serving.server`, which takes more kinds of pictures. Prints for each group
 how many were answered, how many were no picture, how many requests failed, cost a
 neighbour, killed the process or took longer than `--seconds`, the slowest and the most
 memory of the process.
 """
 
 import collections
+import http.client
 import io
 import multiprocessing
 import os
@@ -27,8 +30,11 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from benchmarks.server_process import ServerProcess, ask, make_export
+
 _SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Default: a new full network.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "That a request of 1 MB may take.")
+_HTTP = flags.DEFINE_bool("http", False, "Ask the model server instead.")
 _MUTANTS = flags.DEFINE_integer("mutants", 40, "Of each kind of picture.")
 
 
@@ -173,6 +179,25 @@ def bombs() -> dict[str, bytes]:
     return made
 
 
+def giants() -> dict[str, bytes]:
+    """Small files of as many pixels as a decoder of their kind may meet."""
+    side = 11_500
+    plain = {mode: Image.new(mode, (side, side)) for mode in ("P", "RGB")}
+    less = Image.new("RGB", (5700, 5700))
+    return {
+        "PNG RGBA": png(side, side, 8, 6),
+        "PNG 16 bits": png(side, side, 16, 0),
+        "PNG 1 bit": png(side, side, 1, 0),
+        "PNG palette tRNS": encode(plain["P"], "PNG", transparency=0),
+        "GIF": encode(plain["P"], "GIF"),
+        "JPEG progressive": encode(plain["RGB"], "JPEG", progressive=True, quality=10),
+        "TIFF": encode(plain["RGB"], "TIFF", compression="tiff_adobe_deflate"),
+        "WebP": encode(less, "WEBP", lossless=True, method=0),
+        "AVIF": encode(less, "AVIF", speed=10),
+        "JPEG 2000": encode(less.resize((4000, 4000)), "JPEG2000", num_resolutions=1),
+    }
+
+
 def cuts() -> dict[str, bytes]:
     """Pictures that end early, above all behind the first byte of a JPEG's marker."""
     made = {}
@@ -271,6 +296,41 @@ class Server:
         self.process = None
 
 
+class ModelServer(Server):
+    """The same of `serving.server`, asked over HTTP."""
+
+    def ask(self, request: list[bytes]) -> tuple[str, list[int], float]:
+        """What became of a request, the class ids, and the seconds it took."""
+        if not self.process:
+            self.start()
+        start = time.perf_counter()
+        client = http.client.HTTPConnection(self.process.address, timeout=60)
+        try:
+            status, answer = ask(client, request)
+        except TimeoutError:
+            self.stop()
+            return "hung", [], 60.0
+        except (OSError, http.client.HTTPException):
+            self.stop()
+            return "died", [], time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.memory = self.process.read_memory()
+        if status != 200:
+            return "failed", [], seconds
+        ids = [row["class_ids"][0] for row in answer["predictions"]]
+        return "answered", ids, seconds
+
+    def start(self) -> None:
+        """Starts the server, and waits until it is ready."""
+        self.process = ServerProcess(self.saved_model)
+        print(f"idle server: {self.process.read_memory():.2f} GiB")
+
+    def stop(self) -> None:
+        """Ends the server."""
+        self.process.stop()
+        self.process = None
+
+
 def try_group(server: Server, requests: dict[str, list[bytes]]) -> str:
     """Sends each request; a line of what became of them."""
     counts, slowest, worst = collections.Counter(), 0.0, ""
@@ -293,15 +353,6 @@ def try_group(server: Server, requests: dict[str, list[bytes]]) -> str:
     return f"{len(requests):>6}{numbers}{slowest:>10.2f} s{memory} {worst}"
 
 
-def make_export(directory: str) -> str:
-    """Exports a new network at its full width."""
-    from alexnet_tf import alexnet
-    from alexnet_tf.export.saved_model import export_model
-
-    export_model(alexnet(seed=0), [str(i) for i in range(1000)], directory)
-    return directory
-
-
 def read(path: str) -> bytes:
     """The content of a file."""
     with open(path, "rb") as file:
@@ -311,8 +362,11 @@ def read(path: str) -> bytes:
 def main(arguments: list[str]) -> None:
     """Prints the table."""
     with tempfile.TemporaryDirectory() as directory:
-        server = Server(_SAVED_MODEL.value or make_export(directory), _SECONDS.value)
-        groups = {"kinds": kinds(), "bombs": bombs(), "cut": cuts()}
+        saved_model = _SAVED_MODEL.value or make_export(directory)
+        kind = ModelServer if _HTTP.value else Server
+        server = kind(saved_model, _SECONDS.value)
+        groups = {"kinds": kinds(), "bombs": bombs(), "giants": giants()}
+        groups["cut"] = cuts()
         groups["mutants"] = mutants(_MUTANTS.value)
         if arguments[1:]:
             groups = {"named": {path: read(path) for path in arguments[1:]}}

@@ -147,6 +147,42 @@ def test_what_is_refused_is_refused_in_words(content, message):
         load_rgb(content)
 
 
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("RGB", []),
+        ("1", ["grey"]),
+        ("P", ["palette", "alpha"]),
+        ("RGBA", ["alpha"]),
+        ("CMYK", ["CMYK"]),
+        ("I;16", ["16-bit", "grey"]),
+    ],
+)
+def test_a_very_large_picture_is_shrunk_band_by_band(mode, said, monkeypatch):
+    """It looks as if it had been converted as a whole, and needs little memory."""
+    if mode == "I;16":
+        image = Image.fromarray(np.uint16(np.asarray(noise(900, 1100, "L"))) * 257)
+    else:
+        wide = {"RGBA": "RGBA"}.get(mode, "RGB")
+        image = noise(900, 1100, wide).convert(mode)
+    form = "TIFF" if mode == "CMYK" else "PNG"
+    options = {"transparency": 0} if mode == "P" else {}
+    content = encode(image, form, **options)
+    whole, conversions = load_rgb(content, image_size=64)
+    assert (whole.size, conversions) == ((1100, 900), said)
+    monkeypatch.setattr(decoding, "_LARGE_PIXELS", 900_000)
+    monkeypatch.setattr(decoding, "_BAND_PIXELS", 100_000)
+    small, conversions = load_rgb(content, image_size=64)
+    assert conversions == said
+    np.testing.assert_allclose(np.array(small), np.array(whole.reduce(7)), atol=1)
+
+
+def test_decoders_that_need_much_memory_decode_fewer_pixels():
+    content = encode(Image.new("RGB", (5800, 5800)), "WEBP", lossless=True, method=0)
+    with pytest.raises(ValueError, match="too large: its header declares 5800×5800"):
+        load_rgb(content)
+
+
 def test_pixels_are_bounded_as_the_caller_wants():
     content = png(2000, 2000, 1, 0)
     assert load_rgb(content)[0].size == (2000, 2000)
@@ -175,7 +211,8 @@ def test_what_a_person_calls_a_picture(tmp_path):
     image = noise(30, 40)
     image.save(tmp_path / "a.png")
     pixels = np.asarray(image)
-    for picture in (tmp_path / "a.png", str(tmp_path / "a.png"), image, pixels):
+    path = tmp_path / "a.png"
+    for picture in (path, str(path), path.read_bytes(), image, pixels):
         np.testing.assert_array_equal(open_picture(picture), pixels)
     grey = pixels[..., :1]
     for picture in (grey, grey[..., 0], Image.fromarray(grey[..., 0])):
