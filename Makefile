@@ -3,13 +3,14 @@
 # make lint    formatting and lint
 # make weights-test   the published networks against PyTorch and ONNX Runtime
 # make gpu-test   what needs a GPU; SIMULATED=1 tries the tests themselves without
+# make browser-test   the server's page in Chromium, where it is installed
 # make package-test   install the package elsewhere, and use it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WEIGHTS_VENV := .venv-weights
 
-.PHONY: demo test lint weights-test gpu-test package-test clean
+.PHONY: demo test lint weights-test gpu-test browser-test package-test clean
 
 # A directory for each NVIDIA GPU; where there is none, nvidia-smi may know better.
 NVIDIA_GPUS := /proc/driver/nvidia/gpus
@@ -48,6 +49,10 @@ weights-test: $(WEIGHTS_VENV)/installed
 
 gpu-test: $(VENV)/installed
 	GPU_TESTS=$(if $(SIMULATED),simulated,real) $(BIN)/python -m pytest -n 0 -m gpu -rs
+
+browser-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/python -m pytest -n 0 -rs tests/browser.py
 
 package-test: $(VENV)/installed
 	$(BIN)/python tests/install_and_run.py

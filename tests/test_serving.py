@@ -342,6 +342,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path):
     with pytest.raises(UserError, match="is no SavedModel"):
         Versions(str(tmp_path))
     with listen("127.0.0.1", 0) as taken:
+        assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         port = taken.getsockname()[1]
         with pytest.raises(
             UserError, match=r"--port=\d+ cannot be listened on \(Address"
