@@ -23,8 +23,10 @@ The rooms around it are read for their own sake:
   its directory.
 - `weights/`: what others published, and ours.
 - `monitoring/`: what a run reports about itself.
-- `export/`, `features.py`, `classifier.py`: the SavedModel and its sisters;
-  activations on disk; a run as a model that takes pictures.
+- `export/`, `exported.py`, `features.py`, `classifier.py`: the SavedModel and its
+  sisters, and how one is asked; activations on disk; a run as a model that takes
+  pictures.
+- `predicting.py`, `predictions.py`: what predict.py does, and how it shows answers.
 - `applications.py`, `training/library.py`: the network as Keras users ask for it;
   training as a call in a notebook.
 """
