@@ -149,13 +149,14 @@ class Service:
         return None
 
     async def _explain(self, request: Request, body: bytes) -> Response:
-        with self._gate.room_for(1):
+        number = min(_BATCH, self._gate.limits.waiting)
+        with self._gate.room_for(number):
             square = await self._decode(body)
             if square is None:
                 raise HTTPException(400, _BAD)
             first = await self._batcher.ask("images", square[np.newaxis])
             class_id, probabilities = first["class_ids"][0, 0], []
-            for hidden in explaining.hide_parts(square, _BATCH):
+            for hidden in explaining.hide_parts(square, number):
                 answer = await self._batcher.ask("images", hidden)
                 probabilities.extend(pick_class(answer, class_id))
         falls = explaining.to_falls(probabilities, square.shape[:2])

@@ -207,15 +207,19 @@ def make_protocol(seconds: float) -> type[H11Protocol]:
             if len(self.connections) > _MAX_CONNECTIONS:
                 transport.write(_NO_ROOM)
                 transport.close()
-            self._look_again()
+            self._look_later()
 
-        def _look_again(self) -> None:
-            self.loop.call_later(seconds, self._end_if_idle, self.cycle)
+        def connection_lost(self, error: Exception | None) -> None:
+            self._timer.cancel()
+            super().connection_lost(error)
+
+        def _look_later(self) -> None:
+            self._timer = self.loop.call_later(seconds, self._end_if_idle, self.cycle)
 
         def _end_if_idle(self, last_cycle) -> None:
             is_busy = self.cycle and not self.cycle.response_complete
             if is_busy or self.cycle is not last_cycle:
-                self._look_again()
+                self._look_later()
             else:
                 self.transport.abort()
 

@@ -35,7 +35,8 @@ def parse(body: bytes, model: ExportedModel) -> Question:
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is no JSON") from None
+        reason = "the body is no JSON, nor said to be a picture (image/jpeg)"
+        raise HTTPException(400, reason) from None
     keys = {"instances", "inputs"} & {*content} if isinstance(content, dict) else set()
     if len(keys) != 1:
         raise HTTPException(400, 'expected {"instances": …} or {"inputs": …}')
