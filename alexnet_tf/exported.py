@@ -1,6 +1,6 @@
 """An export, loaded: it says what pictures show, as its network does."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -42,6 +42,19 @@ class ExportedModel:
         function = self._loaded.signatures[signature]
         answer = function(**{self.input_of(signature): tf.constant(rows)})
         return {name: value.numpy() for name, value in answer.items()}
+
+    def classify(self, images: np.ndarray, top_k: int) -> Iterator[tuple]:
+        """Yields names, numbers and probabilities of the classes of each picture.
+
+        Args:
+            images: uint8 RGB `(batch, height, width, 3)`.
+            top_k: How many classes.
+        """
+        answer = self.run("images", images)
+        for row in range(len(images)):
+            names = [name.decode() for name in answer["classes"][row, :top_k]]
+            numbers = answer["class_ids"][row], answer["probabilities"][row]
+            yield names, *(array[:top_k].tolist() for array in numbers)
 
 
 def pick_class(answer: Mapping[str, np.ndarray], class_id: int) -> np.ndarray:

@@ -44,9 +44,9 @@ class Prediction:
     """
 
     path: str
-    classes: Sequence[tuple[str, float]] = ()
+    classes: list[tuple[str, float]] = dataclasses.field(default_factory=list)
     error: str | None = None
-    class_ids: Sequence[int] = ()
+    class_ids: list[int] = dataclasses.field(default_factory=list)
 
     def rows(self) -> Iterator[tuple[str, int, float]]:
         """Yields name, number and probability of each class."""
