@@ -82,6 +82,8 @@ def main(values: flags.FlagValues) -> None:
         logging.info("ready at http://%s:%d", *listening.getsockname()[:2])
         while thread.is_alive() and not is_stop_requested():
             thread.join(0.2)
+        if not is_stop_requested():
+            raise UserError("the server ended by itself: see above, and start it again")
         server.should_exit = True
         thread.join()
 
