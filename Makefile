@@ -4,13 +4,14 @@
 # make weights-test   the published networks against PyTorch and ONNX Runtime
 # make gpu-test   what needs a GPU; SIMULATED=1 tries the tests themselves without
 # make browser-test   the server's page in Chromium, where it is installed
+# make notebook-test   run the notebooks from top to bottom
 # make package-test   install the package elsewhere, and use it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WEIGHTS_VENV := .venv-weights
 
-.PHONY: demo test lint weights-test gpu-test browser-test package-test clean
+.PHONY: demo test lint weights-test gpu-test browser-test notebook-test package-test clean
 
 # A directory for each NVIDIA GPU; where there is none, nvidia-smi may know better.
 NVIDIA_GPUS := /proc/driver/nvidia/gpus
@@ -53,6 +54,9 @@ gpu-test: $(VENV)/installed
 browser-test: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check playwright
 	$(BIN)/python -m pytest -n 0 -rs tests/browser.py
+
+notebook-test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 0 tests/notebooks.py
 
 package-test: $(VENV)/installed
 	$(BIN)/python tests/install_and_run.py
