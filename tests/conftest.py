@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ os.environ.update(
 
 import pathlib
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -132,6 +134,14 @@ def _trainers_go_back():
     yield
     if helpers := sys.modules.get("helpers"):
         helpers.give_back_trainers()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_goes_back():
+    """After a file: Keras and cycles of objects hold what its tests have made."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,5 @@
 """What tests share."""
 
-import collections
 import dataclasses
 import importlib
 import os
@@ -35,8 +34,9 @@ def make_config(data_set, recipe="auto", **given) -> Config:
     return resolve(data_set, recipe, SMALL | given)
 
 
-# Compiled trainers by what is compiled; those that a test has. Each with its beginning.
-_free, _taken = collections.defaultdict(list), []
+# Compiled trainers: what is compiled, the trainer, its beginning. Those that no test
+# has, the last ones alone, since each takes some hundred MB; those that a test has.
+_free, _taken, _KEPT = [], [], 6
 _LOOP = "train_steps steps_per_loop validate_every patience checkpoint_every given "
 _LOOP += "checkpoint_minutes keep_checkpoints max_bad_records"
 
@@ -57,12 +57,14 @@ def make_trainer(data_dir, replicas=1, recipe="auto", **given) -> Trainer:
     defaults = {f.name: f.default for f in dataclasses.fields(config)}
     loop = {name: defaults[name] for name in _LOOP.split()}
     key = dataclasses.replace(config, recipe=recipe, **loop)
-    if not _free[key]:
+    known = [number for number, (other, *_) in enumerate(_free) if other == key]
+    if known:
+        _taken.append(_free.pop(known[0]))
+    else:
         strategy = make_strategy(simulate_gpus=replicas)
         trainer = Trainer(config, open_data_set(data_dir), strategy)
-        _free[key].append((trainer, copy_state(trainer)))
-    trainer, start = _free[key].pop()
-    _taken.append((key, trainer, start))
+        _taken.append((key, trainer, copy_state(trainer)))
+    _, trainer, start = _taken[-1]
     trainer.config, trainer.bad_records = config, BadRecords()
     put_state(trainer, start)
     return trainer
@@ -71,9 +73,10 @@ def make_trainer(data_dir, replicas=1, recipe="auto", **given) -> Trainer:
 def give_back_trainers() -> None:
     """After a test: others may have its trainers."""
     while _taken:
-        key, trainer, start = _taken.pop()
-        trainer.__dict__.pop("run_steps", None)  # where a test has its own
-        _free[key].append((trainer, start))
+        trained = _taken.pop()
+        trained[1].__dict__.pop("run_steps", None)  # where a test has its own
+        _free.append(trained)
+    del _free[:-_KEPT]
 
 
 def _variables(trainer):
