@@ -17,6 +17,7 @@ import matplotlib.figure
 import numpy as np
 
 STYLES = {"relu": "-", "tanh": "--"}
+VIEWS = ("central", "nine", "ten")
 LIMIT = 0.25
 
 
@@ -31,26 +32,26 @@ def read_records(runs_dir: pathlib.Path) -> dict[tuple[str, float], list[dict]]:
     }
 
 
-def epochs_to_limit(record: dict) -> float | None:
-    """Returns the epochs until the last epoch's training error was 25 %, or None."""
+def epochs_to_limit(record: dict) -> float:
+    """Returns the epochs until an epoch's training error was 25 %, NaN for never."""
     errors = record["errors"]
-    return len(errors) / 5 if np.mean(errors[-5:]) <= LIMIT else None
+    return len(errors) / 5 if np.mean(errors[-5:]) <= LIMIT else np.nan
 
 
 def best_rates(groups: dict) -> dict[str, list[dict]]:
     """Returns the runs of figure 1 at the rate with which seed 0 was there first."""
-    best = {}
+    best, least = {}, {}
     for (network, _), runs in groups.items():
         epochs = epochs_to_limit(runs[0])
-        if network in STYLES and epochs is not None:
-            first = best.setdefault(network, runs)
-            if epochs < epochs_to_limit(first[0]):
-                best[network] = runs
+        if network in STYLES and epochs < least.get(network, np.inf):
+            best[network], least[network] = runs, epochs
     return best
 
 
 def summarize(values: list[float], digits: int) -> str:
     """Returns each value, their mean and, of two and more, their standard deviation."""
+    if np.isnan(values).any():
+        return "–"
     each = ", ".join(f"{value:.{digits}f}" for value in values)
     mean = f"**{statistics.mean(values):.{digits}f}**"
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -60,16 +61,16 @@ def summarize(values: list[float], digits: int) -> str:
 def describe(network: str, rate: float, runs: list[dict]) -> str:
     """Returns a row of one of the tables."""
     if network in STYLES:
-        epochs = [epochs_to_limit(run) for run in runs]
-        cells = ["not reached" if None in epochs else summarize(epochs, 1)]
+        cells = [summarize([epochs_to_limit(run) for run in runs], 1)]
     else:
-        cells = []
-        for views in ("central", "nine", "ten"):
-            errors = [100 * run["test_errors"].get(views, np.nan) for run in runs]
-            cells.append("–" if np.isnan(errors).any() else summarize(errors, 2))
+        cells = [
+            summarize([100 * run["test_errors"].get(view, np.nan) for run in runs], 2)
+            for view in VIEWS
+        ]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     minutes = statistics.mean(run["cpu_seconds"] for run in runs) / 60
-    return " | ".join(["", network, f"{rate:g}", seeds, *cells, f"{minutes:.0f}", ""])
+    cells = [network, f"{rate:g}", seeds, *cells, f"{minutes:.0f}"]
+    return f"| {' | '.join(cells)} |"
 
 
 def draw(best: dict[str, list[dict]], picture: pathlib.Path) -> None:
@@ -94,16 +95,14 @@ def draw(best: dict[str, list[dict]], picture: pathlib.Path) -> None:
 def report(runs_dir: pathlib.Path, picture: pathlib.Path) -> None:
     """Prints two tables, a row for every network and rate, and draws figure 1."""
     groups = read_records(runs_dir)
-    print(
-        "| network | rate | seeds | test error, % | nine views | ten views | CPU min |"
-    )
-    print("|---" * 7 + "|")
-    for key in (key for key in groups if key[0] not in STYLES):
-        print(describe(*key, groups[key]).strip())
-    print("\n| figure 1 | rate | seeds | epochs until 25 % | CPU min |")
-    print("|---" * 5 + "|")
-    for key in (key for key in groups if key[0] in STYLES):
-        print(describe(*key, groups[key]).strip())
+    tables = {"test error, %": VIEWS, "figure 1": ["epochs until 25 %"]}
+    for title, columns in tables.items():
+        heads = [title, "rate", "seeds", *columns, "CPU min"]
+        print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+        for (network, rate), runs in groups.items():
+            if (network in STYLES) == (title == "figure 1"):
+                print(describe(network, rate, runs))
+        print()
     draw(best_rates(groups), picture)
 
 
