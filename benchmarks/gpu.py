@@ -155,11 +155,13 @@ def measure_training(
             "precision": precision,
             "reduce_in_bfloat16": precision == "mixed_bfloat16",
             "global_batch_size": settings.batches[0] * num_gpus,
-            "cache": source == "cached",
         }
         data_set = raw if source == "raw" else jpeg
         trainer = Trainer(resolve(data_set, "paper", given), data_set, strategy)
-        batches = repeat_first(trainer) if source == "memory" else trainer.batches()
+        if source == "memory":
+            batches = repeat_first(trainer)
+        else:
+            batches = trainer.batches(cache=source == "cached")
         rows.append([num_gpus, source, *train(trainer, batches, settings)])
     return rows
 

@@ -12,10 +12,9 @@ from alexnet_tf.pipeline.reading import parse_record
 
 
 def with_train(data_set, filenames, lengths, **changes):
-    """The data set with another training split."""
+    """The data set with another training split, of the same statistics."""
     split = Split("train", tuple(filenames), tuple(lengths))
-    changes |= {"splits": {"train": split}, "data_dir": os.path.dirname(filenames[0])}
-    return dataclasses.replace(data_set, **changes)
+    return dataclasses.replace(data_set, splits={"train": split}, **changes)
 
 
 def write_records(path, data_set, examples, **changes):
