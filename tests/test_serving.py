@@ -29,8 +29,8 @@ from starlette.routing import Route
 from alexnet_tf import alexnet
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.saved_model import export_model
-from alexnet_tf.pictures.fitting import Fitting, fit_picture
-from serving import gate
+from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting, fit_picture
+from serving import gate, models
 from serving.batching import Batcher
 from serving.models import Versions
 from serving.server import listen
@@ -286,29 +286,47 @@ def test_a_signal_lets_requests_in_flight_be_answered(server):
     assert "stopping after what is in flight" in errors
 
 
-def test_a_newer_version_takes_the_place_of_the_old_one(export, tmp_path, caplog):
-    directory = tmp_path / "versions"
-    shutil.copytree(export / "1", directory / "1")
-    versions = Versions(str(directory))
+def test_a_newer_version_takes_the_place_of_the_old_one(tmp_path, monkeypatch, caplog):
+    def load(directory):
+        content = pathlib.Path(directory, "saved_model.pb").read_text()
+        if content != "whole":
+            raise KeyError("images")
+        return object()
+
+    def export_to(number, content="whole"):
+        (tmp_path / str(number)).mkdir(exist_ok=True)
+        (tmp_path / str(number) / "saved_model.pb").write_text(content)
+
+    monkeypatch.setattr(models, "_load", load)
+    export_to(1)
+    versions = Versions(str(tmp_path))
     first = versions.current
     assert versions.number == 1
-    shutil.copytree(export / "1", directory / "3")
-    copy = shutil.copytree(export / "1", directory / "4")  # one that is under way
-    whole = (copy / "saved_model.pb").read_bytes()
-    (copy / "saved_model.pb").write_bytes(whole[: len(whole) // 2])
+    export_to(3)
+    export_to(4, "half")  # its copy is under way
     versions.look()
     assert versions.number == 3
     assert versions.current is not first
     newest = versions.current
     versions.look()
     assert versions.current is newest
-    assert caplog.text.count("version 4 is not served") == 1
-    (copy / "saved_model.pb").write_bytes(whole)
+    assert caplog.messages == ["version 4 is not served: 'images'"]  # once
+    export_to(4)
     versions.look()
     assert versions.number == 4
-    shutil.rmtree(copy)
+    shutil.rmtree(tmp_path / "4")
     versions.look()
     assert versions.number == 3
+
+
+def test_damaged_exports_are_refused_whatever_is_damaged(export, tmp_path):
+    content = (export / "1" / "saved_model.pb").read_bytes()
+    shutil.copytree(export / "1", tmp_path / "1")
+    (tmp_path / "1" / "saved_model.pb").write_bytes(content[: len(content) // 2])
+    shutil.copytree(export / "1", tmp_path / "2")
+    (tmp_path / "2" / FITTING_FILE).write_text('{"stored_size": 1000000000}')
+    with pytest.raises(UserError, match="is no SavedModel"):
+        Versions(str(tmp_path))
 
 
 def test_what_waits_becomes_one_batch_and_what_is_left_is_left_out():
