@@ -30,7 +30,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import lock
 from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.pipeline.reading import check_lengths
+from alexnet_tf.pipeline.examples import check_lengths
 from alexnet_tf.run import Run
 from alexnet_tf.training import training
 from alexnet_tf.training.loop import Loop

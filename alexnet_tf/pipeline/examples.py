@@ -1,20 +1,58 @@
 """From records to labelled images, chunk by chunk; bad records are named, not fatal."""
 
+import concurrent.futures
+import contextlib
+import struct
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.pipeline.reading import find_record
+from alexnet_tf.pipeline.reading import SIDE_BY_SIDE, find_record
 
 # Images, at most, that one call decodes, one after another: twice as many fall out of
 # the processor's cache before their colours change.
 CHUNK = 64
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+_MAX_RECORD = 2**31  # bytes that a protocol buffer can have
 _LOST = "missing, because the shard is gone, cut short or corrupt"
+
+
+def check_lengths(split: Split) -> None:
+    """Checks the lengths that the records of local shards declare, not the records.
+
+    TensorFlow's reader takes the memory first, and an absurd length ends the process.
+    A length whose checksum is wrong is no danger: the reader calls the rest corrupt.
+
+    Raises:
+        UserError: A record declares more than one can have; names its shard.
+    """
+    if any("://" in name for name in split.filenames):  # where it would take long
+        return
+    with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        list(pool.map(_check_lengths, split.filenames))
+
+
+def _check_lengths(filename: str) -> None:
+    position = 0
+    with (
+        contextlib.suppress(FileNotFoundError),
+        open(filename, "rb", buffering=0) as file,
+    ):
+        while len(header := file.read(12)) == 12:
+            length, checksum = struct.unpack("<QI", header)
+            if length > _MAX_RECORD:
+                if checksum == masked_crc32c(header[:8]):
+                    raise UserError(
+                        f"{filename} has a record at byte {position} that declares "
+                        f"{length:,} bytes: prepare the data set again"
+                    )
+                return
+            position = file.seek(position + 16 + length)
 
 
 class BadRecords:

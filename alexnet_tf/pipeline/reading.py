@@ -11,20 +11,14 @@ as fast as the disk is else, a few seconds for ImageNet.
 """
 
 import bisect
-import concurrent.futures
-import contextlib
 import os
-import struct
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import DataSet, Split
 
 SIDE_BY_SIDE = 16  # shards
-_MAX_RECORD = 2**31  # bytes that a protocol buffer can have
 # What the shuffle draws from: the records are in random order on disk already, so that
 # no more is needed than that neighbours are not the same in each epoch.
 SHUFFLE_RECORDS, SHUFFLE_BYTES = 10_000, 256 * 2**20
@@ -35,39 +29,6 @@ def find_record(split: Split, record_id: int) -> tuple[str, int]:
     """The shard and the index in it of the record_id-th record of a split."""
     shard = bisect.bisect_right(split.first_ids, record_id) - 1
     return split.filenames[shard], record_id - split.first_ids[shard]
-
-
-def check_lengths(split: Split) -> None:
-    """Checks the lengths that the records of local shards declare, not the records.
-
-    TensorFlow's reader takes the memory first, and an absurd length ends the process.
-    A length whose checksum is wrong is no danger: the reader calls the rest corrupt.
-
-    Raises:
-        UserError: A record declares more than one can have; names its shard.
-    """
-    if any("://" in name for name in split.filenames):  # where it would take long
-        return
-    with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        list(pool.map(_check_lengths, split.filenames))
-
-
-def _check_lengths(filename: str) -> None:
-    position = 0
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(filename, "rb", buffering=0) as file,
-    ):
-        while len(header := file.read(12)) == 12:
-            length, checksum = struct.unpack("<QI", header)
-            if length > _MAX_RECORD:
-                if checksum == masked_crc32c(header[:8]):
-                    raise UserError(
-                        f"{filename} has a record at byte {position} that declares "
-                        f"{length:,} bytes: prepare the data set again"
-                    )
-                return
-            position = file.seek(position + 16 + length)
 
 
 def parse_record(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -29,7 +29,7 @@ from alexnet_tf.files import check_output, lock
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import from_here, list_checkpoints
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.pipeline.reading import check_lengths
+from alexnet_tf.pipeline.examples import check_lengths
 from alexnet_tf.run import Run
 from alexnet_tf.training.cluster import Workers
 from alexnet_tf.training.loop import Loop
