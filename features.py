@@ -55,10 +55,6 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
     network = values.model_dir or values.init_weights
     if not network:
         raise flags.Error("give --model_dir or --init_weights")
-    if values.output.endswith(".npz"):
-        raise flags.Error(
-            "--output is a directory now: give one, and load OUTPUT/fc7.npy from it"
-        )
     local_only(values.output, "--output")
     inputs = [values.input or values.data_dir, network]
     files.check_output(values.output, inputs, what="--output")
@@ -95,8 +91,9 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
         {"weights": checkpoint_sha256(path), "before_relu": values.before_relu},
         values.dtype,
     )
-    print(f"{', '.join(layers)} of {pictures.number:,} pictures: {values.output}")
-    return report(left_out, pictures.number)
+    number = len(pictures.names)
+    print(f"{', '.join(layers)} of {number:,} pictures: {values.output}")
+    return report(left_out, number)
 
 
 def report(left_out: list[tuple[str, str]], number: int) -> int:

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from alexnet_tf.pictures.decoding import open_picture
-from alexnet_tf.pictures.fitting import Fitting, fit_for_network
+from alexnet_tf.pictures.decoding import open_for_network
+from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.pictures.listing import LeftOut, find_pictures
 from alexnet_tf.predictions import Prediction
 from alexnet_tf.weights.loading import load_network
@@ -84,17 +84,10 @@ def predict_each(
     """
     waiting = iter(_list_pictures(pictures))
     while batch := list(itertools.islice(waiting, batch_size)):
-        squares, errors = [], []
-        for picture in batch:
-            try:
-                image = open_picture(picture, fitting.stored_size)
-            except ValueError as error:
-                errors.append(str(error))
-            else:
-                squares.append(fit_for_network(image, fitting, image_size))
-                errors.append(None)
+        opened = [open_for_network(x, fitting, image_size) for x in batch]
+        squares = [image for image, error in opened if error is None]
         answers = iter(classify(np.stack(squares)) if squares else ())
-        for picture, error in zip(batch, errors, strict=True):
+        for picture, (_, error) in zip(batch, opened, strict=True):
             path = os.fspath(picture) if _is_path(picture) else ""
             if error:
                 yield Prediction(path, error=error)
@@ -134,8 +127,7 @@ def load(
     model, config, _ = load_network(
         path, checkpoint=checkpoint, recipe=recipe, class_names=class_names
     )
-    fitting = config.fitting
-    return Classifier(model, config.class_names, fitting)
+    return Classifier(model, config.class_names, config.fitting)
 
 
 def _is_path(picture: object) -> bool:

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.results import fingerprint, read_names
-from alexnet_tf.pictures.decoding import open_picture
-from alexnet_tf.pictures.fitting import Fitting, fit_for_network
+from alexnet_tf.pictures.decoding import open_for_network
+from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.pipeline.examples import CHUNK, BadRecords
@@ -38,19 +38,18 @@ class Pictures:
 
     Attributes:
         facts: What they are, for JSON; with other facts nothing goes on.
-        number: How many.
+        names: The name of each.
         class_names: The index is the label.
-        batches: From a number of pictures to leave out to batches of `BATCH_SIZE` of
-            the rest: uint8 RGB `(batch, size, size, 3)`, as evaluation sees them, their
-            labels (-1 for none), and of each why it cannot be used, "" if it can.
-        read_names: Returns the names of all.
+        batches: From a number of pictures to leave out, whole batches, to the rest in
+            batches of `BATCH_SIZE`, of which the last is filled up: uint8 RGB
+            `(batch, size, size, 3)`, as evaluation sees them, their labels (-1 for
+            none), and of each why it cannot be used, or None.
     """
 
     facts: Mapping[str, object]
-    number: int
+    names: Sequence[str]
     class_names: Sequence[str]
-    batches: Callable[[int], Iterator[tuple[np.ndarray, Sequence[int], Sequence[str]]]]
-    read_names: Callable[[], Sequence[str]]
+    batches: Callable[[int], Iterator[tuple[np.ndarray, Sequence, Sequence]]]
 
 
 def pictures_of_split(data_set: DataSet, split: str, image_size: int) -> Pictures:
@@ -67,24 +66,22 @@ def pictures_of_split(data_set: DataSet, split: str, image_size: int) -> Picture
     records = data_set.splits[split]
 
     def batches(start: int) -> Iterator:
-        bad_records, left = BadRecords(), records.num_examples - start
-        for images, labels in evaluation_batches(
+        bad_records = BadRecords()
+        read = evaluation_batches(
             data_set,
             split,
             global_batch_size=BATCH_SIZE,
             image_size=image_size,
             start=start,
             bad_records=bad_records,
-        ).as_numpy_iterator():
-            images, labels = images[:left], labels[:left]  # the last batch is filled up
-            left -= len(labels)
+        )
+        for images, labels in read.as_numpy_iterator():
             len(bad_records)  # warns of each
-            yield images, labels, ["" if n >= 0 else "a bad record" for n in labels]
+            yield images, labels, [None if n >= 0 else "a bad record" for n in labels]
 
     facts = {"data_dir": data_set.data_dir, "split": split}
     facts["pictures"] = fingerprint(records)
-    number, class_names = records.num_examples, data_set.class_names
-    return Pictures(facts, number, class_names, batches, lambda: read_names(records))
+    return Pictures(facts, read_names(records), data_set.class_names, batches)
 
 
 def pictures_of_folder(
@@ -102,23 +99,19 @@ def pictures_of_folder(
     classes = [os.path.basename(os.path.dirname(name)) for name in names]
     class_names = sorted(set(classes) - {""})
     labels = {"": -1} | {name: label for label, name in enumerate(class_names)}
-    nothing = np.zeros((image_size, image_size, 3), np.uint8)
-
-    def load(path: str) -> tuple[np.ndarray, str]:
-        try:
-            picture = open_picture(path, fitting.stored_size)
-        except ValueError as error:
-            return nothing, str(error)
-        return fit_for_network(picture, fitting, image_size), ""
 
     def batches(start: int) -> Iterator:
         for begin in range(start, len(paths), BATCH_SIZE):
-            part = slice(begin, begin + BATCH_SIZE)
-            images, errors = zip(*map(load, paths[part]), strict=True)
-            yield np.stack(images), [labels[name] for name in classes[part]], errors
+            images = np.zeros((BATCH_SIZE, image_size, image_size, 3), np.uint8)
+            errors = []
+            for i, path in enumerate(paths[begin : begin + BATCH_SIZE]):
+                images[i], error = open_for_network(path, fitting, image_size)
+                errors.append(error)
+            part = classes[begin : begin + BATCH_SIZE]
+            yield images, [labels[name] for name in part], errors
 
     facts = {"input": os.path.abspath(folder), "pictures": _fingerprint(names, paths)}
-    return Pictures(facts, len(paths), class_names, batches, lambda: names)
+    return Pictures(facts, names, class_names, batches)
 
 
 def _fingerprint(names: Sequence[str], paths: Sequence[str]) -> str:
@@ -197,7 +190,7 @@ def write_features(
     ):
         state = _open_state(directory, settings)
         shapes = {
-            name: (pictures.number, *output.shape[1:])
+            name: (len(pictures.names), *output.shape[1:])
             for name, output in network.output.items()
         }
         paths = [_path(directory, name) for name in (*shapes, "labels")]
@@ -207,13 +200,13 @@ def write_features(
             name: _open_array(directory, name, shape, dtype)
             for name, shape in shapes.items()
         }
-        labels = _open_array(directory, "labels", (pictures.number,), "int64")
+        labels = _open_array(directory, "labels", (len(pictures.names),), "int64")
         _compute(network, pictures, arrays, labels, state)
-        names, class_names = pictures.read_names(), pictures.class_names
-        for name, texts in (("file_names", names), ("class_names", class_names)):
+        texts = {"file_names": pictures.names, "class_names": pictures.class_names}
+        for name, values in texts.items():
             with files.writing(_path(directory, name), "wb") as file:
-                np.save(file, np.array(texts, np.str_))
-    return [(names[i], error) for i, error in state.errors]
+                np.save(file, np.array(values, np.str_))
+    return [(pictures.names[i], error) for i, error in state.errors]
 
 
 def _path(directory: str, name: str) -> str:
@@ -290,20 +283,18 @@ def _compute(
 ) -> None:
     """Fills in the rows that are missing."""
     call = tf.function(lambda images: network(images, training=False))
-    done = state.rows_done
-    with _progress_bar(pictures.number, done) as bar:
-        batches = pictures.batches(done) if done < pictures.number else ()
+    total, done = len(pictures.names), state.rows_done
+    with _progress_bar(total, done) as bar:
+        batches = pictures.batches(done) if done < total else ()
         for images, new_labels, errors in batches:
-            number = len(images)
-            is_bad = np.array([bool(error) for error in errors])
-            rows = slice(done, done + number)
-            # Batches of one size, so that no number depends on where it began.
-            images = np.pad(images, [(0, BATCH_SIZE - number)] + [(0, 0)] * 3)
+            rows = slice(done, min(done + BATCH_SIZE, total))
+            number = rows.stop - done
+            is_bad = np.array([error is not None for error in errors[:number]])
             for name, values in call(tf.constant(images)).items():
                 values = np.array(values[:number])
                 values[is_bad] = np.nan
                 _store(name, arrays[name], rows, values)
-            labels[rows] = np.where(is_bad, -1, new_labels)
+            labels[rows] = np.where(is_bad, -1, new_labels[:number])
             for array in (*arrays.values(), labels):
                 array.flush()  # the rows lie on the disk before they are counted
             bad = np.flatnonzero(is_bad).tolist()

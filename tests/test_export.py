@@ -145,10 +145,9 @@ def test_pictures_are_answered_as_evaluation_answers(model, tmp_path):
     expected = softmax(model(images[: len(examples)], training=False).numpy())
     assert np.ptp(expected, axis=0).max() > 0.1  # pictures matter
     signatures = saving._make_signatures(model, NAMES, Fitting(), 3)
-    for name, batch in (("serving_default", pictures), ("tf_example", examples)):
-        answer = signatures[name](tf.constant(batch))
-        answer = {key: value.numpy() for key, value in answer.items()}
-        check_answer(answer, expected, atol=1e-5)
+    answer = signatures["serving_default"](tf.constant(pictures))
+    answer = {key: value.numpy() for key, value in answer.items()}
+    check_answer(answer, expected, atol=1e-5)
 
 
 def test_pixels_are_fitted_as_bytes_are(serve):
@@ -158,14 +157,6 @@ def test_pixels_are_fitted_as_bytes_are(serve):
     np.testing.assert_allclose(
         answer["probabilities"], expected["probabilities"], rtol=1e-5
     )
-
-
-def test_examples_may_have_imagenets_key(serve):
-    picture = encode(noise(256, 256))
-    example = make_example(**{"image/encoded": [picture]})
-    answer = serve["tf_example"](examples=tf.constant([example]))
-    expected = serve["serving_default"](image_bytes=tf.constant([picture]))
-    np.testing.assert_array_equal(answer["probabilities"], expected["probabilities"])
 
 
 def test_a_picture_of_256_pixels_is_cropped_and_not_resampled(model, serve):
@@ -216,14 +207,7 @@ def test_what_is_no_picture_does_not_fail_the_others(name, serve):
     assert answer["probabilities"][1].tolist() == [0] * 3
 
 
-def test_an_example_that_is_none_costs_no_other(serve):
-    good = make_example(image=[encode(noise(256, 256))])
-    bad = [b"\xff", make_example(image=[3]), make_example(label=[1])]
-    answer = serve["tf_example"](examples=tf.constant([good, *bad, good]))
-    assert (answer["class_ids"][:, 0] >= 0).tolist() == [True, *[False] * 3, True]
-
-
-@pytest.mark.parametrize("name", ["serving_default", "tf_example", "images"])
+@pytest.mark.parametrize("name", ["serving_default", "images"])
 def test_a_batch_that_would_take_seconds_is_refused(name, serve):
     few, many = (
         np.zeros((number, 1, 1, 3), np.uint8) if name == "images" else [b""] * number

@@ -1,4 +1,9 @@
-"""A run as a SavedModel for serving."""
+"""A network as a SavedModel: what a server needs, from picture files to classes.
+
+Its graph has plain TensorFlow operations alone, so that servers without this package,
+without Python and without XLA run it. It decodes and fits pictures as evaluation sees
+them, because a client that did it itself would do it otherwise.
+"""
 
 import dataclasses
 import json
@@ -15,11 +20,12 @@ from alexnet_tf.export.checking import draw_picture, require_same
 from alexnet_tf.network.layers import LocalResponseNormalization
 from alexnet_tf.paths import for_tensorflow
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
-from alexnet_tf.pictures.in_graph import decode_pictures, fit_images, map_each
+from alexnet_tf.pictures.in_graph import decode_pictures, fit_images
 
 MAX_BATCH_SIZE = 64  # pictures in a request
 WARM_UP_BATCH_SIZES = (1, 8, 32)
 LABELS_FILE = "labels.txt"
+_FLOAT32 = ("images", "input_normalization", "logits")  # in every precision
 
 
 def export_model(
@@ -28,6 +34,7 @@ def export_model(
     output: str,
     fitting: Fitting | None = None,
     top_k: int = 5,
+    precision: str = "float32",
 ) -> None:
     """Writes a network as a SavedModel of plain TensorFlow operations.
 
@@ -35,12 +42,10 @@ def export_model(
 
     - `serving_default`: `image_bytes`, string `(batch,)`: JPEG and PNG files of any
       size (see `alexnet_tf.pictures.in_graph`);
-    - `tf_example`: `examples`, string `(batch,)`: serialised `tf.train.Example`s with
-      such a picture as `image` or `image/encoded`;
     - `images`: `images`, uint8 RGB `(batch, height, width, 3)`, any size;
     - `features`: as `serving_default`.
 
-    The pictures are fitted as preparation and evaluation do it. The first three answer
+    The pictures are fitted as preparation and evaluation do it. The first two answer
     `classes` (string), `class_ids` (int32) and `probabilities` (float32), each
     `(batch, top_k)`, the most probable class first; `features` answers `features`,
     float32 `(batch, 4096)`, what fc7 puts out.
@@ -56,9 +61,12 @@ def export_model(
         fitting: How the pictures that it was trained on were made square; None for the
             usual way.
         top_k: How many classes to answer; all where there are fewer.
+        precision: What the weights are stored in and computed with: "float32", or
+            "bfloat16", which halves what is read and is faster where the processor
+            computes in it.
     """
     fitting = fitting or Fitting()
-    model = copy_without_xla(model)
+    model = copy_without_xla(model, precision)
     module = tf.Module()
     module.variables_of_model = [variable.value for variable in model.variables]
     with tempfile.TemporaryDirectory() as directory:
@@ -72,13 +80,15 @@ def export_model(
     _write_warm_up_requests(output, signatures, model.input_shape[1])
 
 
-def copy_without_xla(model: keras.Model) -> keras.Model:
+def copy_without_xla(model: keras.Model, precision: str = "float32") -> keras.Model:
     """Returns the same network of plain operations: not every server has XLA."""
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if isinstance(layer, LocalResponseNormalization):
             config["jit_compile"] = False
+        if layer.name not in _FLOAT32:
+            config["dtype"] = precision
         return type(layer).from_config(config)
 
     plain = keras.models.clone_model(model, clone_function=copy)
@@ -99,10 +109,11 @@ def _make_signatures(
 ) -> dict[str, tf.types.experimental.ConcreteFunction]:
     fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
     names, size = ["", *class_names], model.input_shape[1]
-    strings, pixels = ((None,), tf.string), ((None, None, None, 3), tf.uint8)
+    files = tf.TensorSpec((None,), tf.string, "image_bytes")
+    pixels = tf.TensorSpec((None, None, None, 3), tf.uint8, "images")
 
-    @tf.function(input_signature=[tf.TensorSpec(*strings)], autograph=False)
-    def decode(image_bytes):  # once in the graph, for three signatures
+    @tf.function(input_signature=[files], autograph=False)
+    def decode(image_bytes):  # once in the graph, for two signatures
         return decode_pictures(image_bytes, fitting, size)
 
     def answer(images, is_picture):
@@ -116,65 +127,38 @@ def _make_signatures(
             "probabilities": tf.where(is_picture, probabilities, 0.0),
         }
 
-    def serving_default(image_bytes):
+    def answer_files(image_bytes):
         return answer(*decode(image_bytes))
 
-    def tf_example(examples):
-        return serving_default(_find_pictures(examples))
-
-    def images(images):
+    def answer_pixels(images):
         fitted = fit_images(images, fitting, size)
         return answer(fitted, tf.fill(tf.shape(images)[:1], True))
 
-    def features(image_bytes):
+    def find_features(image_bytes):
         images, is_picture = decode(image_bytes)
         numbers = tf.cast(fc7(images, training=False), tf.float32)
         return {"features": tf.where(is_picture[:, tf.newaxis], numbers, 0.0)}
 
     return {
-        function.__name__: _trace(function, tf.TensorSpec(*spec, name=name))
-        for function, name, spec in (
-            (serving_default, "image_bytes", strings),
-            (tf_example, "examples", strings),
-            (images, "images", pixels),
-            (features, "image_bytes", strings),
-        )
+        "serving_default": _trace(answer_files, files),
+        "images": _trace(answer_pixels, pixels),
+        "features": _trace(find_features, files),
     }
 
 
 def _trace(
     function: Callable, spec: tf.TensorSpec
 ) -> tf.types.experimental.ConcreteFunction:
-    traced = tf.function(_bounded(function), input_signature=[spec], autograph=False)
-    return traced.get_concrete_function()
+    """Its graph, in which a batch is an error that would take a server seconds."""
 
-
-def _bounded(function: Callable) -> Callable:
-    """The same, but an error for a batch that would take a server seconds."""
-
+    @tf.function(input_signature=[spec], autograph=False)
     def call(batch):
         message = f"at most {MAX_BATCH_SIZE} pictures in a request"
         is_bounded = tf.shape(batch)[0] <= MAX_BATCH_SIZE
         with tf.control_dependencies([tf.debugging.Assert(is_bounded, [message])]):
             return function(tf.identity(batch))
 
-    return call
-
-
-def _find_pictures(examples: tf.Tensor) -> tf.Tensor:
-    """The bytes of the pictures of serialised Examples, "" where there are none."""
-    keys = ("image", "image/encoded")  # as data.prepare and ImageNet have it
-    absent = tf.io.FixedLenFeature((), tf.string, default_value="")
-
-    def find(example):
-        parsed = tf.io.parse_single_example(example, dict.fromkeys(keys, absent))
-        return tf.strings.join([parsed[key] for key in keys])
-
-    everyone = tf.ones_like(examples, tf.bool)
-    scalar = tf.TensorSpec((), tf.string)
-    indices, found = map_each(find, examples, everyone, scalar)
-    empty = tf.fill(tf.shape(examples), "")
-    return tf.tensor_scatter_nd_update(empty, indices[:, tf.newaxis], found)
+    return call.get_concrete_function()
 
 
 def _write_warm_up_requests(
@@ -192,13 +176,9 @@ def _write_warm_up_requests(
         )
         return
     picture = tf.io.encode_jpeg(np.full((256, 256, 3), 128, np.uint8)).numpy()
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[picture]))
-    example = tf.train.Example(features=tf.train.Features(feature={"image": feature}))
-    inputs = {  # and the rest of the shape
-        "image_bytes": (picture, ()),
-        "examples": (example.SerializeToString(), ()),
-        "images": (128, (size, size, 3)),
-    }
+    # By input: one value for the whole tensor, which keeps the file small, and what
+    # follows the batch in its shape.
+    inputs = {"image_bytes": (picture, ()), "images": (128, (size, size, 3))}
     path = os.path.join(output, "assets.extra", "tf_serving_warmup_requests")
     with tf.io.TFRecordWriter(path) as writer:
         for signature, function in signatures.items():
@@ -208,7 +188,6 @@ def _write_warm_up_requests(
                 log = prediction_log_pb2.PredictionLog()
                 request = log.predict_log.request
                 request.model_spec.signature_name = signature
-                # One value for the whole tensor keeps the file small.
                 tensor = tf.make_tensor_proto(value, spec.dtype, (batch_size, *shape))
                 request.inputs[spec.name].CopyFrom(tensor)
                 writer.write(log.SerializeToString())
@@ -225,14 +204,13 @@ def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None
     fitted = tf.concat(
         [fit_images(p[np.newaxis], fitting, model.input_shape[1]) for p in pictures], 0
     )
-    expected = tf.nn.softmax(model(fitted, training=False)).numpy()
-    fc7 = keras.Model(model.inputs, model.get_layer("fc7").output)
+    fc7 = model.get_layer("fc7").output
+    logits, features = keras.Model(model.inputs, [model.output, fc7])(fitted)
     serve = tf.saved_model.load(for_tensorflow(saved_model)).signatures
     encoded = tf.stack([tf.io.encode_png(picture) for picture in pictures])
     answer = serve["serving_default"](image_bytes=encoded)
     ids = np.maximum(answer["class_ids"].numpy(), 0)  # -1 has probability 0
-    expected = np.take_along_axis(expected, ids, 1)
+    expected = np.take_along_axis(tf.nn.softmax(logits).numpy(), ids, 1)
     require_same(answer["probabilities"].numpy(), expected, 1.0)
-    features = serve["features"](image_bytes=encoded)["features"].numpy()
-    expected = fc7(fitted, training=False).numpy()
-    require_same(features, expected, np.abs(expected).max())
+    found = serve["features"](image_bytes=encoded)["features"].numpy()
+    require_same(found, features.numpy(), np.abs(features).max())

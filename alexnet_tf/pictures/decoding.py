@@ -16,7 +16,12 @@ from PIL import Image, ImageChops, ImageCms
 
 from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole
 from alexnet_tf.paths import expand
-from alexnet_tf.pictures.fitting import MAX_ASPECT, MAX_SIDE
+from alexnet_tf.pictures.fitting import (
+    MAX_ASPECT,
+    MAX_SIDE,
+    Fitting,
+    fit_for_network,
+)
 from alexnet_tf.pictures.listing import FORMATS
 
 # A picture of so many pixels takes half a gigabyte to decode; larger ones are refused
@@ -82,6 +87,27 @@ def open_picture(picture, image_size: int = 256) -> Image.Image:
             )
         picture = Image.fromarray(array[..., 0] if array.shape[2:] == (1,) else array)
     return _to_upright_rgb(picture.copy(), [], image_size, MAX_PIXELS)
+
+
+def open_for_network(
+    picture, fitting: Fitting, image_size: int
+) -> tuple[np.ndarray, str | None]:
+    """What a network sees of what a person calls a picture.
+
+    Args:
+        picture: See `open_picture`.
+        fitting: How the pictures of the network's data set were made square.
+        image_size: Height and width of the network's input, pixels.
+
+    Returns:
+        uint8 `(image_size, image_size, 3)`; and None or, where these are zeros, why
+        the picture cannot be used.
+    """
+    try:
+        image = open_picture(picture, fitting.stored_size)
+        return fit_for_network(image, fitting, image_size), None
+    except ValueError as error:
+        return np.zeros((image_size, image_size, 3), np.uint8), str(error)
 
 
 def load_rgb(
