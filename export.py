@@ -1,6 +1,7 @@
-"""Exports a training run: a SavedModel for serving, or a LiteRT or ONNX file.
+"""Exports a network: a SavedModel for serving, or a file for other frameworks.
 
 python export.py --model_dir=runs/demo --output=/tmp/alexnet
+python export.py --model_dir=runs/demo --format=safetensors
 python export.py --init_weights=bvlc_alexnet.caffemodel --output=/tmp/alexnet
 """
 
@@ -11,6 +12,7 @@ if __name__ == "__main__":  # from here on a signal ends it in one line
 
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
+from alexnet_tf.file_names import EXPORT_FILES
 
 
 def define_flags() -> None:
@@ -24,8 +26,23 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "format",
         "saved_model",
-        ["saved_model", "litert", "onnx"],
-        "What to write: pictures to classes for a server, or the network alone.",
+        [*EXPORT_FILES],
+        "What to write: pictures to classes for a server (saved_model), the network "
+        "alone (litert, onnx), or the weights alone: in torchvision's names "
+        "(safetensors, torch) or as bvlc_alexnet.npy has them (npy).",
+    )
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "bfloat16"],
+        "What a SavedModel stores and computes with. bfloat16 halves its size, and is "
+        "faster where the processor computes in it.",
+    )
+    flags.DEFINE_enum(
+        "quantize",
+        None,
+        ["weights", "int8"],
+        "Stores a LiteRT file's weights as int8, or computes in int8, too.",
     )
     define_path("checkpoint", "latest", "latest, best, or a path.")
     flags.DEFINE_integer(
@@ -42,21 +59,22 @@ def check(values: flags.FlagValues, arguments: list[str]) -> None:
         raise flags.Error("give --model_dir or --init_weights")
     if values.init_weights and not values.output:
         raise flags.Error("--init_weights needs --output, a directory")
+    for name, format in (("precision", "saved_model"), ("quantize", "litert")):
+        if values[name].present and values.format != format:
+            raise flags.Error(f"--{name} is for --format={format}")
 
 
 def main(values: flags.FlagValues, _) -> None:
     """Exports as the flags say."""
-    from alexnet_tf.export.export import export_run
+    from alexnet_tf.export.export import Form, export_run
 
     output = export_run(
-        values.model_dir,
+        values.model_dir or values.init_weights,
         values.output,
-        init_weights=values.init_weights,
+        Form(values.format, values.top_k, values.precision, values.quantize),
+        checkpoint=values.checkpoint,
         recipe=values.recipe,
         class_names=values.class_names,
-        checkpoint=values.checkpoint,
-        top_k=values.top_k,
-        format=values.format,
     )
     print(f"exported to {output}")
 

@@ -182,26 +182,22 @@ def write_features(
         UserError: If there is something else in the directory, the disk has too little
             room, or a number is too large for `dtype`.
     """
-    settings = {"layers": [*network.output], "dtype": dtype}
-    settings |= dict(facts) | dict(pictures.facts)
+    layers, total = network.output, len(pictures.names)
+    settings = {"layers": [*layers], "dtype": dtype, **facts, **pictures.facts}
+    shapes = {name: (total, *output.shape[1:]) for name, output in layers.items()}
     with (
         files.lock(directory),
         files.disk_errors(f"--output={directory}"),
     ):
         state = _open_state(directory, settings)
-        shapes = {
-            name: (len(pictures.names), *output.shape[1:])
-            for name, output in network.output.items()
-        }
-        paths = [_path(directory, name) for name in (*shapes, "labels")]
-        if not all(map(os.path.exists, paths)):
-            state = _State(state.path, state.settings)
+        if not all(os.path.exists(_path(directory, x)) for x in (*shapes, "labels")):
+            state = _State(settings)
         arrays = {
             name: _open_array(directory, name, shape, dtype)
             for name, shape in shapes.items()
         }
-        labels = _open_array(directory, "labels", (len(pictures.names),), "int64")
-        _compute(network, pictures, arrays, labels, state)
+        arrays["labels"] = _open_array(directory, "labels", (total,), "int64")
+        _compute(network, pictures, arrays, directory, state)
         texts = {"file_names": pictures.names, "class_names": pictures.class_names}
         for name, values in texts.items():
             with files.writing(_path(directory, name), "wb") as file:
@@ -218,34 +214,28 @@ class _State:
     """How far the work is; `features.json` holds it.
 
     Attributes:
-        path: That file.
         settings: What the numbers depend on.
         rows_done: Pictures whose rows are in the arrays.
         errors: Positions of pictures that could not be used, and why.
     """
 
-    path: str
-    settings: dict[str, object]
+    settings: Mapping[str, object]
     rows_done: int = 0
     errors: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
-    def write(self) -> None:
-        values = dataclasses.asdict(self)
-        del values["path"]
-        with files.writing(self.path) as file:
-            json.dump(values, file)
+    def write(self, directory: str) -> None:
+        with files.writing(os.path.join(directory, _STATE)) as file:
+            json.dump(dataclasses.asdict(self), file)
 
 
 def _open_state(directory: str, settings: Mapping[str, object]) -> _State:
     """Begins, or checks that what is there can be gone on with."""
     path = os.path.join(directory, _STATE)
     if not os.path.exists(path):
-        state = _State(path, dict(settings))
-        state.write()
-        return state
+        _State(settings).write(directory)
     try:
         with open(path, encoding="utf-8") as file:
-            state = _State(path, **json.load(file))
+            state = _State(**json.load(file))
     except (ValueError, TypeError):
         raise UserError(
             f"{path} is damaged or of another version: give a new directory"
@@ -278,7 +268,7 @@ def _compute(
     network: keras.Model,
     pictures: Pictures,
     arrays: Mapping[str, np.ndarray],
-    labels: np.ndarray,
+    directory: str,
     state: _State,
 ) -> None:
     """Fills in the rows that are missing."""
@@ -286,7 +276,7 @@ def _compute(
     total, done = len(pictures.names), state.rows_done
     with _progress_bar(total, done) as bar:
         batches = pictures.batches(done) if done < total else ()
-        for images, new_labels, errors in batches:
+        for images, labels, errors in batches:
             rows = slice(done, min(done + BATCH_SIZE, total))
             number = rows.stop - done
             is_bad = np.array([error is not None for error in errors[:number]])
@@ -294,13 +284,14 @@ def _compute(
                 values = np.array(values[:number])
                 values[is_bad] = np.nan
                 _store(name, arrays[name], rows, values)
-            labels[rows] = np.where(is_bad, -1, new_labels[:number])
-            for array in (*arrays.values(), labels):
+            arrays["labels"][rows] = np.where(is_bad, -1, labels[:number])
+            for array in arrays.values():
                 array.flush()  # the rows lie on the disk before they are counted
-            bad = np.flatnonzero(is_bad).tolist()
-            state.errors += [(done + i, errors[i]) for i in bad]
+            state.errors += [
+                (done + i, errors[i]) for i in np.flatnonzero(is_bad).tolist()
+            ]
             state.rows_done = done = rows.stop
-            state.write()
+            state.write(directory)
             bar.update(number)
 
 

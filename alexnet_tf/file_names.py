@@ -7,6 +7,8 @@ of these names and no others.
 
 from alexnet_tf.settings import CONFIG_FILE
 
+# By format; the card was called model_card.json in earlier versions.
+_BESIDE_NETWORK = ("labels.txt", "README.md", "model_card.json")
 EXPORT_FILES = {
     "saved_model": (
         "saved_model.pb",
@@ -16,10 +18,14 @@ EXPORT_FILES = {
         "assets/labels.txt",
         "assets.extra/fitting.json",
         "assets.extra/tf_serving_warmup_requests",
+        "README.md",
         "model_card.json",
     ),
-    "litert": ("alexnet.tflite", "labels.txt", "model_card.json"),
-    "onnx": ("alexnet.onnx", "labels.txt", "model_card.json"),
+    "litert": ("alexnet.tflite", *_BESIDE_NETWORK),
+    "onnx": ("alexnet.onnx", *_BESIDE_NETWORK),
+    "safetensors": ("alexnet.safetensors", *_BESIDE_NETWORK),
+    "torch": ("alexnet.pth", *_BESIDE_NETWORK),
+    "npy": ("alexnet.npy", *_BESIDE_NETWORK),
 }
 
 # Of the split "validation", and of others.

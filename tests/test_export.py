@@ -1,21 +1,25 @@
 """Tests of alexnet_tf/export: what a SavedModel answers, and to whom."""
 
+import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import types
+import zipfile
 
 import keras
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from helpers import make_config
+from helpers import make_config, run_script
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
@@ -23,13 +27,17 @@ from alexnet_tf import alexnet
 from alexnet_tf.errors import UserError
 from alexnet_tf.export import export
 from alexnet_tf.export import saved_model as saving
-from alexnet_tf.export.export import export_run
-from alexnet_tf.export.model_card import describe_export
+from alexnet_tf.export.checking import Measured, open_validation
+from alexnet_tf.export.export import LIBRARIES, Form, export_run
+from alexnet_tf.export.model_card import _FIGURES, write_card
 from alexnet_tf.export.saved_model import MAX_BATCH_SIZE, export_model
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.run import Run
+from alexnet_tf.recipes import LAYERS
+from alexnet_tf.run import Run, build_model
+from alexnet_tf.weights.loading import load_network
+from alexnet_tf.weights.published import read_weights
 from benchmarks.hostile import png, resized
 
 NAMES = ("cat", "großer Hund", "fish,\nsm\u2028all\x0c", "bird")
@@ -363,35 +371,54 @@ def run(model, tmp_path_factory):
     return run, path
 
 
+def write_evaluation(run, digest):
+    """What eval.py leaves, with more than may be published."""
+    report = dict.fromkeys(_FIGURES, 1) | {"data_set": 'of "bars"', "split": "test"}
+    report |= {"sha256": [digest], "top_1_error": 0.25, "data_dir": run.model_dir}
+    pathlib.Path(run.eval_file).write_text(json.dumps(report))
+
+
 def test_a_run_is_exported_with_a_model_card(run, serve):
     run, checkpoint = run
     files = [f"{checkpoint}.data-00000-of-00001", f"{checkpoint}.index"]
     data = b"".join(pathlib.Path(file).read_bytes() for file in files)
     digest = hashlib.sha256(data).hexdigest()
-    report = {"sha256": [digest], "top_1_error": 0.25}
-    pathlib.Path(run.eval_file).write_text(json.dumps(report))
-    output = export_run(run.model_dir, top_k=9)
+    write_evaluation(run, digest)
+    output = export_run(run.model_dir, form=Form(top_k=9))
     assert output == run.saved_model_dir
     picture = tf.constant([encode(noise(256, 256))])
     answer = tf.saved_model.load(output).signatures["serving_default"](picture)
     assert answer["classes"].shape == (1, len(NAMES))
     expected = serve["serving_default"](image_bytes=picture)["probabilities"]
     np.testing.assert_allclose(answer["probabilities"][:, :3], expected, rtol=1e-5)
-
-    card = json.loads(pathlib.Path(output, "model_card.json").read_text())
-    assert card["checkpoint_sha256"] == digest
-    assert card["recipe"] == "original"
-    assert card["training"]["class_names"] == [*NAMES]
-    assert card["evaluation"] == report
-    assert card["versions"]["tensorflow"] == tf.__version__
     fitting = {"fit": "crop", "stored_size": 256, "resampling": "bicubic"}
-    assert card["fitting"] == fitting
     assert json.loads(pathlib.Path(output, FITTING_FILE).read_text()) == fitting
 
-    # Figures of another checkpoint are not this one's.
-    pathlib.Path(run.eval_file).write_text(json.dumps(report | {"sha256": ["x"]}))
-    card = describe_export(run, run.read_config(), checkpoint, Fitting())
-    assert card["evaluation"] is None
+    card = pathlib.Path(output, "README.md").read_text()
+    assert "pipeline_tag: image-classification" in card
+    assert '{type: "of \\"bars\\"", name: "of \\"bars\\"", split: "test"}' in card
+    assert "{type: accuracy, name: top-1 accuracy, value: 0.75}" in card
+    assert "Top-1 accuracy 75.00% on test" in card
+    facts = json.loads(card[card.index("    {\n") :])
+    assert facts["sha256"] == digest
+    assert facts["weights"] == os.path.basename(checkpoint)
+    assert facts["settings"]["recipe"]["name"] == "original"
+    assert facts["settings"]["fitting"] == fitting
+    assert facts["versions"]["tensorflow"] == tf.__version__
+    # No path of the machine that it was made on.
+    assert os.path.dirname(run.model_dir) not in card
+
+    # Figures of another checkpoint are not this one's; damaged ones are one line.
+    write_evaluation(run, "x")
+    network = load_network(run.model_dir)
+    write_card(network, "npy", None, output)
+    card = pathlib.Path(output, "README.md").read_text()
+    assert "model-index" not in card
+    assert "Nothing yet: run eval.py" in card
+    pathlib.Path(run.eval_file).write_text("{")
+    with pytest.raises(UserError, match=r"eval.json is damaged: run eval.py again"):
+        write_card(network, "npy", None, output)
+    os.remove(run.eval_file)
 
 
 def test_an_export_replaces_nothing_but_an_export(run, tmp_path):
@@ -436,7 +463,7 @@ def test_an_export_may_be_remote(run):
     assert answer["class_ids"].shape == (1, len(NAMES))
     assert tf.io.gfile.listdir("ram://test_export") == ["saved_model"]
     with pytest.raises(UserError, match="cannot be remote"):
-        export_run(run[0].model_dir, "ram://test_export/x", format="litert")
+        export_run(run[0].model_dir, "ram://test_export/x", form=Form("litert"))
 
 
 def test_an_export_that_answers_otherwise_replaces_nothing(run, monkeypatch, tmp_path):
@@ -480,32 +507,157 @@ def test_a_checkpoint_of_something_else_is_refused(run, tmp_path):
 
 
 def test_litert_gives_what_the_network_gives(run, model, tmp_path):
-    output = export_run(run[0].model_dir, str(tmp_path / "x"), format="litert")
+    output = export_run(run[0].model_dir, str(tmp_path / "x"), Form("litert"))
+    path = tmp_path / "x" / "alexnet.tflite"
     images = np.float32([noise(224, 224, seed) for seed in range(2)])
-    interpreter = tf.lite.Interpreter(str(tmp_path / "x" / "alexnet.tflite"))
-    (found,) = interpreter.get_signature_runner()(images=images).values()
+    answer = tf.lite.Interpreter(str(path)).get_signature_runner()
+    found = answer(images=images)["probabilities"]
     expected = softmax(model(images, training=False).numpy())
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert sorted(os.listdir(output)) == [
-        "alexnet.tflite",
-        "labels.txt",
-        "model_card.json",
-    ]
-    export_run(run[0].model_dir, output, format="litert")  # replaces its own
+    with zipfile.ZipFile(path) as texts:
+        assert texts.read("labels.txt").decode() == "".join(f"{x}\n" for x in LABELS)
+        told = json.loads(texts.read("input.txt"))
+    assert (told["image_size"], told["fit"]) == (224, "crop")
+    names = ["README.md", "alexnet.tflite", "labels.txt"]
+    assert sorted(os.listdir(output)) == names
+    export_run(run[0].model_dir, output, Form("litert"))  # replaces its own
 
 
 def test_onnx_gives_what_the_network_gives(run, model, tmp_path):
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    export_run(run[0].model_dir, str(tmp_path / "x"), format="onnx")
+    export_run(run[0].model_dir, str(tmp_path / "x"), Form("onnx"))
     images = np.float32([noise(224, 224, seed) for seed in range(2)])
     session = onnxruntime.InferenceSession(str(tmp_path / "x" / "alexnet.onnx"))
-    (found,) = session.run(None, {"images": images})
+    (found,) = session.run(["probabilities"], {"images": images})
     expected = softmax(model(images, training=False).numpy())
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert session.get_inputs()[0].shape == ["batch", 224, 224, 3]
+    assert session.get_outputs()[0].shape == ["batch", len(NAMES)]
+    texts = session.get_modelmeta().custom_metadata_map
+    assert texts["labels"].split("\n")[:-1] == LABELS
+    assert json.loads(texts["input"])["resampling"] == "bicubic"
 
 
-def test_onnx_says_what_is_missing(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(UserError, match="needs tf2onnx: pip install onnx tf2onnx"):
-        export_run(run[0].model_dir, format="onnx")
+def test_npy_is_what_bvlc_alexnet_npy_is(run, model, tmp_path):
+    output = export_run(run[0].model_dir, str(tmp_path / "x"), Form("npy"))
+    path = tmp_path / "x" / "alexnet.npy"
+    arrays = np.load(path, allow_pickle=True, encoding="latin1").item()
+    read = read_weights(str(path)).layers
+    assert [*arrays] == [*read] == [*LAYERS]
+    for name, (kernel, bias) in arrays.items():
+        layer = model.get_layer(name)
+        for found, expected in ((kernel, layer.kernel), (bias, layer.bias)):
+            np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(read[name]["kernel"], layer.kernel)
+    assert "`(pixels - mean) / stddev`" in pathlib.Path(output, "README.md").read_text()
+
+
+def test_weights_that_a_file_does_not_hold_replace_nothing(run, tmp_path, monkeypatch):
+    save = np.save
+
+    def save_another(path, pairs, **options):
+        pairs["fc6"][1] = pairs["fc6"][1] + 1e-6
+        save(path, pairs, **options)
+
+    monkeypatch.setattr(np, "save", save_another)
+    with pytest.raises(UserError, match="holds another bias of fc6: export anew"):
+        export_run(run[0].model_dir, str(tmp_path / "x"), Form("npy"))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("format", "library"),
+    [("onnx", "tf2onnx"), ("safetensors", "safetensors"), ("torch", "torch")],
+)
+def test_what_is_missing_is_one_line(run, monkeypatch, format, library):
+    for name in LIBRARIES[format]:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, library, None)
+    message = f"--format={format} needs {library}: pip install {library}"
+    with pytest.raises(UserError, match=message):
+        export_run(run[0].model_dir, form=Form(format))
+
+
+@pytest.fixture(scope="module")
+def run_on_data(data_dir, tmp_path_factory):
+    """A run whose data set is there, and whose answers differ."""
+    run = Run(str(tmp_path_factory.mktemp("run_on_data")))
+    run.write_config(make_config(data_dir, "small", width=0.1))
+    network = build_model(run.read_config(), "float32")
+    for variable in network.trainable_variables:
+        variable.assign(variable * 3)
+    tf.train.Checkpoint(model=network).save(f"{run.checkpoint_dir}/ckpt")
+    return run.model_dir
+
+
+def test_bfloat16_halves_the_size_and_is_measured(
+    run_on_data, tmp_path, monkeypatch, caplog
+):
+    whole, half = str(tmp_path / "whole"), str(tmp_path / "half")
+    with caplog.at_level("INFO"):
+        export_run(run_on_data, half, Form(precision="bfloat16"))
+    told = r"the same answer to \d+\.\d\d% of 25 validation images"
+    assert re.search(told, caplog.text)
+    assert re.search(told, pathlib.Path(half, "README.md").read_text())
+    export_run(run_on_data, whole)
+    sizes = [
+        pathlib.Path(path, "variables/variables.data-00000-of-00001").stat().st_size
+        for path in (whole, half)
+    ]
+    assert 0.5 < sizes[1] / sizes[0] < 0.6
+    picture = tf.constant([encode(noise(300, 200))])
+    found, expected = (
+        tf.saved_model.load(path).signatures["features"](picture)["features"].numpy()
+        for path in (half, whole)
+    )
+    assert 0 < np.abs(found - expected).max() < 0.05 * expected.max()
+
+    monkeypatch.setattr(export, "LEAST_AGREEMENT", 1.01)
+    with pytest.raises(UserError, match="less than 101%: export it in float32"):
+        export_run(run_on_data, half, Form(precision="bfloat16"))
+
+
+@pytest.mark.parametrize("quantize", ["weights", "int8"])
+def test_quantized_files_are_smaller_and_measured(run_on_data, tmp_path, quantize):
+    form = Form("litert", quantize=quantize)
+    output = export_run(run_on_data, str(tmp_path / "x"), form)
+    path = tmp_path / "x" / "alexnet.tflite"
+    network = load_network(run_on_data)
+    weights = sum(np.prod(v.shape) for v in network.model.trainable_variables)
+    assert path.stat().st_size < 0.35 * 4 * weights
+    card = pathlib.Path(output, "README.md").read_text()
+    assert re.search(r"same answer to \d+\.\d\d% of 25 validation images", card)
+    images = np.float32([noise(224, 224, seed) for seed in range(4)])
+    answer = tf.lite.Interpreter(str(path)).get_signature_runner()
+    found = answer(images=images)["probabilities"]
+    expected = tf.nn.softmax(network.model(images)).numpy()
+    assert 0 < np.abs(found - expected).max() < 0.1
+
+
+def test_accuracy_that_is_lost_is_said(caplog):
+    measured = Measured(200, before=0.9, after=0.89, agreement=0.95)
+    export._judge(Form("litert", quantize="int8"), measured)
+    assert "--quantize=int8 loses 1.0 points of top-1 accuracy" in caplog.text
+    caplog.clear()
+    measured = dataclasses.replace(measured, after=0.896)
+    export._judge(Form("litert", quantize="int8"), measured)
+    assert "loses" not in caplog.text
+
+
+def test_what_cannot_be_measured_is_not_approximated(run_on_data):
+    config = dataclasses.replace(load_network(run_on_data).config, data_dir="")
+    with pytest.raises(UserError, match="this network has none: export it in float32"):
+        open_validation(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format=onnx", "--quantize=int8"], "--quantize is for --format=litert"),
+        (["--format=npy", "--precision=bfloat16"], "--precision is for --format=saved"),
+    ],
+)
+def test_options_of_other_formats_are_refused(run, capsys, arguments, message):
+    assert run_script("export", f"--model_dir={run[0].model_dir}", *arguments) == 2
+    assert message in capsys.readouterr().err

@@ -1,87 +1,153 @@
-"""Exports a run: what is written is loaded and compared before it is put in place."""
+"""Exports a network: what is written is loaded and compared before it is put in place.
 
-import json
+Each format is written by a function of its own. What keeps every number is compared
+with the checkpoint on a few pictures; what gives numbers up (`Form.is_approximate`) is
+measured on all pictures of the validation split.
+"""
+
+import dataclasses
 import os
 
-import tensorflow as tf
+from absl import logging
 
 from alexnet_tf import files
-from alexnet_tf.export.model_card import describe_export
+from alexnet_tf.errors import UserError
+from alexnet_tf.export.checking import Measured, measure, open_validation
+from alexnet_tf.export.framework_files import WEIGHT_FILES, write_weights
+from alexnet_tf.export.model_card import count_bytes, write_card
 from alexnet_tf.export.network_files import (
     check_network,
-    export_network,
+    load_network_file,
     require_library,
+    write_network,
 )
-from alexnet_tf.export.saved_model import check_export, export_model
+from alexnet_tf.export.saved_model import (
+    check_export,
+    export_model,
+    load_saved_model,
+    write_labels,
+)
 from alexnet_tf.file_names import EXPORT_FILES, RUN_FILES
 from alexnet_tf.paths import local_only
-from alexnet_tf.run import (
-    Run,
-)
-from alexnet_tf.weights.loading import load_network
+from alexnet_tf.run import Run
+from alexnet_tf.weights.loading import Loaded, load_network
 
-CARD_FILE = "model_card.json"
+LIBRARIES = {
+    "onnx": ("onnx", "tf2onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+    "torch": ("torch",),
+}
+LEAST_AGREEMENT = 0.99  # of the answers in bfloat16
+_MOST_LOST = 0.005  # of top-1 accuracy, before somebody is warned
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What to write.
+
+    Attributes:
+        format: A key of `EXPORT_FILES`.
+        top_k: How many classes a SavedModel answers.
+        precision: What a SavedModel stores and computes with, "float32" or "bfloat16".
+        quantize: "weights" or "int8", for a LiteRT file of a quarter of the size; None
+            for float32.
+    """
+
+    format: str = "saved_model"
+    top_k: int = 5
+    precision: str = "float32"
+    quantize: str | None = None
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether it answers a little otherwise than the checkpoint."""
+        return self.precision != "float32" or self.quantize is not None
 
 
 def export_run(
-    model_dir: str | None,
+    network: str,
     output: str | None = None,
+    form: Form = Form(),
     *,
-    init_weights: str | None = None,
-    recipe: str = "auto",
-    class_names: str | None = None,
     checkpoint: str = "latest",
-    top_k: int = 5,
-    format: str = "saved_model",
+    recipe: str | None = None,
+    class_names: str | None = None,
 ) -> str:
-    """Exports a checkpoint of a run; what was written is loaded and compared first.
+    """Exports a checkpoint of a run, or published weights.
 
     Args:
-        model_dir: Directory of the run; None with `init_weights`.
-        output: Directory to write; None for one called as the format in `model_dir`.
-        init_weights: Published weights to export instead; see `load_network`.
-        recipe: Which network they are for.
-        class_names: A file with the names of their classes; see `load_network`.
-        checkpoint: "latest", "best" or a path.
-        top_k: How many classes a SavedModel answers.
-        format: "saved_model" (see `export_model`), "litert" or "onnx" (see
-            `export_network`).
+        network: A run, or another path that `load_network` takes.
+        output: Directory to write; None for one called as the format in the run.
+        form: What to write.
+        checkpoint: See `load_network`.
+        recipe: See `load_network`.
+        class_names: See `load_network`.
 
     Returns:
         The directory written; an earlier export there is replaced.
 
     Raises:
-        UserError: If there is no such run or checkpoint, `output` holds something else
-            than an export, a library is missing, or the export does not answer as the
+        UserError: If there is no such network, `output` holds something else than an
+            export, a library is missing, or the export does not answer as the
             checkpoint does.
     """
-    run, is_given = model_dir and Run(model_dir), output is not None
-    output = (output or os.path.join(model_dir, format)).rstrip("/") or "/"
-    source = run.checkpoint_dir if run else init_weights
+    run, names = Run(network), EXPORT_FILES[form.format]
+    if output is None:
+        output = os.path.join(network, form.format)
+        files.check_no_links(network, RUN_FILES)
+    output = output.rstrip("/") or "/"
+    source = run.checkpoint_dir if run.exists() else network
     files.check_output(output, [source], what="--output")
-    files.check_ours(output, EXPORT_FILES[format])
-    if not is_given:
-        files.check_no_links(model_dir, RUN_FILES)
-    if format != "saved_model":
-        local_only(output, f"the output of --format={format}")
-    if format == "onnx":  # before the work begins
-        require_library("tf2onnx")
-        require_library("onnxruntime")
-    if run:
-        model, config, path = run.load_model(checkpoint)
-    else:
-        model, config, path = load_network(
-            init_weights, recipe=recipe, class_names=class_names
-        )
-    fitting = config.fitting
-    card = describe_export(run, config, path, fitting)
-    with files.replacing(output, EXPORT_FILES[format]) as unfinished:
-        if format == "saved_model":
-            export_model(model, config.class_names, unfinished, fitting, top_k)
-            check_export(model, unfinished, fitting)
-        else:
-            export_network(model, config.class_names, unfinished, format)
-            check_network(model, unfinished, format)
-        with tf.io.gfile.GFile(os.path.join(unfinished, CARD_FILE), "w") as file:
-            json.dump(card, file, indent=1)
+    files.check_ours(output, names)
+    if form.format != "saved_model":
+        local_only(output, f"the output of --format={form.format}")
+    for library in LIBRARIES.get(form.format, ()):  # before the work begins
+        require_library(library, form.format)
+    loaded = load_network(
+        network, checkpoint=checkpoint, recipe=recipe, class_names=class_names
+    )
+    if form.is_approximate:
+        open_validation(loaded.config)
+    with files.replacing(output, names) as unfinished:
+        os.makedirs(unfinished)
+        measured = _write(loaded, unfinished, form)
+        size = count_bytes(unfinished)
+        write_card(loaded, form.format, measured, unfinished)
+    logging.info("%s: %.1f MiB", form.format, size / 2**20)
     return output
+
+
+def _write(network: Loaded, directory: str, form: Form) -> Measured | None:
+    """Writes what was asked for, and compares it."""
+    model, config, _ = network
+    if form.format == "saved_model":
+        export_model(
+            *(model, config.class_names, directory, config.fitting),
+            *(form.top_k, form.precision),
+        )
+        if not form.is_approximate:
+            return check_export(model, directory, config.fitting)
+        return _judge(form, measure(network, load_saved_model(directory)))
+    write_labels(config.class_names, directory)
+    if form.format in WEIGHT_FILES:
+        return write_weights(network, directory, form.format)
+    path = write_network(network, directory, form.format, form.quantize)
+    if not form.is_approximate:
+        return check_network(model, path)
+    return _judge(form, measure(network, load_network_file(path, network)))
+
+
+def _judge(form: Form, measured: Measured) -> Measured:
+    """Says what an approximation costs; refuses one in bfloat16 that costs much."""
+    logging.info("%s", measured)
+    if form.precision == "bfloat16" and measured.agreement < LEAST_AGREEMENT:
+        raise UserError(
+            f"in bfloat16 the network answers {measured.agreement:.1%} of the pictures "
+            f"as before, less than {LEAST_AGREEMENT:.0%}: export it in float32"
+        )
+    if measured.before - measured.after > _MOST_LOST:
+        logging.warning(
+            "--quantize=%s loses %.1f points of top-1 accuracy",
+            *(form.quantize, 100 * (measured.before - measured.after)),
+        )
+    return measured

@@ -74,8 +74,8 @@ def export_model(
         top_k = min(top_k, len(class_names))
         signatures = _make_signatures(model, class_names, fitting, top_k)
         tf.saved_model.save(module, output, signatures)
-    tf.io.gfile.makedirs(os.path.join(output, "assets.extra"))
-    with tf.io.gfile.GFile(os.path.join(output, FITTING_FILE), "w") as file:
+    os.mkdir(os.path.join(output, "assets.extra"))
+    with open(os.path.join(output, FITTING_FILE), "w") as file:
         json.dump(dataclasses.asdict(fitting), file)
     _write_warm_up_requests(output, signatures, model.input_shape[1])
 
@@ -97,11 +97,16 @@ def copy_without_xla(model: keras.Model, precision: str = "float32") -> keras.Mo
 
 
 def write_labels(class_names: Sequence[str], directory: str) -> str:
-    """Writes a line for each class, whatever is in its name."""
+    """Writes a line for each class; returns the path of the file."""
     path = os.path.join(directory, LABELS_FILE)
     with open(path, "w", encoding="utf-8") as file:
-        file.writelines(" ".join(name.splitlines()) + "\n" for name in class_names)
+        file.write(format_labels(class_names))
     return path
+
+
+def format_labels(class_names: Sequence[str]) -> str:
+    """A line for each class, whatever is in its name."""
+    return "".join(" ".join(name.splitlines()) + "\n" for name in class_names)
 
 
 def _make_signatures(
@@ -191,6 +196,12 @@ def _write_warm_up_requests(
                 tensor = tf.make_tensor_proto(value, spec.dtype, (batch_size, *shape))
                 request.inputs[spec.name].CopyFrom(tensor)
                 writer.write(log.SerializeToString())
+
+
+def load_saved_model(saved_model: str) -> Callable:
+    """Loads a SavedModel for `checking.measure`."""
+    serve = tf.saved_model.load(for_tensorflow(saved_model)).signatures["images"]
+    return lambda images: serve(images=images)["class_ids"][:, 0]
 
 
 def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None:
