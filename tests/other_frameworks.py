@@ -2,7 +2,8 @@
 
 Run by `make weights-test`, in an environment of its own (requirements-weights.txt):
 forward pass, gradients and files of `bvlc`, `caffenet` and `torchvision`, at full size
-and on photographs, against PyTorch, torchvision, ONNX Runtime and safetensors.
+and on photographs, against PyTorch, torchvision, ONNX Runtime and safetensors; and our
+own weights, exported, in PyTorch.
 """
 
 import argparse
@@ -24,7 +25,10 @@ from torch.nn import functional
 from weight_writers import outputs_first, torchvision_arrays
 
 from alexnet_tf import RECIPES, alexnet
+from alexnet_tf.config import Config
+from alexnet_tf.export.framework_files import WEIGHT_FILES, write_weights
 from alexnet_tf.recipes import LAYERS
+from alexnet_tf.weights.loading import Loaded, load_network
 from alexnet_tf.weights.weight_files import read_weights
 
 CAFFE_MEAN = np.array([104, 117, 123], np.float32)  # blue, green, red
@@ -212,9 +216,13 @@ def test_gradients_equal_pytorch(network):
 
 def by_torchvision(layers, images):
     """The outputs of each layer of torchvision's own network."""
+    arrays = torchvision_arrays(layers).items()
+    return by_torchvisions_class({name: torch.tensor(a) for name, a in arrays}, images)
+
+
+def by_torchvisions_class(state, images):
     network = torchvision.models.alexnet().eval()
-    arrays = torchvision_arrays(layers)
-    network.load_state_dict({name: torch.tensor(a) for name, a in arrays.items()})
+    network.load_state_dict(state)
     steps = [*network.features, network.avgpool, torch.nn.Flatten()]
     normalize = torchvision.transforms.Normalize(
         [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -227,6 +235,78 @@ def by_torchvision(layers, images):
             if isinstance(step, torch.nn.ReLU):
                 outputs.append(channels_last(x.clone()))
     return dict(zip(LAYERS, [*outputs, x.numpy()], strict=True))
+
+
+# Ours, exported.
+
+
+def ours(recipe):
+    """A network of ours with random weights and a mean that is not the usual one."""
+    model = alexnet(1000, recipe, seed=0)
+    for name, variables in draw_layers(recipe).items():
+        for variable in model.get_layer(name).weights:
+            variable.assign(variables[variable.name])
+    if not RECIPES[recipe].mean_color:
+        mean = model.get_layer("input_normalization").mean
+        mean.assign(np.random.default_rng(1).uniform(90, 130, mean.shape))
+    names = tuple(f"class {i}" for i in range(1000))
+    config = Config(RECIPES[recipe], "", class_names=names, num_train_examples=1)
+    return Loaded(model, config, "")
+
+
+@pytest.mark.parametrize("recipe", ["paper", "small"])
+def test_the_module_of_the_docs_equals_ours(recipe, tmp_path):
+    network = ours(recipe)
+    write_weights(network, str(tmp_path), "safetensors")
+    docs = pathlib.Path(__file__).parents[1] / "docs/evaluation_and_serving.md"
+    (code,) = (
+        block.split("```")[0]
+        for block in docs.read_text().split("```python\n")
+        if "class AlexNet" in block
+    )
+    theirs = {}
+    exec(code, theirs)
+    module, mean = theirs["load"](str(tmp_path / "alexnet.safetensors"))
+    found = {}
+
+    def keep(layer, output):
+        found[layer] = channels_last(output)
+
+    parts = [*module.features.values(), *module.classifier.values()]
+    for layer, part in zip(LAYERS, parts, strict=True):
+        part.register_forward_hook(lambda _, __, y, layer=layer: keep(layer, y))
+    images = photographs(224)
+    with torch.no_grad():
+        theirs["logits"](module, mean, images)
+    for layer in LAYERS[:-1]:  # the module's ReLU stands behind its layers
+        found[layer] = np.maximum(found[layer], 0)
+    assert_close(found, outputs_of(network.model, images))
+
+
+@pytest.mark.parametrize("format", ["safetensors", "torch"])
+def test_torchvisions_own_class_loads_ours(format, tmp_path):
+    network = ours("torchvision")
+    write_weights(network, str(tmp_path), format)
+    path = str(tmp_path / WEIGHT_FILES[format])
+    if format == "torch":
+        state = torch.load(path, weights_only=True)
+    else:
+        state = safetensors.torch.load_file(path)
+    images = photographs(224)
+    found = by_torchvisions_class(state, images)
+    assert_close(found, outputs_of(network.model, images))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_safetensors_of_ours_are_read_back_whole(recipe, tmp_path):
+    network = ours(recipe)
+    write_weights(network, str(tmp_path), "safetensors")
+    again = load_network(str(tmp_path / "alexnet.safetensors"))
+    assert again.config.recipe == network.config.recipe
+    assert again.config.class_names == network.config.class_names
+    for found, expected in zip(again.model.weights, network.model.weights, strict=True):
+        if not found.path.startswith("dropout"):
+            np.testing.assert_array_equal(found, expected, err_msg=found.path)
 
 
 # ONNX.

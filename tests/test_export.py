@@ -37,7 +37,7 @@ from alexnet_tf.pipeline.data_set import DataSet, Split
 from alexnet_tf.recipes import LAYERS
 from alexnet_tf.run import Run, build_model
 from alexnet_tf.weights.loading import load_network
-from alexnet_tf.weights.published import read_weights
+from alexnet_tf.weights.weight_files import read_weights
 from benchmarks.hostile import png, resized
 
 NAMES = ("cat", "großer Hund", "fish,\nsm\u2028all\x0c", "bird")

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import io
-import json
 import os
 import pathlib
 import pickle
@@ -622,7 +621,7 @@ def test_published_weights_become_a_saved_model(imagenet_npy, tmp_path):
     np.testing.assert_allclose(answer["probabilities"][0], expected, rtol=5e-3)
     card = pathlib.Path(output, "README.md").read_text()
     assert "made square (fit warp, 256 pixels a side, opencv)" in card
-    assert "Trained on what the publishers of `w` say" in card
+    assert "Trained on what the publishers of `w.npy` say" in card
     assert str(tmp_path) not in card
     assert os.path.dirname(imagenet_npy) not in card
     content = pathlib.Path(imagenet_npy).read_bytes()

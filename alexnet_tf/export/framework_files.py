@@ -15,7 +15,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.export.model_card import describe_input
 from alexnet_tf.recipes import LAYERS
 from alexnet_tf.weights.loading import Loaded
-from alexnet_tf.weights.published import read_weights
+from alexnet_tf.weights.weight_files import read_weights
 from alexnet_tf.weights.weight_layout import TORCHVISION, to_outputs_first
 
 WEIGHT_FILES = {
