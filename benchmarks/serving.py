@@ -7,11 +7,12 @@ and 32 and the full network (recipe `paper`, 1000 classes, random weights), of
 
 - `bytes`: the signature `serving_default`, 256×256 JPEGs;
 - `uint8`: the signature `images`, the same pictures decoded;
+- `bfloat16`: the same of an export with `--precision=bfloat16`;
 - `decode`: decoding alone, what `bytes` does before the network;
 - `network`: the network alone, on images that are cropped;
 - `keras`: `model.predict` on images that are cropped.
 
-The calls of all five take turns, so that a busy machine slows all of them.
+The calls of all six take turns, so that a busy machine slows all of them.
 """
 
 import functools
@@ -53,9 +54,11 @@ def main(_) -> None:
     pictures = make_pictures(max(_BATCH_SIZES))
     jpegs = [tf.io.encode_jpeg(picture, quality=95).numpy() for picture in pictures]
     crops = fit_images(tf.constant(pictures), Fitting(), 224).numpy()
-    with tempfile.TemporaryDirectory() as directory:
-        export_model(model, [f"class {i}" for i in range(1000)], directory)
-        loaded = tf.saved_model.load(directory)
+    exported, names = {}, [f"class {i}" for i in range(1000)]
+    for precision in ("float32", "bfloat16"):
+        with tempfile.TemporaryDirectory() as directory:
+            export_model(model, names, directory, precision=precision)
+            exported[precision] = tf.saved_model.load(directory).signatures
     network = tf.function(lambda images: model(images, training=False))
     decode = tf.function(lambda files: decode_pictures(files, Fitting(), 224)[0])
     print(f"a JPEG has {np.mean([len(jpeg) for jpeg in jpegs]) / 1000:.0f} kB")
@@ -63,10 +66,12 @@ def main(_) -> None:
     for batch_size in _BATCH_SIZES:
         strings = tf.constant(jpegs[:batch_size])
         cropped = crops[:batch_size]
-        serve, call = loaded.signatures, functools.partial
+        serve, call = exported["float32"], functools.partial
+        decoded = tf.constant(pictures[:batch_size])
         calls = {
             "bytes": call(serve["serving_default"], strings),
-            "uint8": call(serve["images"], tf.constant(pictures[:batch_size])),
+            "uint8": call(serve["images"], decoded),
+            "bfloat16": call(exported["bfloat16"]["images"], decoded),
             "decode": call(decode, strings),
             "network": call(network, tf.constant(cropped)),
             "keras": call(model.predict, cropped, batch_size=batch_size, verbose=0),

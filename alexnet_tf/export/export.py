@@ -140,7 +140,8 @@ def _write(network: Loaded, directory: str, form: Form) -> Measured | None:
 def _judge(form: Form, measured: Measured) -> Measured:
     """Says what an approximation costs; refuses one in bfloat16 that costs much."""
     logging.info("%s", measured)
-    if form.precision == "bfloat16" and measured.agreement < LEAST_AGREEMENT:
+    # `not >=` holds where there was no picture to compare, too.
+    if form.precision == "bfloat16" and not measured.agreement >= LEAST_AGREEMENT:
         raise UserError(
             f"in bfloat16 the network answers {measured.agreement:.1%} of the pictures "
             f"as before, less than {LEAST_AGREEMENT:.0%}: export it in float32"
