@@ -14,7 +14,7 @@ from alexnet_tf import files
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.checking import Measured, measure, open_validation
 from alexnet_tf.export.framework_files import WEIGHT_FILES, write_weights
-from alexnet_tf.export.model_card import count_bytes, write_card
+from alexnet_tf.export.model_card import describe_size, write_card
 from alexnet_tf.export.network_files import (
     check_network,
     load_network_file,
@@ -111,9 +111,9 @@ def export_run(
     with files.replacing(output, names) as unfinished:
         os.makedirs(unfinished)
         measured = _write(loaded, unfinished, form)
-        size = count_bytes(unfinished)
+        size = describe_size(loaded, unfinished)
         write_card(loaded, form.format, measured, unfinished)
-    logging.info("%s: %.1f MiB", form.format, size / 2**20)
+    logging.info("%s: %s", form.format, size)
     return output
 
 

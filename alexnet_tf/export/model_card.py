@@ -65,7 +65,6 @@ def write_card(
     """
     config, evaluation = network.config, _read_evaluation(network)
     library, recipe = _LIBRARIES[format], config.recipe
-    weights = network.model.trainable_variables
     figures, model_index = [], ""
     if evaluation:
         accuracy, split = 1 - evaluation["top_1_error"], evaluation["split"]
@@ -85,9 +84,8 @@ def write_card(
         model_index=model_index,
         recipe=recipe.name,
         num_classes=len(config.class_names),
-        parameters=sum(math.prod(weight.shape) for weight in weights),
         format=format,
-        mib=count_bytes(directory) / 2**20,
+        size=describe_size(network, directory),
         version=alexnet_tf.__version__,
         **describe_input(network),
         input=_NETWORK_INPUT if is_network else _WEIGHTS_INPUT.format(order),
@@ -100,10 +98,14 @@ def write_card(
         file.write(text)
 
 
-def count_bytes(directory: str) -> int:
-    """The size of all files below a directory."""
+def describe_size(network: Loaded, directory: str) -> str:
+    """The size of an export, beside that of the weights in float32."""
     files = filter(pathlib.Path.is_file, pathlib.Path(directory).rglob("*"))
-    return sum(file.stat().st_size for file in files)
+    mib = sum(file.stat().st_size for file in files) / 2**20
+    weights = network.model.trainable_variables
+    number = sum(math.prod(weight.shape) for weight in weights)
+    in_float32 = f"{number:,} parameters, {number * 4 / 2**20:.1f} MiB in float32"
+    return f"{mib:.1f} MiB ({in_float32})"
 
 
 def _read_evaluation(network: Loaded) -> dict | None:
