@@ -595,7 +595,7 @@ def test_bfloat16_halves_the_size_and_is_measured(
     run_on_data, tmp_path, monkeypatch, caplog
 ):
     whole, half = str(tmp_path / "whole"), str(tmp_path / "half")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "absl"):
         export_run(run_on_data, half, Form(precision="bfloat16"))
     told = r"the same answer to \d+\.\d\d% of 25 validation images"
     assert re.search(told, caplog.text)
