@@ -709,8 +709,7 @@ def test_names_of_classes_may_be_given(layers, tmp_path):
     given = {"class_names": str(names)}
     (network,) = load_networks(["latest"], str(tmp_path / "w"), **given)
     assert network.config.class_names == expected
-    output = export_run(None, str(tmp_path / "o"), init_weights=str(tmp_path / "w"),
-                        **given)  # fmt: skip
+    output = export_run(str(tmp_path / "w"), str(tmp_path / "o"), **given)
     labels = pathlib.Path(output, "assets", "labels.txt").read_text().splitlines()
     assert tuple(labels) == expected
     assert load_network(tmp_path / "w").config.class_names[4] == "class 4"
