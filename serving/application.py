@@ -118,8 +118,6 @@ class Service:
         self, files: list[bytes], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
         """Answers picture files. What is none is answered as the export does it."""
-        if signature == "tf_example":
-            return await self._batcher.ask(signature, np.array(files, object))
         squares = await asyncio.gather(*map(self._decode, files))
         if (
             signature == "features"

@@ -300,6 +300,7 @@ def test_published_weights_need_no_run(tmp_path, capsys):
         init_weights=str(tmp_path / "weights.npy"),
         checkpoint="latest",
         recipe="bvlc",
+        class_names=None,
         layer=["conv3", "fc8"],
         before_relu=False,
         dtype="float32",

@@ -150,11 +150,6 @@ def test_other_signatures(server):
     features = np.array(answer["outputs"]["features"])
     assert features.shape == (3, 410)
     assert features.any(1).tolist() == [True, False, True]
-    example = tf.train.Example()
-    example.features.feature["image"].bytes_list.value.append(encode())
-    files = [b64(example.SerializeToString())]
-    content = {"signature_name": "tf_example", "instances": files}
-    assert server.predict(content)[1]["predictions"][0]["class_ids"][0] >= 0
 
 
 def test_what_is_no_picture_costs_no_other(server, export):
