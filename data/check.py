@@ -9,7 +9,6 @@ from alexnet_tf.paths import is_remote
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
 
-import array
 import os
 import re
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from alexnet_tf.errors import UserError
 from data.source import check_class_names
 
 # TensorFlow is imported inside functions, after the flags are parsed.
-_DAMAGED = "damaged, and what follows it cannot be read"
 _FLAT = 2  # of 255: JPEG makes no more of a picture of one colour
 
 
@@ -31,8 +29,6 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
         data_dir: A data set that `open_data_set` opens.
         fast: Whether to leave the pictures undecoded.
     """
-    import numpy as np
-
     from alexnet_tf.pipeline.data_set import open_data_set
     from data.counting import Duplicates, find_gaps
 
@@ -48,57 +44,48 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
     except UserError as error:
         problems.append(str(error))
     for name, split in data_set.splits.items():
-        labels = _read_split(data_set, split, fast, problems, duplicates)
-        counts[name] = np.bincount(labels, minlength=data_set.num_classes).tolist()
+        counts[name] = _read_split(data_set, split, fast, problems, duplicates)
         _describe(data_set, name, counts[name])
-        if not len(labels):
+        if not any(counts[name]):
             problems.append(f"{name} has no good record")
-        elif name == "train":
-            problems += _check_order(labels)
     if line := duplicates.describe():
         print(f"  {line}")
     problems += find_gaps(data_set.class_names, counts)
-    problems += [
-        f"{number:,} pictures are both in {one} and in {other}"
-        for one, other, number in duplicates.shared()
-    ]
+    if number := duplicates.num_across():
+        problems.append(f"{number:,} pictures are in several splits")
     return problems
 
 
-def _read_split(data_set, split, fast: bool, problems: list[str], duplicates):
-    """Returns the labels of the good records, in the order on disk."""
-    import numpy as np
-
+def _read_split(
+    data_set, split, fast: bool, problems: list[str], duplicates
+) -> list[int]:
+    """Returns the number of good records of each class."""
     from data.counting import progress_bar
 
-    labels, flat = array.array("q"), []
+    counts, flat = [0] * data_set.num_classes, []
     bar = progress_bar(None, split.num_examples, "records")
     for filename, expected in zip(split.filenames, split.shard_lengths, strict=True):
-        shard, found = os.path.basename(filename), 0
-        for record in _read_shard(data_set, split, filename, fast):
-            if isinstance(record, str):
-                problems.append(f"{shard}, record {found}: {record}")
-            elif not 0 <= record[0] < data_set.num_classes:
-                label = f"label {record[0]} out of range"
-                problems.append(f"{shard}, record {found}: {label}")
-            else:
-                labels.append(record[0])
-                name = f"{shard}, record {found}"
-                duplicates.add(record[1], split.name, record[0], name)
-                if record[2]:
-                    flat.append(name)
-            found += 1
+        shard, number = os.path.basename(filename), 0
+        for number, record in enumerate(_read_shard(data_set, filename, fast), 1):
+            name = f"{shard}, record {number - 1}"
             bar.update()
-        if found != expected:
-            problems.append(f"{shard}: {found} records, expected {expected}")
+            if isinstance(record, str):
+                problems.append(f"{name}: {record}")
+                continue
+            label, content, is_flat = record
+            counts[label] += 1
+            duplicates.add(content, split.name, label, name)
+            flat += [name] * is_flat
+        if number != expected:
+            problems.append(f"{shard}: {number} records, expected {expected}")
     bar.close()
     if flat:
         number = f"{len(flat):,} pictures of {split.name}"
         problems.append(f"{number} are of one colour, the first {flat[0]}")
-    return np.array(labels, int)
+    return counts
 
 
-def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | str]:
+def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
     """Yields (label, hash, whether it is of one colour), or what is wrong with it."""
     import tensorflow as tf
 
@@ -127,18 +114,20 @@ def _read_shard(data_set, split, filename: str, fast: bool) -> Iterator[tuple | 
     while True:
         try:
             label, content, is_flat = next(records)
-            yield int(label), int(content), bool(is_flat)
+            good = int(label), int(content), bool(is_flat)
+            is_known = 0 <= good[0] < data_set.num_classes
+            yield good if is_known else f"label {good[0]} out of range"
         except StopIteration:
-            if not is_whole:
-                yield _DAMAGED
-            return
+            break
         except tf.errors.DataLossError:
-            yield _DAMAGED
-            return
+            is_whole = False
+            break
         except UnicodeDecodeError:  # in TensorFlow's own message
             yield "not a picture with a label, nor any other example"
         except tf.errors.InvalidArgumentError as error:
             yield f"not a picture with a label: {_reason(error.message)}"
+    if not is_whole:
+        yield "damaged, and what follows it cannot be read"
 
 
 def _reason(message: str) -> str:
@@ -158,21 +147,6 @@ def _describe(data_set, name: str, counts: list[int]) -> None:
         f"  {name}: {sum(counts):,} good records in {len(filenames)} shards, "
         f"{megabytes:,.1f} MB; {describe_counts(data_set.class_names, counts)}"
     )
-
-
-def _check_order(labels) -> list[str]:
-    """Finds training records that are sorted by class, which a shuffle cannot mend."""
-    import numpy as np
-
-    # Shuffled, the label changes between neighbours as often as between any two.
-    changes = (np.diff(labels) != 0).mean() if len(labels) > 1 else 1
-    shuffled = 1 - ((np.bincount(labels) / len(labels)) ** 2).sum()
-    if changes >= shuffled / 2:
-        return []
-    return [
-        f"train is sorted by class: neighbours differ in {changes:.0%}, shuffled they "
-        f"would in {shuffled:.0%}; data.prepare shuffles"
-    ]
 
 
 def define_flags() -> None:

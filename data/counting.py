@@ -6,11 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tqdm
 
+from alexnet_tf.pictures.listing import shown
+
 # The copies of a picture, by the hash of its content.
 _COPIES = """
     FROM pictures WHERE digest IN
     (SELECT digest FROM pictures GROUP BY digest HAVING COUNT(*) > 1)
 """
+
+
+def enumerate_some(names: Iterable[str]) -> str:
+    """Returns the first three names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(map(shown, names[:3])) + more
 
 
 def progress_bar(items: Iterable | None, total: int | None, unit: str) -> tqdm.tqdm:
@@ -45,15 +54,10 @@ def find_gaps(
     if sum(map(bool, counts["train"])) == 1:
         gaps.append("train has pictures of one class only: there is nothing to learn")
     for split in ("train", "validation"):
-        missing = [
-            name
-            for name, number in zip(class_names, counts.get(split, ()), strict=False)
-            if not number
-        ]
+        pairs = zip(class_names, counts.get(split, ()), strict=False)
+        missing = [name for name, number in pairs if not number]
         if 0 < len(missing) < len(class_names):
-            more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
-            names = ", ".join(missing[:3])
-            gaps.append(f"{split} has no picture of {names}{more}")
+            gaps.append(f"{split} has no picture of {enumerate_some(missing)}")
     return gaps
 
 
@@ -96,14 +100,6 @@ class Duplicates:
             "ORDER BY digest, split, name"
         )
 
-    def shared(self) -> list[tuple[str, str, int]]:
-        """Returns (split, other split, number of pictures that are in both)."""
-        return self._pictures.execute(
-            "SELECT a.split, b.split, COUNT(DISTINCT a.digest) FROM pictures AS a "
-            "JOIN pictures AS b ON a.digest = b.digest AND a.split < b.split "
-            "GROUP BY a.split, b.split"
-        ).fetchall()
-
     def repeated_name(self) -> str | None:
         """Returns a name that two pictures of one split have, if any."""
         row = self._pictures.execute(
@@ -113,11 +109,7 @@ class Duplicates:
 
     def describe(self) -> str:
         """Returns one line on the duplicates; "" where there are none."""
-        copies, pictures, across, unclear = self._pictures.execute(
-            "SELECT SUM(n), COUNT(*), SUM(splits > 1), SUM(labels > 1) FROM (SELECT "
-            "COUNT(*) AS n, COUNT(DISTINCT split) AS splits, "
-            f"COUNT(DISTINCT label) AS labels {_COPIES} GROUP BY digest)"
-        ).fetchone()
+        copies, pictures, across, unclear = self._count()
         if not pictures:
             return ""
         return (
@@ -125,3 +117,15 @@ class Duplicates:
             f"pictures, {across:,} of them in several splits"
             + (f", {unclear:,} in several classes" if unclear else "")
         )
+
+    def num_across(self) -> int:
+        """Returns the number of pictures that are in several splits."""
+        return self._count()[2] or 0
+
+    def _count(self) -> tuple[int, int, int, int]:
+        """Counts copies, and pictures: all, in several splits, in several classes."""
+        return self._pictures.execute(
+            "SELECT SUM(n), COUNT(*), SUM(splits > 1), SUM(labels > 1) FROM (SELECT "
+            "COUNT(*) AS n, COUNT(DISTINCT split) AS splits, "
+            f"COUNT(DISTINCT label) AS labels {_COPIES} GROUP BY digest)"
+        ).fetchone()

@@ -25,6 +25,7 @@ from data.sources import archive
 
 _CARD, _MADE_OF = "metadata.json", "made_of.json"
 _VERSION = 1
+_MAX_BYTES = 2**24  # of a card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +101,12 @@ def find_own_data(
         return None
     _check_apart(data_dir, prepared_dir, model_dir)
     name, members = _list_files(data_dir, reading)
-    facts = f"{_VERSION} {dataclasses.astuple(reading)}"
-    state = _hash(facts, (_describe_file(*member) for member in members))
+    how = f"{_VERSION} {dataclasses.astuple(reading)}"
+    state = _hash(how, (_describe_file(*member) for member in members))
     made_of, path = _read_made_of(prepared_dir), os.path.abspath(data_dir)
     directory = next((d for d, made in made_of.items() if made["state"] == state), "")
     if not directory:
-        content = _hash(facts, _digest_files(members))
+        content = _hash(how, _digest_files(members))
         directory = os.path.join(prepared_dir, f"{name}-{content[:8]}")
     older = [d for d, made in made_of.items() if made["path"] == path]
     older = tuple(other for other in older if other != directory)
@@ -114,11 +115,17 @@ def find_own_data(
 
 def _is_data_set(directory: str) -> bool:
     """Whether a directory has the card of a data set that was prepared here."""
+    card = _read_json(os.path.join(directory, _CARD))
+    return {"image_size", "encoding"} <= card.keys()
+
+
+def _read_json(path: str) -> dict:
+    """Returns the object in a file that anybody may have made; {} for anything else."""
     try:
-        with open(os.path.join(directory, _CARD), "rb") as file:
-            return {"image_size", "encoding"} <= json.load(file).keys()
-    except (OSError, ValueError, AttributeError):
-        return False
+        content = json.loads(files.read_whole(path, _MAX_BYTES))
+    except (ValueError, RecursionError):  # `UserError` is a `ValueError`, too
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _check_apart(data_dir: str, prepared_dir: str, model_dir: str | None) -> None:
@@ -152,10 +159,8 @@ def _check_alone(path: str, directory: str) -> None:
 
 def _list_files(path: str, reading: Reading) -> tuple[str, list[tuple[str, str]]]:
     """Returns a name, and (what is known of it, path) of each file that is read."""
-    if archives := archive.find_archives(path):
-        return data_set_name(archive.stem_of(path)), [(a, a) for a in archives]
     source = sources.recognise(path)
-    if source in ("folder", "csv"):
+    if not archive.find_archives(path) and source in ("folder", "csv"):
         pictures = sources.open_source(source, path, reading)
         names = pictures.class_names
         return pictures.name, [
@@ -166,13 +171,15 @@ def _list_files(path: str, reading: Reading) -> tuple[str, list[tuple[str, str]]
     if os.path.isdir(path):
         folders = find_folders(path, LeftOut())
         found = [e.path for f in folders for e in os.scandir(os.path.join(path, f))]
-    files_read = sorted(f for f in found if os.path.isfile(f))
-    return data_set_name(os.path.abspath(path)), [(f, f) for f in files_read]
+    found = sorted(filter(os.path.isfile, found))
+    return data_set_name(archive.stem_of(os.path.abspath(path))), [
+        (f, f) for f in found
+    ]
 
 
-def _describe_file(facts: str, path: str) -> str:
+def _describe_file(known: str, path: str) -> str:
     status = os.stat(path)
-    return f"{facts} {status.st_size} {status.st_mtime_ns}"
+    return f"{known} {status.st_size} {status.st_mtime_ns}"
 
 
 def _digest_files(members: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -185,8 +192,8 @@ def _digest_files(members: Sequence[tuple[str, str]]) -> Iterator[str]:
         yield from progress_bar(digests, len(members), "files to recognise")
 
 
-def _hash(facts: str, lines: Iterable[str]) -> str:
-    total = hashlib.sha256(facts.encode())
+def _hash(how: str, lines: Iterable[str]) -> str:
+    total = hashlib.sha256(how.encode())
     for line in lines:
         total.update(line.encode(errors="surrogateescape") + b"\n")
     return total.hexdigest()
@@ -197,11 +204,7 @@ def _read_made_of(prepared_dir: str) -> dict[str, dict]:
     found = {}
     for name in list_names(prepared_dir):
         directory = os.path.join(prepared_dir, name)
-        try:
-            with open(os.path.join(directory, _MADE_OF), "rb") as file:
-                made = json.load(file)
-            if _is_data_set(directory) and {"path", "state"} <= made.keys():
-                found[directory] = made
-        except (OSError, ValueError, AttributeError):
-            continue
+        made = _read_json(os.path.join(directory, _MADE_OF))
+        if {"path", "state"} <= made.keys() and _is_data_set(directory):
+            found[directory] = made
     return found

@@ -25,8 +25,8 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.listing import shown
 from alexnet_tf.recipes import RECIPES
 from data import sources
-from data.held_out import find_thresholds, split_by_groups
-from data.source import Reading, Source, check_class_names
+from data.held_out import find_thresholds, group_by_name
+from data.source import Reading, Source
 from data.transcode import Options, transcode
 from data.workers import in_workers
 
@@ -42,7 +42,6 @@ _WRITTEN = (  # in the output, as `files.check_ours` takes it
     "made_of.json",
     ".alexnet_tf-*.npz",  # what earlier versions measured of it
 )
-_UNPACKED = "unpacked"  # what was in archives, until the data set is there
 # `--help` and mistakes in flags need no TensorFlow: it is imported inside functions.
 
 
@@ -53,10 +52,7 @@ def prepare(
     input: str | None = None,
     reading: Reading | None = None,
     options: Options | None = None,
-    num_shards: int | None = None,
     num_workers: int | None = None,
-    max_errors: int = 100,
-    seed: int = 0,
     overwrite: bool = False,
     beam_options: Sequence[str] | None = None,
 ) -> None:
@@ -67,12 +63,9 @@ def prepare(
         source: One of `data.sources.NAMES`, or "auto" for what the input looks like.
         input: What the source reads: a directory, a list or an archive.
         reading: How it is read.
-        options: How pictures are stored.
-        num_shards: Shards of a split; by default so many that they have 64 MiB or more.
+        options: What decides the data set that is made of the pictures.
         num_workers: Processes that decode and encode; by default one for each core; 0
             for none but this one.
-        max_errors: Pictures that may be rejected; more stop the preparation.
-        seed: The seed of the order on disk.
         overwrite: Whether to replace a data set in `output`.
         beam_options: Options of the Beam pipeline that does it; None for none.
 
@@ -81,37 +74,56 @@ def prepare(
     """
     from tensorflow.io import gfile
 
-    from data.summary import Report
-
     options, reading = options or Options(), reading or Reading()
     input, output = _check_paths(source, input, output, reading)
     with (
         files.disk_errors(),
         _open_output(output, beam_options is not None) as directory,
     ):
-        _check_free(output, overwrite)
+        if list_names(output) and not overwrite:
+            raise UserError(f"{output} has a data set; to replace it give --overwrite")
         gfile.makedirs(directory)
-        unpacked = os.path.join(directory, _UNPACKED)
-        input = sources.unpack_archives(input, unpacked)
-        pictures = sources.open_source(source, input, reading)
-        check_class_names(pictures.class_names)
+        unpacked = os.path.join(directory, "unpacked")  # what is in archives
+        pictures = sources.open_unpacked(source, input, reading, unpacked)
         if reading.group_by:
-            fraction = options.validation_fraction
-            pictures = split_by_groups(pictures, reading.group_by, fraction)
+            pictures = group_by_name(pictures, reading.group_by)
         print(*pictures.notes, sep="\n", end="\n" if pictures.notes else "")
-        report = Report(pictures.class_names, max_errors)
-        _write(
-            directory,
-            pictures,
-            options,
-            report,
-            num_shards=num_shards,
-            num_workers=_num_cores() if num_workers is None else num_workers,
-            seed=seed,
-            beam_options=beam_options,
-        )
+        report = _write(directory, pictures, options, num_workers, beam_options)
         shutil.rmtree(unpacked, ignore_errors=True)
     print(f"{shown(output)}: {report.summary()}")
+
+
+def _write(
+    directory: str,
+    pictures: Source,
+    options: Options,
+    num_workers: int | None,
+    beam_options: Sequence[str] | None,
+):
+    """Writes the data set into a directory, and returns the `Report` of it."""
+    from data.counting import progress_bar
+    from data.summary import Report
+    from data.writer import DataSetWriter
+
+    report = Report(pictures.class_names, options.max_errors)
+    writer = DataSetWriter(directory, pictures, options)
+    work = functools.partial(
+        transcode,
+        options=options,
+        thresholds=_find_thresholds(pictures, options),
+        num_classes=len(pictures.class_names),
+    )
+    if beam_options is None:
+        records = in_workers(work, pictures.all_items(), num_workers)
+        bar = progress_bar(records, pictures.num_items, "images")
+        with contextlib.closing(records), bar:
+            writer.write(report.count(bar))
+    else:
+        records = writer.write_with_beam(beam_options, work)
+        collections.deque(report.count(records), 0)
+    report.write(directory)
+    writer.finish()
+    return report
 
 
 def _open_output(output: str, with_beam: bool):
@@ -138,39 +150,6 @@ def _check_paths(source: str, input: str | None, output: str, reading) -> tuple:
     return input, output
 
 
-def _write(
-    directory: str,
-    pictures: Source,
-    options: Options,
-    report,
-    *,
-    num_shards: int | None,
-    num_workers: int,
-    seed: int,
-    beam_options: Sequence[str] | None,
-) -> None:
-    """Writes the data set into a directory, and counts it in the report."""
-    from data.counting import progress_bar
-    from data.writer import DataSetWriter
-
-    thresholds = _find_thresholds(pictures, options)
-    writer = DataSetWriter(directory, pictures, options, num_shards, seed)
-    if beam_options is None:
-        work = functools.partial(transcode, options=options, thresholds=thresholds)
-        records = in_workers(work, pictures.all_items(), num_workers)
-        bar = progress_bar(records, pictures.num_items, "images")
-        with contextlib.closing(records), bar:
-            writer.write(report.count(bar))
-    else:
-        records = writer.write_with_beam(beam_options, thresholds)
-        collections.deque(report.count(records), 0)
-    if not report.num_pictures():
-        raise UserError(f"no picture of {pictures.name} can be used")
-    report.check_names()
-    report.write(directory)
-    writer.finish({**pictures.metadata, **vars(options)})
-
-
 def _find_thresholds(pictures: Source, options: Options) -> dict[int, int]:
     """Reads the pictures that come without a split, if there are any."""
     from data.counting import progress_bar
@@ -180,18 +159,6 @@ def _find_thresholds(pictures: Source, options: Options) -> dict[int, int]:
     items = pictures.all_items()
     with progress_bar(items, pictures.num_items, "images to choose from") as bar:
         return find_thresholds(bar, options.validation_fraction)
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _check_free(output: str, overwrite: bool) -> None:
-    """Refuses what another program wrote, and a data set unless told otherwise."""
-    if not list_names(output):
-        return
-    if not overwrite:
-        raise UserError(f"{output} has a data set; to replace it give --overwrite")
 
 
 def define_flags() -> None:
@@ -221,32 +188,13 @@ def define_flags() -> None:
         "--resampling.",
     )
     flags.DEFINE_bool("overwrite", False, "Replace a data set in --output.")
-    _define_work_flags()
-
-
-def _define_work_flags() -> None:
-    """Defines how the work is done: by how many, where, and after which errors."""
-    whole = flags.DEFINE_integer
-    whole(
-        "num_shards",
-        None,
-        "The number of shards of a split; by default it follows from their size.",
-        lower_bound=1,
-    )
-    whole(
+    flags.DEFINE_integer(
         "num_workers",
         None,
         "Processes that decode pictures; 0 for none but the program's own. By default "
         "there is one for each core.",
         lower_bound=0,
     )
-    whole(
-        "max_errors",
-        100,
-        "The number of unusable pictures after which preparation still goes on.",
-        lower_bound=0,
-    )
-    whole("seed", 0, "The seed of the order on disk.")
     flags.DEFINE_enum(
         "runner",
         "local",
@@ -266,10 +214,7 @@ def main(values: flags.FlagValues) -> None:
         output=values.output,
         reading=Reading(**command_line.given_flags(values, Reading)),
         options=_options(values),
-        num_shards=values.num_shards,
         num_workers=values.num_workers,
-        max_errors=values.max_errors,
-        seed=values.seed,
         overwrite=values.overwrite,
         beam_options=values.beam_option if values.runner == "beam" else None,
     )

@@ -6,13 +6,13 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.listing import shown
+from alexnet_tf.pictures.listing import LeftOut, shown
 from alexnet_tf.settings import setting
 
 _SPLITS = {
@@ -28,8 +28,9 @@ _SPLITS = {
 }
 
 
+_MAX_NAME = 255  # characters: no folder's name has more
 # Words beside that of a split which say nothing: "test_images", "train set".
-_NEUTRAL = "data dataset set images image imgs img folder dir"
+_NEUTRAL = ("data", "dataset", "set", "images", "image", "imgs", "img", "folder", "dir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +42,14 @@ class Reading:
     )
     class_names: str | None = setting(
         None,
-        "A text file with the names of the classes, one on each line, for records that "
-        "hold only numbers.",
+        "A text file with the names of the classes, one on each line, for records and "
+        "lists that hold only numbers.",
         path=True,
     )
     label_offset: int | None = setting(
         None,
-        "The label of the first class in such records. By default it is 0 or 1, as the "
-        "records show.",
+        "The number of the first class there. By default it is 0 or 1, as the numbers "
+        "show.",
     )
     images: str | None = setting(
         None,
@@ -85,17 +86,17 @@ class Item(NamedTuple):
         name: Unique within the data set; also the key of the shuffle.
         label: Index into the class names.
         content: The encoded picture itself, or the path of the file that holds it.
-        split: "train", "validation" or "test"; "" holds a part of each class out of
-            "train" for "validation".
+        split: "train", "validation" or "test".
         offset: Where in the file the picture starts, in bytes.
         size: Its length in bytes; -1 for up to the end of the file.
-        group: What else must be on the same side of a split; "" for nothing.
+        group: The pictures of one group stay together where a part of "train" is held
+            out; "" for none.
     """
 
     name: str
     label: int
     content: bytes | str
-    split: str = ""
+    split: str = "train"
     offset: int = 0
     size: int = -1
     group: str = ""
@@ -119,24 +120,25 @@ class Source:
         parts: What `items` is called with, one after another or, on a cluster, side
             by side: class folders, archives, splits.
         items: Lists the pictures of one part.
-        splits: What the pictures' splits can be.
-        holds_out: Whether there are items without a split.
+        splits: The splits that the pictures have.
         num_items: Pictures in all parts, None if that is not known beforehand.
         metadata: Further facts for the data set's `metadata.json`.
         notes: Lines for the person: what was left out, how folders were understood.
-        files: The files that hold the pictures, where each is not a file of its own.
     """
 
     name: str
     class_names: Sequence[str]
     parts: Sequence[Any]
     items: Callable[[Any], Iterator[Item]]
-    splits: Sequence[str] = ("train", "validation")
-    holds_out: bool = False
+    splits: Collection[str]
     num_items: int | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
-    files: Sequence[str] = ()
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether a part of "train" becomes "validation"."""
+        return "train" in self.splits and "validation" not in self.splits
 
     def all_items(self) -> Iterator[Item]:
         """Lists the pictures of all parts."""
@@ -162,33 +164,28 @@ def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
     Raises:
         UserError: Two names mean the same split.
     """
-    exact, loose, patterns = {}, {}, collections.defaultdict(dict)
+    plain, patterns = {}, collections.defaultdict(dict)
     for name in names:
         words = re.split(r"([\W\d_]+)", name.lower())
-        known = [i for i, word in enumerate(words) if word in _SPLITS]
-        if len(known) != 1:
+        splits = [word for word in words if word in _SPLITS]
+        if len(splits) != 1:
             continue
-        split, words[known[0]] = _SPLITS[words[known[0]]], "*"
-        if len(words) == 1:
-            exact[name] = split
-        elif all(
-            word == "*" or word in _NEUTRAL.split() for word in words[::2] if word
-        ):
-            loose[name] = split
-        patterns["".join(words)][name] = split
-    splits = exact
-    if len({*exact.values(), *loose.values()}) > 1:
-        splits = exact | loose
-    for alike in patterns.values():
-        if not splits and len(set(alike.values())) > 1:
-            splits = alike
-    for first, second in itertools.combinations(splits, 2):
-        if splits[first] == splits[second]:
+        around = [word for word in words if word not in _SPLITS]
+        is_plain = all(word in _NEUTRAL or not word.isalpha() for word in around)
+        pattern = "".join("*" if word in _SPLITS else word for word in words)
+        (plain if is_plain else patterns[pattern])[name] = _SPLITS[splits[0]]
+    for alike in (plain, *patterns.values()):
+        if len(set(alike.values())) > 1 or any(split_meant_by(n) for n in alike):
+            break
+    else:
+        return {}
+    for first, second in itertools.combinations(alike, 2):
+        if alike[first] == alike[second]:
             raise UserError(
                 f"{shown(first)} and {shown(second)} in {shown(where)} both mean the "
-                f"split {splits[first]}; rename one of them or move it away"
+                f"split {alike[first]}; rename one of them or move it away"
             )
-    return splits
+    return alike
 
 
 def split_meant_by(name: str) -> str:
@@ -196,17 +193,82 @@ def split_meant_by(name: str) -> str:
     return _SPLITS.get(name.strip().lower(), "")
 
 
-def hold_out(splits: Mapping[str, str]) -> dict[str, str]:
-    """Has "validation" held out of "train" where no name means it."""
-    if "train" in splits.values() and "validation" not in splits.values():
-        return {k: "" if split == "train" else split for k, split in splits.items()}
-    return dict(splits)
+def choose_key(
+    where: str, role: str, given: str | None, usual: Iterable[str], keys: Sequence[str]
+) -> str:
+    """Returns the column of a list, or the key of records, that has a role.
+
+    Args:
+        where: What has the keys.
+        role: "image" or "label".
+        given: The one that a person gave, if any.
+        usual: What people call it, the best first.
+        keys: Those that can have the role.
+
+    Raises:
+        UserError: There is none, or it is not clear which.
+    """
+    for key in [given] if given else usual:
+        if key in keys:
+            return key
+    known = f"no {shown(given)}" if given else f"nothing that is known to be the {role}"
+    raise UserError(
+        f"{shown(where)} has {known}: give --{role}_column=NAME, one of "
+        f"{', '.join(map(shown, keys)) or 'none that fits'}"
+    )
 
 
-def our_splits(mapped: Mapping[str, str]) -> list[str]:
-    """Returns the splits that `hold_out` leads to."""
-    splits = set(mapped.values())
-    return sorted(splits - {""} | ({"train", "validation"} if "" in splits else set()))
+class Tally:
+    """Counts the pictures of a source by split and class, before it has labels."""
+
+    def __init__(self):
+        self._counts = collections.Counter()
+        self._first = {}
+
+    def add(self, split: str, name: str | None, path: str) -> None:
+        """Counts a picture; its class is None where nothing tells it."""
+        self._counts[split, name] += 1
+        self._first.setdefault((split, name), path)
+
+    def choose_classes(self, left_out: LeftOut) -> dict[str, int]:
+        """Returns the label of each class that train has, or any split without train.
+
+        Args:
+            left_out: It is told of the pictures of other classes, and of none.
+
+        Raises:
+            UserError: A validation split is left out as a whole.
+        """
+        trained = {name for split, name in self._counts if split == "train"}
+        names = trained or {name for _, name in self._counts}
+        labels = {n: i for i, n in enumerate(_sort_classes(names - {None}))}
+        for (split, name), number in self._counts.items():
+            if name not in labels:
+                reason = f"pictures of {split} without a class"
+                if name is not None:
+                    reason = f"pictures of {shown(name)}, a class of {split} but not of"
+                    reason += " train"
+                left_out.add(reason, self._first[split, name], number)
+        self._counts = {k: n for k, n in self._counts.items() if k[1] in labels}
+        lost = {split for split, _ in self._first} - self.splits
+        if labels and "validation" in lost:
+            first = next(p for (s, _), p in self._first.items() if s == "validation")
+            raise UserError(
+                f"the pictures of validation, {shown(first)} first, cannot validate: "
+                "none is of a class that train has; mend that, or move them away to "
+                "have a part of train held out instead"
+            )
+        return labels
+
+    @property
+    def splits(self) -> set[str]:
+        """The splits of the pictures, after `choose_classes` of those with a label."""
+        return {split for split, _ in self._counts}
+
+    @property
+    def total(self) -> int:
+        """The number of the pictures, after `choose_classes` of those with a label."""
+        return sum(self._counts.values())
 
 
 def check_class_names(class_names: Sequence[str]) -> None:
@@ -218,25 +280,37 @@ def check_class_names(class_names: Sequence[str]) -> None:
             problem = "has a control character or a line separator"
         elif not name or name != name.strip():
             problem = "is empty, or begins or ends with a blank"
+        elif len(name) > _MAX_NAME:
+            problem = f"has more than {_MAX_NAME} characters"
         else:
             continue
-        raise UserError(f"the name of the class '{shown(name)}' {problem}; rename it")
+        name = shown(name[:_MAX_NAME])
+        raise UserError(f"the name of the class '{name}' {problem}; rename it")
     twins = [n for n, times in collections.Counter(class_names).items() if times > 1]
     if twins:
         raise UserError(f"two classes are called {shown(twins[0])}; rename one of them")
 
 
+def picture_name(path: str, root: str) -> str:
+    """Returns the path of a picture below a directory, as text that is UTF-8."""
+    below = path.removeprefix(os.path.join(root, ""))
+    return os.fsencode(below).decode(errors="backslashreplace")
+
+
 def data_set_name(path: str) -> str:
     """Makes a lower-case identifier of a path's last part."""
-    name = re.sub(r"\W+", "_", os.path.basename(path).lower(), flags=re.ASCII)
+    name = re.sub(r"\W+", "_", os.path.basename(path).lower(), flags=re.ASCII)[:64]
     return name if name.isidentifier() else f"pictures_{name}".rstrip("_")
 
 
-def sort_classes(names: Iterable[str]) -> list[str]:
-    """Returns the different names in order, numbers in the order of numbers."""
-    return sorted(
-        set(names), key=lambda n: (not n.isdecimal(), n.isdecimal() and int(n), n)
-    )
+def _sort_classes(names: Iterable[str]) -> list[str]:
+    """Returns names in order, numbers in the order of numbers."""
+
+    def key(name: str) -> tuple[bool, int, str]:
+        is_number = name.isdecimal() and len(name) < 20
+        return not is_number, int(name) if is_number else 0, name
+
+    return sorted(names, key=key)
 
 
 def encode_pixels(pixels: np.ndarray) -> bytes:

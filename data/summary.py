@@ -31,11 +31,7 @@ class Report:
         Raises:
             UserError: More than `max_errors` were rejected.
         """
-        labels = range(len(self._class_names))
         for record in records:
-            if not record.rejected and record.label not in labels:
-                reason = f"its label {record.label} is none of 0..{labels[-1]}"
-                record = record._replace(rejected=reason, image=b"")
             if not record.rejected:
                 self._count(record)
                 yield record
@@ -43,9 +39,9 @@ class Report:
             self._rejected.append((record.name, record.rejected))
             if len(self._rejected) > self._max_errors:
                 raise UserError(
-                    f"{len(self._rejected)} pictures cannot be used, the last one "
-                    f"{shown(record.name)}: {record.rejected}; python -m data.prepare "
-                    "with a larger --max_errors goes on without them"
+                    f"{len(self._rejected)} pictures cannot be used"
+                    f"{self._describe_last()}; python -m data.prepare with a larger "
+                    "--max_errors goes on without them"
                 )
 
     def _count(self, record: Record) -> None:
@@ -54,19 +50,22 @@ class Report:
         self._num_bytes += record.num_bytes
         self._duplicates.add(record.digest, record.split, record.label, record.name)
 
-    def num_pictures(self) -> int:
-        """Returns how many pictures were counted and not rejected."""
-        return sum(self._counts.values())
+    def _describe_last(self) -> str:
+        name, reason = (self._rejected or [("", "")])[-1]
+        return f", the last one {shown(name)}: {reason}" if name else ""
 
-    def check_names(self) -> None:
-        """Raises a UserError where two pictures of a split have the same name."""
+    def write(self, directory: str) -> None:
+        """Writes `rejected.tsv` and `duplicates.tsv`, where there are any.
+
+        Raises:
+            UserError: No picture was good, or two of a split have the same name.
+        """
+        if not self._counts:
+            raise UserError("no picture can be used" + self._describe_last())
         if name := self._duplicates.repeated_name():
             raise UserError(
                 f"two pictures are called {shown(name)}; rename one of them"
             )
-
-    def write(self, directory: str) -> None:
-        """Writes `rejected.tsv` and `duplicates.tsv`, where there are any."""
         _write_table(directory, "rejected.tsv", ("name", "reason"), self._rejected)
         rows = (
             (digest, split, self._class_names[label], name)
@@ -77,7 +76,7 @@ class Report:
 
     def summary(self) -> str:
         """Returns what a person wants to know, in a few lines."""
-        lines = [f"{self.num_pictures():,} pictures, {self._num_bytes / 1e6:,.1f} MB"]
+        lines = [f"{self._counts.total():,} pictures, {self._num_bytes / 1e6:,.1f} MB"]
         labels = range(len(self._class_names))
         splits = {
             split: [self._counts[split, label] for label in labels]

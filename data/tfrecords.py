@@ -3,85 +3,77 @@
 import concurrent.futures
 import contextlib
 import gzip
+import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import IO
 
-import tensorflow as tf
+from alexnet_tf.errors import UserError
+from alexnet_tf.paths import is_remote, remote_files
+from alexnet_tf.pictures.listing import shown
 
-MAX_RECORD = 2**31  # bytes; protocol buffers hold no more
-_BROKEN = (EOFError, zlib.error, gzip.BadGzipFile)  # of a compressed file
+_MAX_RECORD = 2**31  # bytes; protocol buffers hold no more
 
 
 def find_compression(filename: str) -> str:
     """Returns "GZIP" or "", as `tf.data.TFRecordDataset` wants it."""
-    with tf.io.gfile.GFile(filename, "rb") as file:
-        if file.read(3) != b"\x1f\x8b\x08":
-            return ""
-        file.seek(0)
-        # A record may be of such a length; then nothing can be unpacked.
-        with contextlib.suppress(*_BROKEN), gzip.open(file) as it:
-            it.read(1)
-            return "GZIP"
-    return ""
-
-
-@contextlib.contextmanager
-def _open(filename: str) -> Iterator[IO]:
-    # tf.io's files read half a megabyte after every seek; Python's do not.
-    opener = tf.io.gfile.GFile if "://" in filename else open
-    with opener(filename, "rb") as file:
-        if not find_compression(filename):
-            yield file
-            return
-        with gzip.open(file) as content:
-            yield content
-
-
-def _is_reached(file: IO, position: int, size: int) -> bool:
-    """Goes to a place, which may be behind the end of the file."""
-    if isinstance(file, gzip.GzipFile):
-        return file.seek(position) == position
-    file.seek(position)
-    return position <= size
-
-
-def record_spans(filename: str) -> Iterator[tuple[int, int]]:
-    """Finds the whole records of a TFRecord file, also a compressed one, by headers.
-
-    Yields:
-        Where the content of a record begins in the file, and its length, bytes.
-    """
-    size, position = tf.io.gfile.stat(filename).length, 0
-    with _open(filename) as file, contextlib.suppress(*_BROKEN):
-        while True:
-            header = file.read(8)  # then its checksum, the content, its checksum
-            if len(header) < 8:
-                return
-            (length,) = struct.unpack("<Q", header)
-            begin, position = position + 8 + 4, position + 8 + 4 + length + 4
-            if length > MAX_RECORD or not _is_reached(file, position, size):
-                return
-            yield begin, length
+    with _open(filename) as file:
+        return "GZIP" if file.read(3) == b"\x1f\x8b\x08" else ""
 
 
 def count_records(filename: str) -> tuple[int, bool]:
-    """Counts the whole records of a file; says whether it ends where the last does."""
-    if not tf.io.gfile.exists(filename):
-        return 0, False
-    count = end = 0
-    for begin, length in record_spans(filename):
-        count, end = count + 1, begin + length + 4
-    with _open(filename) as file:
-        try:
-            file.seek(end)
-            return count, not file.read(1)
-        except _BROKEN:
-            return count, False
+    """Counts the whole records of a file, also of a compressed one.
+
+    TensorFlow's reader ends the process at a record that declares more bytes than there
+    can be: it may read so many records, and no more.
+
+    Returns:
+        Their number; and whether the file ends where the last of them does.
+    """
+    count = 0
+    try:
+        opened = gzip.open if find_compression(filename) else contextlib.nullcontext
+        with _open(filename) as file, opened(file) as content:
+            # A record's length and its checksum; then the content and its checksum.
+            while header := content.read(12):
+                (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\xff"))
+                if length > _MAX_RECORD:
+                    return count, False
+                content.seek(length + 3, os.SEEK_CUR)
+                if not content.read(1):
+                    return count, False
+                count += 1
+    except (FileNotFoundError, EOFError, zlib.error, gzip.BadGzipFile):
+        return count, False
+    return count, True
 
 
-def count_all(filenames: Sequence[str]) -> dict[str, tuple[int, bool]]:
-    """`count_records` of each file."""
+def count_whole(filenames: Sequence[str]) -> int:
+    """Counts the records of local or remote files.
+
+    Raises:
+        UserError: One of them is not whole.
+    """
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        return dict(zip(filenames, pool.map(count_records, filenames), strict=True))
+        counts = list(pool.map(count_records, filenames))
+    for filename, (count, is_whole) in zip(filenames, counts, strict=True):
+        if not is_whole:
+            raise UserError(
+                f"{shown(filename)} is cut short, damaged or no TFRecord file (its "
+                f"first {count:,} records are whole); copy it again"
+            )
+    return sum(count for count, _ in counts)
+
+
+def first_line(error: Exception) -> str:
+    """Returns what an error says, without the names of TensorFlow's operations."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return shown(line.rsplit("}} ", 1)[-1].split(" [Op:")[0])
+
+
+def _open(filename: str) -> IO:
+    # tf.io's files read half a megabyte after every seek; Python's do not.
+    if is_remote(filename):
+        return remote_files().GFile(filename, "rb")
+    return open(filename, "rb")

@@ -17,7 +17,7 @@ from data.source import Item
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How pictures are stored, and how many are held out."""
+    """What decides the data set that is made of some pictures; its card keeps it."""
 
     image_size: int = setting(256, "Side of the stored square, pixels.", lower_bound=8)
     fit: str = setting(
@@ -43,10 +43,24 @@ class Options:
     )
     validation_fraction: float = setting(
         0.1,
-        "Part of each class to hold out where nothing is for validation.",
+        "Part of each class, or of the groups, to hold out where nothing is for "
+        "validation.",
         lower_bound=0,
         upper_bound=0.9,
     )
+    num_shards: int | None = setting(
+        None,
+        "The number of shards of a split. By default there are so many that each has "
+        "64 MiB or more.",
+        lower_bound=1,
+        upper_bound=99_999,
+    )
+    max_errors: int = setting(
+        100,
+        "The number of unusable pictures after which preparation still goes on.",
+        lower_bound=0,
+    )
+    seed: int = setting(0, "The seed of the order on disk.")
 
     def __post_init__(self):
         check(self)
@@ -63,7 +77,7 @@ class Record(NamedTuple):
     Attributes:
         name: The item's.
         label: The item's.
-        split: The item's, or what the hash of its content says.
+        split: The item's, or "validation" where it is held out.
         digest: 20 bytes, the hash of the picture file.
         image: What is stored: JPEG bytes, or the bytes of the pixels; b"" if rejected.
         num_bytes: Their number.
@@ -82,29 +96,36 @@ class Record(NamedTuple):
 
 
 def transcode(
-    items: Sequence[Item], options: Options, thresholds: Mapping[int, int]
+    items: Sequence[Item],
+    options: Options,
+    thresholds: Mapping[int | None, int],
+    num_classes: int = 2**31,
 ) -> list[Record]:
     """Turns picture files into stored pictures, none of them fatal.
 
     Args:
         items: The pictures.
         options: How to store them.
-        thresholds: What `find_thresholds` found for those without a split.
+        thresholds: What `find_thresholds` found; {} where nothing is held out.
+        num_classes: Pictures with a label outside 0..num_classes-1 are rejected.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on odd EXIF data
-        return [_transcode(item, options, thresholds) for item in items]
+        return [_transcode(item, options, thresholds, num_classes) for item in items]
 
 
-def _transcode(item: Item, options: Options, thresholds) -> Record:
+def _transcode(item: Item, options: Options, thresholds, num_classes: int) -> Record:
+    record = Record(item.name, item.label, item.split, b"")
+    if not 0 <= item.label < num_classes:
+        reason = f"its label {item.label} is none of 0..{num_classes - 1}"
+        return record._replace(rejected=reason)
     try:
         content = item.read()
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
-        return Record(item.name, item.label, item.split, b"", rejected=reason)
+        return record._replace(rejected=reason)
     digest = content_digest(content)
-    split = split_of(item, digest, thresholds)
-    record = Record(item.name, item.label, split, digest)
+    record = record._replace(digest=digest, split=split_of(item, digest, thresholds))
     try:
         image, conversions = load_rgb(content, item.name, options.image_size)
     except ValueError as error:

@@ -18,20 +18,23 @@ from data.transcode import Record
 
 _ITEMS_PER_TASK = 16
 _TASKS_PER_WORKER = 4  # in flight, so that memory is bounded
+_CORES_OF_CGROUP = "/sys/fs/cgroup/cpu.max"
 
 
 def in_workers(
     work: Callable[[Sequence[Item]], list[Record]],
     items: Iterable[Item],
-    num_workers: int,
+    num_workers: int | None,
 ) -> Iterator[Record]:
     """Yields what the work makes of the items, in their order.
 
     Args:
         work: A function of a module that can be imported: other processes get it.
         items: The pictures.
-        num_workers: Processes; 0 for none but this one.
+        num_workers: Processes; 0 for none but this one, None for one for each core.
     """
+    if num_workers is None:
+        num_workers = _num_cores()
     if not num_workers:
         for item in items:
             yield from work([item])
@@ -63,6 +66,16 @@ def in_workers(
     finally:
         starter.shutdown()
         pool.shutdown(cancel_futures=True)
+
+
+def _num_cores() -> int:
+    """Returns the cores that this process, or its container, may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS and Windows have none
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    with contextlib.suppress(OSError, ValueError), open(_CORES_OF_CGROUP) as file:
+        quota, period = map(int, file.read().split())  # "max" stands for no limit
+        cores = min(cores, max(1, quota // period))
+    return cores
 
 
 def _make_pool(num_workers: int) -> concurrent.futures.ProcessPoolExecutor:

@@ -8,6 +8,7 @@ buckets of its part, sorted one at a time in memory.
 """
 
 import array
+import ast
 import collections
 import dataclasses
 import hashlib
@@ -18,7 +19,7 @@ import math
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -26,8 +27,8 @@ import tensorflow_datasets as tfds
 
 from alexnet_tf.pipeline import data_set as reader
 from data.pixels import measure_pixels
-from data.source import Source
-from data.transcode import Options, Record, transcode
+from data.source import Item, Source
+from data.transcode import Options, Record
 
 _BUCKETS = 2**10  # for each split; of ImageNet's raw pixels, one has 250 MB
 _MAX_SHARDS, _SHARD_BYTES = 2**10, 2**26
@@ -39,16 +40,9 @@ _LOG = "beam-records"  # what became of the pictures, for a moment
 class DataSetWriter:
     """Writes one data set: the records, then what `finish` adds to them."""
 
-    def __init__(
-        self,
-        directory: str,
-        source: Source,
-        options: Options,
-        num_shards: int | None = None,
-        seed: int = 0,
-    ):
+    def __init__(self, directory: str, source: Source, options: Options):
         self._directory, self._source, self._options = directory, source, options
-        self._shards = _Shards(directory, source.name, num_shards, seed)
+        self._shards = _Shards(directory, source.name, options)
         self._labels = range(len(source.class_names))
         self._keys = collections.defaultdict(lambda: array.array("Q"))  # by split
         self._num_bytes = collections.Counter()  # by split
@@ -66,14 +60,16 @@ class DataSetWriter:
                 _write_shards(self._paths(split), _read_buckets(buckets, split))
 
     def write_with_beam(
-        self, beam_options: Sequence[str], thresholds: Mapping[int, int]
+        self,
+        beam_options: Sequence[str],
+        work: Callable[[Sequence[Item]], list[Record]],
     ) -> Iterator[Record]:
         """Prepares the pictures in a Beam pipeline instead.
 
         Args:
             beam_options: Such as `--runner=DataflowRunner`; by default Beam's runner
                 inside this process.
-            thresholds: As `transcode` takes them.
+            work: `transcode` with all that it takes but the pictures.
 
         Returns:
             What became of the pictures, without the pictures themselves.
@@ -82,39 +78,45 @@ class DataSetWriter:
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-        options, source, labels = self._options, self._source, self._labels
         runner = None if any("runner" in o for o in beam_options) else FnApiRunner()
         log = os.path.join(self._directory, _LOG)
         with beam.Pipeline(runner, PipelineOptions(list(beam_options))) as pipeline:
             records = (
                 pipeline
-                | beam.Create(source.parts)
+                | beam.Create(self._source.parts)
                 | "Spread parts" >> beam.Reshuffle()
-                | beam.FlatMap(source.items)
+                | beam.FlatMap(self._source.items)
                 | "Spread pictures" >> beam.Reshuffle()
-                | beam.FlatMap(lambda item: transcode([item], options, thresholds))
+                | beam.FlatMap(lambda item: work([item]))
                 | "Keep pictures" >> beam.Reshuffle()  # used twice, made once
             )
-            good = records | beam.Filter(lambda r: not r.rejected and r.label in labels)
+            good = records | beam.Filter(lambda record: not record.rejected)
             sizes = good | beam.Map(lambda r: (r.split, r.num_bytes))
             sizes = beam.pvalue.AsDict(sizes | beam.CombinePerKey(sum))
             shards = good | beam.Map(self._shards.place, sizes) | beam.GroupByKey()
             shards | beam.MapTuple(
                 lambda path, group: _write_shard(path, sorted(group))
             )
-            records | beam.Map(_to_json) | beam.io.WriteToText(log)
-        for name in sorted(tf.io.gfile.listdir(self._directory)):
-            if name.startswith(_LOG):
-                path = os.path.join(self._directory, name)
-                with tf.io.gfile.GFile(path) as lines:
-                    for record in map(_from_json, lines):
-                        if not record.rejected and record.label in labels:
-                            self._count(record)
-                        yield record
-                tf.io.gfile.remove(path)
+            rest = records | beam.Map(lambda record: tuple(record._replace(image=b"")))
+            rest | beam.Map(repr) | beam.io.WriteToText(log)
+        yield from self._read_log()
         for path in itertools.chain(*map(self._paths, self._keys)):
             if not tf.io.gfile.exists(path):  # no record's hash is in its part
                 _write_shard(path, [])
+
+    def _read_log(self) -> Iterator[Record]:
+        """Yields, and counts, what became of the pictures; removes the log of it."""
+        for name in sorted(tf.io.gfile.listdir(self._directory)):
+            if not name.startswith(_LOG):
+                continue
+            path = os.path.join(self._directory, name)
+            with tf.io.gfile.GFile(path) as lines:
+                for line in lines:
+                    record = Record(*ast.literal_eval(line))
+                    if not record.rejected:
+                        self._count(record)
+                    yield record
+            tf.io.gfile.remove(path)
 
     def _count(self, record: Record) -> int:
         """Counts a record, and returns the hash that orders it."""
@@ -127,12 +129,8 @@ class DataSetWriter:
     def _paths(self, split: str) -> list[str]:
         return self._shards.paths(split, self._num_bytes[split])
 
-    def finish(self, facts: dict) -> None:
-        """Writes what tells of the shards, and last the card, which makes a data set.
-
-        Args:
-            facts: What the card says of the source.
-        """
+    def finish(self) -> None:
+        """Describes the shards, and writes last the card, which makes a data set."""
         splits = {split: self._describe(split) for split in sorted(self._keys)}
         self._write_tfds_metadata(splits)
         card = {
@@ -146,7 +144,7 @@ class DataSetWriter:
             "resampling": self._options.resampling,
             "splits": splits,
             "statistics": reader.STATISTICS_FILE if "train" in splits else None,
-            "source": facts,
+            "source": {**self._source.metadata, **vars(self._options)},
         }
         if "train" in splits:
             content = io.BytesIO()
@@ -201,25 +199,23 @@ class _Shards:
     Attributes:
         directory: The data set's directory.
         name: The data set's name.
-        number: Shards of a split; None for as many as have 64 MiB or more.
-        seed: The seed of the order.
+        options: They have the number of shards, and the seed of the order.
     """
 
     directory: str
     name: str
-    number: int | None
-    seed: int
+    options: Options
 
     def key(self, record: Record) -> int:
         """The hash that orders a record."""
-        text = f"{self.seed} {record.split} {record.name}".encode()
+        text = f"{self.options.seed} {record.split} {record.name}".encode()
         digest = hashlib.blake2b(text, digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 64 - _KEY_BITS
 
     def paths(self, split: str, num_bytes: int) -> list[str]:
         """The shards of a split with so many bytes of pictures."""
-        number = self.number or 2 ** int(math.log2(max(1, num_bytes / _SHARD_BYTES)))
-        number = self.number or min(number, _MAX_SHARDS)
+        fitting = 2 ** int(math.log2(max(1, num_bytes / _SHARD_BYTES)))
+        number = self.options.num_shards or min(fitting, _MAX_SHARDS)
         start = os.path.join(self.directory, f"{self.name}-{split}.tfrecord")
         return [f"{start}-{i:05d}-of-{number:05d}" for i in range(number)]
 
@@ -278,15 +274,3 @@ def _serialize(record: Record) -> bytes:
     features["file_name"] = feature(record.name.encode())
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return example.SerializeToString(deterministic=True)
-
-
-def _to_json(record: Record) -> str:
-    facts = record._replace(image=b"", digest=record.digest.hex())._asdict()
-    return json.dumps(facts | {"image": ""})
-
-
-def _from_json(line: str) -> Record:
-    facts = json.loads(line)
-    facts["digest"] = bytes.fromhex(facts["digest"])
-    facts["conversions"] = tuple(facts["conversions"])
-    return Record(**facts | {"image": b""})

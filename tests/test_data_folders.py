@@ -11,10 +11,11 @@ from PIL import Image
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.listing import LeftOut, find_pictures
+from data import sources
 from data.check import check
 from data.prepare import prepare
 from data.source import Reading, check_class_names, find_splits
-from data.sources import folder, imagenet
+from data.sources import imagenet
 from data.transcode import Options
 
 
@@ -48,7 +49,7 @@ def items(source):
 
 
 def open_folder(root, **reading):
-    source = folder.open_source(str(root), Reading(**reading))
+    source = sources.open_source("folder", str(root), Reading(**reading))
     return source, items(source)
 
 
@@ -60,16 +61,16 @@ def splits_of(names):
     "expected",
     [
         {"train": "train", "valid": "validation", "test": "test"},
-        {"Train": "", "Test": "test"},
-        {"training": "", "testing": "test"},
-        {"seg_train": "", "seg_test": "test"},
+        {"Train": "train", "Test": "test"},
+        {"training": "train", "testing": "test"},
+        {"seg_train": "train", "seg_test": "test"},
         {"val": "validation", "test": "test"},
         {"TRAINING": "train", "Dev": "validation"},
         {"train": "train", "eval": "validation"},
         {"train-set": "train", "validation-set": "validation"},
         {"test": "test"},
         {"val": "validation"},
-        {"train": ""},
+        {"train": "train"},
     ],
 )
 def test_folders_of_splits(tmp_path, expected):
@@ -79,9 +80,9 @@ def test_folders_of_splits(tmp_path, expected):
     assert source.class_names == ["cat", "dog"]
     assert splits_of(names) == expected
     assert {label for label, _ in names.values()} == {"cat", "dog"}
-    ours = set(expected.values())
-    wanted = ours - {""} | ({"train", "validation"} if "" in ours else set())
-    assert source.splits == sorted(wanted)
+    assert source.splits == set(expected.values())
+    is_split = "validation" in source.splits or "train" not in source.splits
+    assert source.holds_out != is_split
 
 
 def test_a_split_inside_itself(tmp_path):
@@ -90,7 +91,7 @@ def test_a_split_inside_itself(tmp_path):
     make(tmp_path, "seg_pred/seg_pred/1.png")
     source, names = open_folder(tmp_path)
     assert source.class_names == ["sea", "wood"]
-    assert splits_of(names) == {"seg_train": "", "seg_test": "test"}
+    assert splits_of(names) == {"seg_train": "train", "seg_test": "test"}
     assert any("beside the splits: 1, the first seg_pred" in n for n in source.notes)
 
 
@@ -104,22 +105,47 @@ def test_what_stands_beside_is_named(tmp_path):
     assert "splits: dev/ is validation" in notes
     assert "folders beside the splits: 1, the first extra" in notes
     assert f"outside the folders of the splits: 1, the first {tmp_path}" in notes
-    assert "outside the folders of the classes: 1, the first train" in notes
-    assert "pictures of test in no folder of a class: 1, the first test" in notes
+    assert f"of train without a class: 1, the first {tmp_path}/train/loose.png" in notes
+    assert f"of test without a class: 1, the first {tmp_path}/test/1.png" in notes
 
 
 def test_loose_pictures_in_the_root_are_named(tmp_path):
     make(tmp_path, "a/1.png", "b/1.png", "loose.png", "other.png")
     source, names = open_folder(tmp_path)
     assert set(names) == {"a/1.png", "b/1.png"}
-    assert any("outside the folders of the classes: 2" in note for note in source.notes)
+    assert any("of train without a class: 2" in note for note in source.notes)
+
+
+def test_pictures_that_are_called_as_their_splits(tmp_path):
+    splits = "train", "val"
+    make(
+        tmp_path, *(f"{s}/{c}/{s}_{i}.png" for s in splits for c in "ab" for i in "12")
+    )
+    assert open_folder(tmp_path)[0].class_names == ["a", "b"]
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path):
+    make(tmp_path, *(f"{i}/1.png" for i in (10, 2, 1)))
+    assert open_folder(tmp_path)[0].class_names == ["1", "2", "10"]
+
+
+def test_a_pattern_leaves_out_by_name_what_it_does_not_find(tmp_path):
+    make(tmp_path, *(f"train/{c}.{i}.png" for c in ("cat", "dog") for i in range(2)))
+    make(tmp_path, "test/cat.5.png", "test/eel.5.png", "more/cat.9.png", "train/7.png")
+    source, names = open_folder(tmp_path, label_from=r"([a-z]+)\.\d")
+    assert source.class_names == ["cat", "dog"]
+    assert names["test/cat.5.png"] == ("cat", "test")
+    notes = "\n".join(source.notes)
+    assert "folders beside the splits: 1, the first more" in notes
+    assert "pictures of eel, a class of test but not of train: 1" in notes
+    assert f"of train without a class: 1, the first {tmp_path}/train/7.png" in notes
 
 
 def test_a_class_may_be_called_train(tmp_path):
     make(tmp_path, "bus/1.png", "train/1.png", "training shoe/1.png")
     source, names = open_folder(tmp_path)
     assert source.class_names == ["bus", "train", "training shoe"]
-    assert set(splits_of(names).values()) == {""}
+    assert set(splits_of(names).values()) == {"train"}
 
 
 @pytest.mark.parametrize(
@@ -128,12 +154,11 @@ def test_a_class_may_be_called_train(tmp_path):
         (("train/1.png", "test/1.png"), "train in .* should have a folder for each"),
         (("train/1.png", "val/a/1.png", "val/b/1.png"), "train in .* should have"),
         (("dev/a/1.png", "eval/a/1.png"), "dev and eval in .* both mean .* validation"),
-        (("train/a/1.png", "train/b/1.png", "bus/1.png"), "may be a split, or a class"),
         (
             ("train/a/1.png", "train/b/1.png", "val/c/1.png"),
-            "val in .* cannot validate",
+            "val/c/1.png first, cannot validate",
         ),
-        (("train/a/1.png", "train/b/1.png", "val/1.png"), "val in .* cannot validate"),
+        (("train/a/1.png", "train/b/1.png", "val/1.png"), "val/1.png first, cannot"),
         (("train/good/1.png", "test/good/1.png", "test/bad/1.png"), "found good$"),
         (("a/train/1.png", "a/test/1.png", "b/train/1.png"), "a split inside another"),
         (("data/train/a/1.png", "data/val/a/1.png", "test/a/1.png"), "inside another"),
@@ -145,7 +170,7 @@ def test_a_class_may_be_called_train(tmp_path):
         (("a\x0bb/1.png", "c/1.png"), r"'a\\x0bb' has a control character"),
         (("cat/1.png", "cat /1.png"), "'cat ' is empty, or begins or ends with a bl"),
         ((" /1.png", "cat/1.png"), "' ' is empty, or begins or ends with a blank"),
-        (("é/1.png", "e\u0301/1.png"), "two classes are called é"),
+        (("é/1.png", "e\u0301/1.png"), "finds 1 classes"),
         (("a\udcff/1.png", "b/1.png"), r"'a\\xff' is not UTF-8"),
     ],
 )
@@ -181,6 +206,10 @@ def test_names_of_splits():
     assert find_splits(["train2017", "val2017"], "x") == {
         "train2017": "train",
         "val2017": "validation",
+    }
+    assert find_splits(["strain_train", "strain_test"], "x") == {
+        "strain_train": "train",
+        "strain_test": "test",
     }
     assert find_splits(["my.train", "my.VAL"], "x") == {
         "my.train": "train",
@@ -313,7 +342,7 @@ def test_synset_folders_with_one_basename(tmp_path):
 def test_imagenet_with_one_split_only(tmp_path):
     make(tmp_path / "val", "val/ILSVRC2012_val_00000001.JPEG")
     source = imagenet.open_source(str(tmp_path / "val"))
-    assert source.splits == ["validation"]
+    assert source.splits == {"validation"}
     assert list(items(source).values()) == [("sea snake", "validation")]
     make(tmp_path / "train", "train/n01440764/1.JPEG")
     assert imagenet.open_source(str(tmp_path / "train")).holds_out
@@ -324,7 +353,7 @@ def test_what_stands_beside_imagenets_archives_is_named(tmp_path):
     with tarfile.open(tmp_path / imagenet.VALIDATION_ARCHIVE, "w") as tar:
         tar.add(tmp_path / "train/n01440764/1.JPEG", "ILSVRC2012_val_00000001.JPEG")
     source = imagenet.open_source(str(tmp_path))
-    assert source.splits == ["validation"]
+    assert source.splits == {"validation"}
     left_out = "left out: what stands beside the archives: 1, the first train"
     assert source.notes == [left_out]
 

@@ -1,14 +1,12 @@
 """Lists of pictures with labels, and groups that stay on one side of a split."""
 
-import collections
-
 import pytest
 from test_data_folders import items, make
 
 from alexnet_tf.errors import UserError
 from data import sources
 from data.counting import Duplicates, describe_imbalance
-from data.held_out import split_by_groups
+from data.held_out import group_by_name
 from data.source import Reading
 
 
@@ -71,13 +69,74 @@ def test_columns_that_are_not_known(tmp_path):
     ):
         open_any(root)
     source = open_any(root / "ham.csv", label_column="dx", group_by="lesion")
-    split = split_by_groups(source, "lesion", 0.3)
-    sides = collections.defaultdict(set)
-    for item in split.all_items():
-        sides[item.group].add(item.split)
-    assert len(sides) == 4
-    assert all(len(side) == 1 for side in sides.values())
-    assert set().union(*sides.values()) == {"train", "validation"}
+    by_column = [item.group for item in group_by_name(source, "lesion").all_items()]
+    assert by_column == [f"L{i // 2}" for i in range(8)]
+    source = open_any(root / "ham.csv", label_column="dx")
+    by_name = [item.group for item in group_by_name(source, r"part_(\d)").all_items()]
+    assert by_name == ["0", "1"] * 4
+    with pytest.raises(UserError, match="is no column with a value for part_0/0"):
+        list(group_by_name(source, "patient").all_items())
+
+
+def test_tiny_imagenet(tmp_path):
+    classes = "n01443537", "n01629819"
+    for name in classes:
+        make(tmp_path, *(f"train/{name}/images/{name}_{i}.JPEG" for i in range(3)))
+        write(
+            tmp_path, f"train/{name}/{name}_boxes.txt", f"{name}_0.JPEG\t0\t1\t2\t3\n"
+        )
+    make(
+        tmp_path,
+        *(
+            f"{split}/images/{split}_{i}.JPEG"
+            for split in ("val", "test")
+            for i in range(4)
+        ),
+    )
+    rows = (f"val_{i}.JPEG\t{classes[i % 2]}\t0\t32\t44\t62\n" for i in range(4))
+    write(tmp_path, "val/val_annotations.txt", "".join(rows))
+    source = open_any(tmp_path)
+    assert source.class_names == list(classes)
+    found = items(source)
+    assert found["val/images/val_1.JPEG"] == (classes[1], "validation")
+    assert (
+        sorted(split for _, split in found.values())
+        == ["train"] * 6 + ["validation"] * 4
+    )
+    assert any("pictures of test without a class: 4" in note for note in source.notes)
+
+
+def test_a_list_of_a_split_beside_its_folder(tmp_path):
+    make(tmp_path, *(f"Train/{c}/{i}.png" for c in "ab" for i in range(3)))
+    make(tmp_path, *(f"Test/{i}.png" for i in range(4)))
+    rows = (f"{'ab'[i % 2]},Test/{i}.png\n" for i in range(4))
+    write(tmp_path, "Test.csv", "ClassId,Path\n" + "".join(rows))
+    found = items(open_any(tmp_path))
+    assert found["Test/3.png"] == ("b", "test")
+    assert len(found) == 10
+
+
+def test_the_folder_of_a_lists_name_comes_first(tmp_path):
+    make(
+        tmp_path, *(f"{split}/{i}.png" for split in ("train", "test") for i in range(4))
+    )
+    write(tmp_path, "train.csv", "id,label\n0,a\n1,b\n2,a\n3,b\n")
+    assert set(items(open_any(tmp_path))) == {f"{i}.png" for i in range(4)}
+
+
+def test_paths_from_here_and_from_the_root_in_one_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(make(tmp_path, "p/0.png", "p/1.png", "q/2.png"))
+    rows = f"image,label\np/0.png,a\np/1.png,b\n{tmp_path}/q/2.png,a\n"
+    write(tmp_path, "labels.csv", rows)
+    assert open_any("labels.csv").num_items == 3
+
+
+def test_labels_that_no_class_can_be_called(tmp_path):
+    make(tmp_path, *(f"{i}.png" for i in range(4)))
+    write(tmp_path, "x.csv", f"id,label\n0,{'1' * 5000}\n1,b\n2,b\n3,b\n")
+    with pytest.raises(UserError, match="has more than 255 characters") as error:
+        open_any(tmp_path)
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.parametrize(

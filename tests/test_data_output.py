@@ -1,6 +1,7 @@
 """What preparation does to its output: two at once, signals, full disks, old files."""
 
 import contextlib
+import dataclasses
 import errno
 import io
 import os
@@ -43,9 +44,15 @@ def make(root, number=4, size=8):
     return root
 
 
-def run(source, output, **kwargs):
-    kwargs = {"options": SMALL, "num_workers": 0, **kwargs}
-    prepare(source="folder", input=str(source), output=str(output), **kwargs)
+def run(source, output, overwrite=False, num_workers=0, **options):
+    prepare(
+        source="folder",
+        input=str(source),
+        output=str(output),
+        options=dataclasses.replace(SMALL, **options),
+        num_workers=num_workers,
+        overwrite=overwrite,
+    )
 
 
 def start(source, output, *flags, **kwargs):
@@ -256,6 +263,22 @@ def test_output_where_nothing_can_be_written(tmp_path):
 def test_a_worker_that_was_killed():
     with pytest.raises(UserError, match="a worker process was killed"):
         list(workers.in_workers(_Killed(), range(100), 1))
+
+
+def test_as_many_processes_as_a_container_has_cores(tmp_path, monkeypatch):
+    limit = tmp_path / "cpu.max"
+    monkeypatch.setattr(workers, "_CORES_OF_CGROUP", str(limit))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for content, cores in {
+        "max 100000": 8,
+        "250000 100000": 2,
+        "5000 100000": 1,
+    }.items():
+        limit.write_text(content)
+        assert workers._num_cores() == cores
+    limit.unlink()
+    assert workers._num_cores() == 8
 
 
 @pytest.mark.parametrize("is_file", [True, False])

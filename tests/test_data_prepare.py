@@ -1,5 +1,6 @@
 """Preparation, from odd picture files to what the records hold."""
 
+import dataclasses
 import io
 import json
 import os
@@ -69,9 +70,14 @@ def write_folders(root, number=6, classes=("cat", "dog")):
             )
 
 
-def prepare_folder(root, output, **kwargs):
-    kwargs = {"options": SMALL, "num_workers": 0, **kwargs}
-    prepare(input=str(root), output=str(output), **kwargs)
+def prepare_folder(root, output, num_workers=0, beam_options=None, **options):
+    prepare(
+        input=str(root),
+        output=str(output),
+        options=dataclasses.replace(SMALL, **options),
+        num_workers=num_workers,
+        beam_options=beam_options,
+    )
 
 
 # ImageNet, in miniature
@@ -279,10 +285,9 @@ def test_folder_gives_a_share_of_each_class(tmp_path):
         (root / "dog" / f"copy{i}.jpg").write_bytes(
             (root / "dog" / "0.jpg").read_bytes()
         )
-    options = Options(image_size=32, validation_fraction=0.25)
     for name in ("before", "after"):
         output = str(tmp_path / name)
-        prepare_folder(root, output, options=options)
+        prepare_folder(root, output, validation_fraction=0.25)
         for i in range(100, 104):
             (root / "cat" / f"{i}.jpg").write_bytes(encoded(picture(i + 1000)))
     before, after = read(tmp_path / "before"), read(tmp_path / "after")
@@ -331,6 +336,19 @@ def test_quota_of_a_class(number, held_out):
     assert splits.count("validation") == held_out
     none = find_thresholds(iter(items), 0.0)
     assert {split_of(i, content_digest(i.content), none) for i in items} == {"train"}
+
+
+def test_groups_stay_together():
+    items = [Item(f"{i}", i % 3, b"%d" % i, group=f"g{i // 4}") for i in range(80)]
+    thresholds = find_thresholds(iter(items), 0.2)
+    splits = {i: split_of(i, content_digest(i.content), thresholds) for i in items}
+    held_out = {item.group for item, split in splits.items() if split == "validation"}
+    kept = {item.group for item, split in splits.items() if split == "train"}
+    assert len(held_out) == 4
+    assert not held_out & kept
+    assert len(kept) == 16
+    with pytest.raises(UserError, match="one group only"):
+        find_thresholds([Item("a", 0, b"", group="x")], 0.2)
 
 
 def test_folder_with_its_own_splits(tmp_path, capsys):
@@ -474,9 +492,9 @@ def test_missing_file_is_rejected(tmp_path):
 
 def test_statistics_are_those_of_the_stored_pixels(tmp_path):
     write_folders(tmp_path / "in", 8)
-    options = Options(image_size=32, encoding="raw", validation_fraction=0.3)
     out = tmp_path / "out"
-    prepare_folder(tmp_path / "in", out, options=options)
+    options = {"encoding": "raw", "validation_fraction": 0.3}
+    prepare_folder(tmp_path / "in", out, **options)
     pixels = np.frombuffer(
         b"".join(image_bytes for image_bytes, _ in read(out)["train"].values()),
         np.uint8,
@@ -517,8 +535,7 @@ def test_beam_makes_the_same_records(miniature_imagenet, tmp_path):
             source="imagenet",
             input=str(miniature_imagenet),
             output=str(tmp_path / name),
-            options=SMALL,
-            num_shards=2,
+            options=Options(image_size=32, num_shards=2),
             beam_options=beam_options,
         )
     local, beam = tmp_path / "local", tmp_path / "beam"

@@ -116,11 +116,11 @@ def test_outputs_are_not_written_among_the_pictures(pictures, monkeypatch):
     [
         (
             "my pictures/c",
-            r"found none with a picture; .* above: .*/my pictures$",
+            r"expected a folder for each of two .*/c, found none with a picture$",
         ),
         (
             "my pictures/c/2.png",
-            r"2\.png is a file that is no list.* above: .*/my pictures$",
+            r"2\.png is a file that is no list .* archive$",
         ),
         (
             "letter.doc",
@@ -135,6 +135,11 @@ def test_mistakes_in_the_level(pictures, given, message):
     with pytest.raises(UserError, match=message) as error:
         find_own_data(given, "runs/data")
     assert "\n" not in str(error.value)
+
+
+def test_a_card_that_is_a_pipe_is_not_waited_for(pictures):
+    os.mkfifo(pictures / "metadata.json")
+    assert find_own_data("my pictures", "runs/data").directory
 
 
 def test_several_workers_do_not_prepare(pictures, monkeypatch):

@@ -8,13 +8,31 @@ import importlib
 import os
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.paths import is_remote
-from alexnet_tf.pictures.listing import shown
-from data.source import Reading, Source
-from data.sources import folder
+from alexnet_tf.paths import is_remote, list_names, local_only
+from alexnet_tf.pictures.listing import LeftOut, find_folders, shown
+from data.source import Reading, Source, check_class_names
 
 # `elpv` brings its own pictures; all others read an input.
 NAMES = ("folder", "csv", "imagenet", "tfrecord", "tfds", "cifar", "elpv")
+_NOT_READ = {  # by their suffix: what they are, and what makes folders of them
+    ".parquet": (
+        "Parquet files",
+        'pip install pyarrow and python -c "import os, sys, pyarrow.parquet as p; '
+        "f = sys.argv[1]; [(os.makedirs(d := '/'.join(('out', os.path.basename(f)"
+        ".split('-')[0], str(r['label']))), exist_ok=True), open(d + '/' + "
+        "os.path.basename(f) + str(i), 'wb').write(r['image']['bytes'])) for i, r in "
+        'enumerate(p.read_table(f).to_pylist())]"',
+    ),
+    ".cls": (
+        "files of WebDataset",
+        'python -c "import os, sys, tarfile; f = sys.argv[1]; t = tarfile.open(f); '
+        "m = {i.name: t.extractfile(i).read() for i in t if i.isfile()}; [(os.makedirs("
+        "d := '/'.join(('out', os.path.basename(f).split('-')[0], m[n].decode().strip("
+        "))), exist_ok=True), open(d + '/' + os.path.basename(f) + k.replace('/', '_')"
+        ", 'wb').write(m[k])) for n in m if n.endswith('.cls') for k in (n[:-3] + e for"
+        " e in ('jpg', 'jpeg', 'png', 'webp')) if k in m]\"",
+    ),
+}
 
 
 def recognise(input: str) -> str:
@@ -32,7 +50,7 @@ def recognise(input: str) -> str:
         "tfds": tfds.find_directories,
         "tfrecord": tfrecord.find_files,
         "imagenet": imagenet.find_root,
-        "cifar": cifar.find_folder,
+        "cifar": cifar.find_version,
         "csv": csv.is_only_list,
     }
     return next((name for name, finds in readers.items() if finds(input)), "folder")
@@ -56,10 +74,7 @@ def open_source(name: str, input: str | None, reading: Reading) -> Source:
         raise UserError(
             f"{shown(input)} is a file that is no list of pictures (.csv, .txt, "
             ".jsonl), no TFRecord file and no zip or tar archive"
-            + folder.advise_above(input)
         )
-    if name == "folder":
-        _refuse_parquet(input)
     module = importlib.import_module(f"data.sources.{name}")
     takes = {*module.TAKES, "group_by"}
     for field, value in dataclasses.asdict(reading).items():
@@ -68,35 +83,62 @@ def open_source(name: str, input: str | None, reading: Reading) -> Source:
             raise UserError(
                 f"{what or f'--source={name}'} has no --{field}; leave it out"
             )
-    return module.open_source(input, reading)
+    try:
+        source = module.open_source(input, reading)
+    except UserError:
+        if name == "folder":
+            _refuse_known(input)
+        raise
+    check_class_names(source.class_names)
+    return source
 
 
-def _refuse_parquet(input: str) -> None:
-    """Says how the Parquet files of Hugging Face's hub become folders."""
-    names = os.listdir(input) if os.path.isdir(input) else [input]
-    if any(name.endswith(".parquet") for name in names):
-        raise UserError(
-            f"{shown(input)} has Parquet files, which are not read here: after pip "
-            'install pyarrow, unpack each with python -c "import os, sys, '
-            "pyarrow.parquet as p; [(os.makedirs(d := 'out/' + str(r['label']), "
-            "exist_ok=True), open(d + '/' + os.path.basename(sys.argv[1]) + str(i), "
-            "'wb').write(r['image']['bytes'])) for i, r in "
-            'enumerate(p.read_table(sys.argv[1]).to_pylist())]" FILE, and give out'
-        )
+def _refuse_known(input: str) -> None:
+    """Says of kinds of files that are not read here how they become folders."""
+    folders = find_folders(input, LeftOut())
+    names = {n for f in folders for n in list_names(os.path.join(input, f))}
+    for suffix, (kind, unpack) in _NOT_READ.items():
+        if found := [name for name in names if name.endswith(suffix)]:
+            raise UserError(
+                f"{kind}, such as {shown(min(found))}, are not read here: unpack each "
+                f"with {unpack} FILE, and give --input=out"
+            )
 
 
-def unpack_archives(input: str | None, directory: str) -> str | None:
-    """Returns the input; or, where it is or holds archives only, what is in them.
+def open_unpacked(name: str, input: str, reading: Reading, directory: str) -> Source:
+    """Opens a source; of an archive, or a folder of archives, what is in them.
 
-    ImageNet's own archives are read in place.
+    Archives may hold archives, but those no more. ImageNet's own are read in place.
 
     Args:
+        name: As `open_source` takes it.
         input: What a person gave.
+        reading: How it is read.
         directory: Where to unpack.
     """
     from data.sources import archive, imagenet
 
-    if not input or is_remote(input) or imagenet.find_root(input):
-        return input
-    archives = archive.find_archives(input)
-    return archive.unpack(archives, directory) if archives else input
+    given = input
+    if input and not is_remote(input) and not imagenet.find_root(input):
+        stem = archive.stem_of(os.path.abspath(input))
+        for level in ("1", "2"):
+            if archives := archive.find_archives(input):
+                local_only(directory, "--output for an archive")
+                folder = os.path.join(directory, level, stem)
+                archive.unpack(archives, folder)
+                archive.link_files(input, set(archives), folder)
+                input = folder
+    above = os.path.dirname(input or "") + os.sep
+    try:
+        source = open_source(name, input, reading)
+    except UserError as error:
+        if input == given or above not in str(error):
+            raise
+        inside = str(error).replace(above, "")
+        raise UserError(
+            f"{inside} (unpack {shown(given)} first, into a folder of its name)"
+        ) from None
+    if input != given:
+        notes = [note.replace(above, "") for note in source.notes]
+        source = dataclasses.replace(source, notes=notes)
+    return source

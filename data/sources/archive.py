@@ -4,7 +4,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import list_names
@@ -14,14 +14,11 @@ _SUFFIX = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".tbz2", ".txz", ".tbz"
 
 
 def find_archives(path: str) -> list[str]:
-    """Returns an archive itself, or those in a folder that holds nothing else."""
+    """Returns an archive itself, or those in a folder that has no other folders."""
     if os.path.isfile(path):
         return [path] if _is_archive(path) else []
-    names = [n for n in list_names(path) if not is_litter(n)]
-    paths = [os.path.join(path, n) for n in names if n.lower().endswith(_SUFFIX)]
-    if any(os.path.isdir(os.path.join(path, name)) for name in names):
-        return []
-    return list(filter(_is_archive, paths))
+    paths = [os.path.join(path, n) for n in list_names(path) if not is_litter(n)]
+    return [] if any(map(os.path.isdir, paths)) else list(filter(_is_archive, paths))
 
 
 def _is_archive(path: str) -> bool:
@@ -41,15 +38,8 @@ def stem_of(path: str) -> str:
     return name or "archive"
 
 
-def unpack(archives: Sequence[str], directory: str) -> str:
-    """Unpacks archives, each into a folder of its name.
-
-    Args:
-        archives: Their paths.
-        directory: Where to make the folders.
-
-    Returns:
-        The one folder; or the directory, where there are several archives.
+def unpack(archives: Sequence[str], directory: str) -> None:
+    """Unpacks an archive into a directory, or several into folders of their names.
 
     Raises:
         UserError: An archive is damaged, needs a password or more room than there is,
@@ -57,28 +47,36 @@ def unpack(archives: Sequence[str], directory: str) -> str:
     """
     print(f"unpacking {', '.join(map(shown, archives))}")
     for path in archives:
-        folder = os.path.join(directory, stem_of(path))
+        folder = os.path.join(directory, stem_of(path) if len(archives) > 1 else "")
         os.makedirs(folder, exist_ok=True)
-        is_zip = zipfile.is_zipfile(path)
-        _check_room(path, folder)
         try:
-            (_unpack_zip if is_zip else _unpack_tar)(path, folder)
-        except OSError as error:
-            if error.errno:
-                raise  # of the disk, which has words of its own
-            raise _cannot_be_unpacked(path, error) from None
+            (_unpack_zip if zipfile.is_zipfile(path) else _unpack_tar)(path, folder)
+        except UserError:
+            raise
         except Exception as error:  # those of tarfile, zipfile, zlib and lzma
-            raise _cannot_be_unpacked(path, error) from None
-    return folder if len(archives) == 1 else directory
+            if isinstance(error, OSError) and error.errno:
+                raise  # of the disk, which has words of its own
+            reason = " ".join(str(error).split())[:150] or type(error).__name__
+            raise UserError(f"{shown(path)} cannot be unpacked: {reason}") from None
 
 
-def _cannot_be_unpacked(path: str, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:150] or type(error).__name__
-    return UserError(f"{shown(path)} cannot be unpacked: {reason}")
+def link_files(source: str, archives: Set[str], directory: str) -> None:
+    """Makes links to the other files of a folder of archives: a list of labels."""
+    for name in list_names(source):
+        path, link = os.path.join(source, name), os.path.join(directory, name)
+        if path not in archives and not is_litter(name) and not os.path.lexists(link):
+            os.symlink(os.path.abspath(path), link)
 
 
 def _unpack_zip(path: str, folder: str) -> None:
     with zipfile.ZipFile(path) as archive:
+        needed = sum(member.file_size for member in archive.infolist())
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(
+                f"{shown(path)} unpacks to {needed / 1e9:.1f} GB, and {shown(folder)} "
+                f"has {free / 1e9:.1f} GB of free disk space"
+            )
         archive.extractall(folder)  # which leaves out ".." and the like
 
 
@@ -90,16 +88,3 @@ def _unpack_tar(path: str, folder: str) -> None:
             archive.members.clear()  # it would keep them all
         while archive.fileobj.read(2**20):
             pass  # the checksum comes last
-
-
-def _check_room(path: str, folder: str) -> None:
-    """Raises a UserError where an archive needs more room than the disk has."""
-    needed, free = os.path.getsize(path), shutil.disk_usage(folder).free
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            needed = sum(member.file_size for member in archive.infolist())
-    if needed > free:
-        raise UserError(
-            f"{shown(path)} unpacks to {needed / 1e9:.1f} GB or more, and "
-            f"{shown(folder)} has {free / 1e9:.1f} GB of free disk space"
-        )

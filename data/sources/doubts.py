@@ -1,24 +1,22 @@
-"""What makes it doubtful that folders of pictures are classes.
+"""Why the folders of a layout may not be the classes of the pictures in them.
 
-Each sign is a function from what was seen to a reason in words, "" where there is none.
+Any two folders of pictures could be classes. Each sign that they are something else is
+a function from the layout to a reason in words, "" where it does not see any.
 """
 
 import collections
 import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from alexnet_tf.pictures.listing import shown
+from data.counting import enumerate_some
 from data.source import Reading, split_meant_by
 from data.sources import csv
+from data.sources.layout import Layout, has_role
 
-_MAX_FOLDERS = 20  # more are classes, or have other signs
-_NAMES_READ, _ROWS_READ = 2000, 1000  # of a folder, of a list
+_MAX_FOLDERS = 20  # more of them are classes, whatever they are called
 _ALIKE = 0.9  # part of the names that must agree
-# What people call the folder of all pictures, and what belongs to pictures.
-PICTURES = "image images img imgs jpegimages pictures picture photos pics jpegs"
 _BELONGINGS = (
     "annotations annotation segmentation segmentations segmentationclass "
     "segmentationobject groundtruth bboxes trimaps"
@@ -34,97 +32,109 @@ _UNNAMED = (
 )
 
 
-class Seen(NamedTuple):
-    """What lies in the folders that may be classes.
-
-    Attributes:
-        root: The directory.
-        folders: For each class the paths, in the root, of its folders with pictures.
-        names: The names of the first pictures of each class, where classes are few.
-    """
-
-    root: str
-    folders: Mapping[str, Sequence[str]]
-    names: Mapping[str, Sequence[str]]
-
-
-def find(root: str, folders: Mapping[str, Sequence[str]]) -> str:
-    """Returns why the classes are not clear, "" where they are.
-
-    Args:
-        root: The directory.
-        folders: For each class the folders with its pictures, relative to the root.
-    """
-    names = {}
-    if len(folders) <= _MAX_FOLDERS:
-        for name, paths in folders.items():
-            listed = (os.listdir(os.path.join(root, path)) for path in paths)
-            listed = itertools.islice(
-                itertools.chain.from_iterable(listed), _NAMES_READ
-            )
-            names[name] = [n for n in listed if "." in n and not n.startswith(".")]
-    seen = Seen(root, folders, names)
-    return next(filter(None, (sign(seen) for sign in _SIGNS)), "")
+def see_no_classes(layout: Layout) -> str:
+    """Returns why the folders cannot be the classes; "" where they can."""
+    where, splits, flat = shown(layout.root), layout.splits, layout.flat
+    if "train" in flat.values() or not splits:
+        named = " and ".join(map(shown, flat))
+        return f"{named} in {where} should have a folder for each class, and have none"
+    trained = [f for f, split in splits.items() if split == "train"] or splits
+    names = {name for folder in trained for _, name in layout.walk(folder)} - {""}
+    if len(names) < 2:
+        found = ", ".join(map(shown, names)) or "none with a picture"
+        return (
+            f"expected a folder for each of two or more classes in {where}, found "
+            + found
+        )
+    return _see_two_levels(layout)
 
 
-def _see_list(seen: Seen) -> str:
+def _see_two_levels(layout: Layout) -> str:
+    below = {
+        path.removeprefix(os.path.join(split, name)).strip("/"): path
+        for split in layout.splits
+        for path, name in layout.walk(split)
+        if name
+    }
+    if "" in below or len(below) < 2:
+        return ""
+    first = min(below.values())
+    return (
+        f"the pictures in {shown(layout.root)} lie two folders down, as in "
+        f"{shown(first)}: the upper folders or the lower ones may be the classes"
+    )
+
+
+def see_doubt(layout: Layout) -> str:
+    """Returns why the folders are perhaps not the classes; "" where they are clear."""
+    signs = [_see_list]
+    if len(layout.classes) <= _MAX_FOLDERS:
+        signs += [_see_roles, _see_parts, _see_twins, _see_own_names]
+    return next(filter(None, (sign(layout) for sign in signs)), "")
+
+
+def _see_list(layout: Layout) -> str:
     """A list that names the pictures, and parts them otherwise than the folders do."""
-    class_of = {path: name for name, paths in seen.folders.items() for path in paths}
-    for table in csv.find_lists(seen.root, Reading(), in_splits=False):
+    class_of = {path: name for name, paths in layout.classes.items() for path in paths}
+    for table in csv.find_lists(layout.root, Reading()):
         files, pairs = csv.Files(table.path, Reading()), set()
-        for row in table.rows[:_ROWS_READ]:
+        for row in table.rows:
             if path := files.find(row.image):
-                folder = os.path.relpath(os.path.dirname(path), seen.root)
-                pairs.add((class_of.get(folder, folder), row.label))
+                folder = os.path.relpath(os.path.dirname(path), layout.root)
+                if folder in class_of:
+                    pairs.add((class_of[folder], row.label))
         sides = [{pair[i] for pair in pairs} for i in range(2)]
         if not len(pairs) == len(sides[0]) == len(sides[1]):
             return (
                 f"the list {shown(table.path)} gives the pictures other classes than "
-                f"their folders {enumerate_some(seen.folders)}"
+                f"their folders {enumerate_some(layout.classes)}"
             )
     return ""
 
 
-def _see_roles(seen: Seen) -> str:
+def _see_roles(layout: Layout) -> str:
     """Folders called "images", "annotations"."""
-    roles = [n for n in seen.folders if has_role(n) or has_role(n, _BELONGINGS)]
-    if not roles or len(seen.folders) > _MAX_FOLDERS:
+    if not any(has_role(n) or has_role(n, _BELONGINGS) for n in layout.classes):
         return ""
-    return (
-        f"the folders {enumerate_some(seen.folders)} in {shown(seen.root)} look like "
-        "pictures and what belongs to them, not like classes"
-    )
+    return _describe(layout, "pictures and what belongs to them")
 
 
-def has_role(name: str, words: str = PICTURES) -> bool:
-    """Says whether a folder is called as one that has all pictures."""
-    return re.sub(r"[\W\d_]", "", name.lower()) in words.split()
-
-
-def _see_parts(seen: Seen) -> str:
+def _see_parts(layout: Layout) -> str:
     """Folders whose names differ in a number only, after a word such as "part"."""
-    stems = {re.sub(r"\d+", "#", name.lower()) for name in seen.folders}
-    words = set(re.split(r"[\W\d_]+", next(iter(stems))))
-    is_part = words & {*_PARTS.split()} or any(map(split_meant_by, words))
-    if len(stems) > 1 or "#" not in next(iter(stems)) or not is_part:
+    stem, *others = {re.sub(r"\d+", "#", name.lower()) for name in layout.classes}
+    words = re.split(r"[\W\d_]+", stem)
+    is_part = {*words} & {*_PARTS.split()} or any(map(split_meant_by, words))
+    if others or "#" not in stem or not is_part:
         return ""
-    return (
-        f"the folders {enumerate_some(seen.folders)} in {shown(seen.root)} look like "
-        "parts of one set, not like classes"
-    )
+    return _describe(layout, "parts of one set")
 
 
-def _see_twins(seen: Seen) -> str:
-    """The same names in two folders, and not because somebody counted in each."""
-    stems = {
-        k: {os.path.splitext(n)[0] for n in names} for k, names in seen.names.items()
+def _describe(layout: Layout, what: str) -> str:
+    folders, where = enumerate_some(layout.classes), shown(layout.root)
+    return f"the folders {folders} in {where} look like {what}, not like classes"
+
+
+def _names_by_class(layout: Layout) -> dict[str, list[str]]:
+    """Returns the names of each class's pictures, without their suffixes."""
+    return {
+        name: [
+            os.path.splitext(picture)[0]
+            for path in paths
+            for picture in layout.pictures[path]
+        ]
+        for name, paths in layout.classes.items()
     }
+
+
+def _see_twins(layout: Layout) -> str:
+    """The same names in two folders, and not because somebody counted in each."""
+    stems = {name: set(names) for name, names in _names_by_class(layout).items()}
     for first, second in itertools.combinations(stems, 2):
-        fewer = min(len(stems[first]), len(stems[second]))
         shared = stems[first] & stems[second]
+        fewer = min(len(stems[first]), len(stems[second]))
         if fewer > 1 and len(shared) >= _ALIKE * fewer and not _are_counted(shared):
             return (
-                f"{shown(first)} and {shown(second)} in {shown(seen.root)} have "
+                f"{shown(first)} and {shown(second)} in {shown(layout.root)} have "
                 f"pictures of the same names, such as {shown(min(shared))}: they look "
                 "like two versions of the same pictures, not like classes"
             )
@@ -132,47 +142,30 @@ def _see_twins(seen: Seen) -> str:
 
 
 def _are_counted(stems: set[str]) -> bool:
-    """Whether names are but a number in a row, which many folders have."""
-    digits = [re.sub(r"\D", "", stem)[-18:] for stem in stems]
-    if len({re.sub(r"\d+", "", stem) for stem in stems}) > 1 or not all(digits):
-        return len(stems) < 3
-    numbers = sorted(map(int, digits))
-    return numbers[-1] - numbers[0] < 2 * len(numbers) + 8
+    """Whether names are but numbers in a row, which many folders have."""
+    numbers = collections.defaultdict(list)
+    for stem in stems:
+        digits = re.sub(r"\D", "", stem)
+        numbers[re.sub(r"\d+", "", stem)].append(int(digits[-18:] or -1))
+    if len(numbers) > 3 or min(map(min, numbers.values())) < 0:
+        return len(stems) < 3  # names of other kinds: two may be alike by chance
+    return all(max(n) - min(n) < 2 * len(n) + 8 for n in numbers.values())
 
 
-def _see_own_names(seen: Seen) -> str:
+def _see_own_names(layout: Layout) -> str:
     """Pictures whose own names begin with a class, the same ones in every folder."""
-    beginnings = {}
-    for folder, names in seen.names.items():
+    beginnings = []
+    for names in _names_by_class(layout).values():
         words = [re.match(r"[^\W\d_]+(?=[\W\d_]*\d)", name) for name in names]
-        counts = collections.Counter(w[0].lower() for w in words if w)
-        if sum(counts.values()) < _ALIKE * len(names) or len(counts) < 2:
+        if words.count(None) > (1 - _ALIKE) * len(names):
             return ""
-        beginnings[folder] = set(counts)
-    shared = set.intersection(*beginnings.values()) if beginnings else set()
-    if (
-        len(shared) < 2
-        or shared & {*_UNNAMED.split()}
-        or any(b - shared for b in beginnings.values())
-    ):
+        beginnings.append({word[0].lower() for word in words if word})
+    shared = set.intersection(*beginnings)
+    if len(shared) < 2 or set.union(*beginnings) > shared:
+        return ""
+    if shared & {*_UNNAMED.split()} or any(map(split_meant_by, shared)):
         return ""
     return (
-        f"the names of the pictures in {enumerate_some(seen.folders)} begin with "
+        f"the names of the pictures in {enumerate_some(layout.classes)} begin with "
         f"{enumerate_some(sorted(shared))}, which look like the classes"
     )
-
-
-def enumerate_some(names) -> str:
-    """Returns the first three names, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(shown, names[:3])) + more
-
-
-_SIGNS: tuple[Callable[[Seen], str], ...] = (
-    _see_list,
-    _see_roles,
-    _see_parts,
-    _see_twins,
-    _see_own_names,
-)

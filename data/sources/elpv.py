@@ -43,7 +43,7 @@ def open_source(*_) -> Source:
         Item(pathlib.Path(row[0]).name, int(label), str(root / row[0]), split)
         for row, label, split in zip(rows, labels, splits, strict=True)
     ]
-    return Source("elpv", CLASS_NAMES, [items], iter, num_items=len(items))
+    return Source("elpv", CLASS_NAMES, [items], iter, set(splits), len(items))
 
 
 def _label(defect_probability: float, cell_type: str) -> int:

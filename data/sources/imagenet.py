@@ -19,9 +19,9 @@ from alexnet_tf.imagenet_classes import (
     validation_labels,
 )
 from alexnet_tf.paths import list_names
-from alexnet_tf.pictures.listing import LeftOut, shown
-from data.source import Item, Source, hold_out, our_splits, split_meant_by
-from data.sources.folder import count_pictures, list_items
+from alexnet_tf.pictures.listing import LeftOut, list_pictures, shown
+from data.source import Item, Source, picture_name, split_meant_by
+from data.sources.layout import find_pictures
 
 TAKES = ()
 
@@ -29,6 +29,8 @@ TRAIN_ARCHIVE, VALIDATION_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_
 NUM_PICTURES = 1_281_167 + 50_000
 _OWN_NAME = re.compile(r"(n\d{8}|ILSVRC2012_val)_\d+\.JPEG")
 _SYNSET = re.compile(r"n\d{8}")
+# In one folder for all classes: the validation pictures, or Hugging Face's.
+_FLAT_NAME = re.compile(r"ILSVRC2012_val_\d+\.JPEG|n\d{8}_\d+_n\d{8}\.JPEG")
 _KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 
 
@@ -54,11 +56,8 @@ def find_root(path: str) -> str | None:
             return root
         for name in filter(_split_of_folder, names):
             inner = list_names(os.path.join(root, name))
-            if len(list(filter(_SYNSET.fullmatch, inner))) >= NUM_CLASSES:
-                return root
-            if inner and _OWN_NAME.fullmatch(inner[0]) and not _SYNSET.match(inner[0]):
-                return root
-            if inner and re.fullmatch(r"n\d{8}_\d+_n\d{8}\.JPEG", inner[0]):
+            num_synsets = sum(1 for n in inner if _SYNSET.fullmatch(n))
+            if num_synsets >= NUM_CLASSES or any(map(_FLAT_NAME.fullmatch, inner[:1])):
                 return root
     return None
 
@@ -82,16 +81,15 @@ def open_source(input: str, _=None) -> Source:
         parts, items = _archive_parts(archives), _archive_items
         num_items = NUM_PICTURES if len(parts) == NUM_CLASSES + 1 else None
     else:
-        counts = count_pictures(root, left_out)
-        parts, items = _tree_parts(root, counts, left_out), _tree_items
-        num_items = sum(counts[folder] for _, folder, _, _ in parts)
+        pictures = find_pictures(root, left_out)
+        parts, items = _tree_parts(root, pictures, left_out), _tree_items
+        num_items = sum(len(pictures[folder]) for _, folder, _ in parts)
     return Source(
         "imagenet2012",
         class_names(),
         parts,
         items,
-        splits=our_splits({part: part[-1] for part in parts}),
-        holds_out=any(part[-1] == "" for part in parts),
+        splits={part[-1] for part in parts},
         num_items=num_items,
         metadata={"synsets": list(synsets())},
         notes=left_out.lines(),
@@ -102,15 +100,14 @@ def _archive_parts(archives: dict[str, str]) -> list[_Archive]:
     """Returns the archives of the classes, and that of the validation pictures."""
     parts = []
     if train := archives.get(TRAIN_ARCHIVE):
-        split = "train" if VALIDATION_ARCHIVE in archives else ""
-        whole = _Archive(train, 0, os.path.getsize(train), None, split)
+        whole = _Archive(train, 0, os.path.getsize(train), None, "train")
         parts = [
             _Archive(
                 train,
                 member.offset_data,
                 member.size,
                 _label(os.path.splitext(member.name)[0]),
-                split,
+                "train",
             )
             for member in _members(whole)
         ]
@@ -176,35 +173,34 @@ def _archive_items(archive: _Archive) -> Iterator[Item]:
 
 
 def _tree_parts(
-    root: str, counts: Mapping[str, int], left_out: LeftOut
-) -> list[tuple[str, str, int | None, str]]:
-    """Returns the folders of pictures: (root, folder, label, split)."""
-    top = sorted({folder.split("/")[0] for folder in counts} - {""})
-    splits = hold_out({f: split for f in top if (split := _split_of_folder(f))})
-    if not splits:
+    root: str, pictures: Mapping[str, list[str]], left_out: LeftOut
+) -> list[tuple[str, str, str]]:
+    """Returns the folders of pictures: (root, folder, split)."""
+    parts = []
+    for folder, names in pictures.items():
+        first, *below = folder.split("/")
+        split = _split_of_folder(first)
+        if not split:
+            left_out.add("pictures beside the splits", folder or root, len(names))
+        elif split == "test" and not below:
+            left_out.add("pictures without a class", folder, len(names))
+        else:
+            parts.append((root, folder, split))
+    if not parts:
         raise UserError(
             f"expected {TRAIN_ARCHIVE} and {VALIDATION_ARCHIVE}, or folders train "
-            f"and val, in {shown(root)}; found folders {', '.join(map(shown, top))}"
+            f"and val, in {shown(root)}"
         )
-    parts = []
-    for folder, number in counts.items():
-        first, *below = folder.split("/")
-        if first not in splits:
-            left_out.add("pictures beside the splits", folder or root, number)
-        elif below:
-            parts.append((root, folder, _label(below[0]), splits[first]))
-        elif splits[first] == "test":
-            left_out.add("pictures without a class", folder, number)
-        else:
-            parts.append((root, folder, None, splits[first]))
     return parts
 
 
-def _tree_items(part: tuple[str, str, int | None, str]) -> Iterator[Item]:
-    folder = part[1]
-    for item in list_items(part):
+def _tree_items(part: tuple[str, str, str]) -> Iterator[Item]:
+    root, folder, split = part
+    _, *below = folder.split("/")
+    for path in list_pictures(os.path.join(root, folder), LeftOut()):
         # ImageNet's own names are unique, and those in its archives.
-        name = os.path.basename(item.name)
-        is_own = folder.count("/") <= 1 and _OWN_NAME.fullmatch(name)
-        label = _label_by_name(name) if item.label is None else item.label
-        yield item._replace(name=name if is_own else item.name, label=label)
+        name = os.path.basename(path)
+        label = _label(below[0]) if below else _label_by_name(name)
+        if len(below) > 1 or not _OWN_NAME.fullmatch(name):
+            name = picture_name(path, root)
+        yield Item(name, label, path, split)

@@ -14,40 +14,35 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.paths import is_remote
+from alexnet_tf.files import read_whole
+from alexnet_tf.paths import is_remote, list_names, local_only
 from alexnet_tf.pictures.listing import LeftOut, find_folders, shown
 from data.source import (
     Item,
     Reading,
     Source,
+    choose_key,
+    data_set_name,
     encode_pixels,
     find_splits,
-    hold_out,
-    our_splits,
 )
 from data.sources.names import read_names
+from data.tfrecords import count_whole, first_line
 
 TAKES = ("name", "class_names", "image_column", "label_column")
 _FEATURES, _INFO = "features.json", "dataset_info.json"
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+_MAX_BYTES = 2**22
 _DEPTH = 3  # of name/config/version
 _FIRST = 100  # examples of a split; where none of them has a label, the split has none
 _OWN_FEATURE = re.compile(r"tensorflow_datasets\.core\.features(\.\w+)+")
 
 
 def find_directories(root: str) -> list[str]:
-    """Returns the directories of data sets that TFDS wrote, at most three levels down.
-
-    Only the newest version of a data set is taken.
-    """
-    found = {}
-    for folder in find_folders(root, LeftOut()) if os.path.isdir(root) else ():
-        directory = os.path.join(root, folder)
-        is_near = folder.count("/") < _DEPTH
-        if is_near and os.path.isfile(os.path.join(directory, _INFO)):
-            *above, version = directory.rstrip("/").split("/")
-            numbers = [int(number) for number in re.findall(r"\d+", version)]
-            found.setdefault("/".join(above), []).append((numbers, directory))
-    return [max(versions)[1] for versions in found.values()]
+    """Returns the directories that TFDS wrote, at most three levels down."""
+    folders = find_folders(root, LeftOut()) if os.path.isdir(root) else ()
+    near = [os.path.join(root, f) for f in folders if f.count("/") < _DEPTH]
+    return [folder for folder in near if os.path.isfile(os.path.join(folder, _INFO))]
 
 
 def open_source(input: str | None, reading: Reading) -> Source:
@@ -58,70 +53,99 @@ def open_source(input: str | None, reading: Reading) -> Source:
             directory, where data sets are prepared already or shall be downloaded.
         reading: Its name, such as "cifar100" or "imagenette/320px-v2".
     """
-    import tensorflow_datasets as tfds
-
-    directory = input
-    try:
-        if reading.name:
-            directory = input or os.path.expanduser(tfds.core.constants.DATA_DIR)
-            _check_all(os.path.join(directory, reading.name.split(":")[0]))
-            builder = tfds.builder(reading.name, data_dir=input)
-            builder.download_and_prepare()
-        else:
-            directory = _only_directory(input)
-            _check_all(directory)
-            builder = tfds.builder_from_directory(directory)
-    except UserError:
-        raise
-    except Exception as error:  # of the network, of the disk, of each data set's code
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        what = reading.name or directory
-        raise UserError(f"TFDS cannot load {shown(what)}: {reason}") from error
-    keys = _find_keys(builder, reading)
-    items = functools.partial(_items, builder, *keys)
-    splits, notes = _find_splits(builder, items)
+    builder = _load(input, reading.name)
+    image, label = _find_keys(builder, reading)
+    items = functools.partial(_items, builder, image, label)
+    splits, left_out = _find_splits(builder, items)
     return Source(
-        name=builder.name,
-        class_names=_class_names(builder, keys[1], reading),
+        name=data_set_name(builder.name),
+        class_names=_class_names(builder, label, reading),
         parts=list(splits.items()),
         items=items,
-        splits=our_splits(splits),
-        holds_out="" in splits.values(),
+        splits=set(splits.values()),
         num_items=sum(builder.info.splits[split].num_examples for split in splits),
         metadata={"tfds": builder.info.full_name},
-        notes=notes,
-        files=[str(path) for split in splits for path in _files_of(builder, split)],
+        notes=left_out.lines(),
     )
 
 
-def _files_of(builder, split: str) -> list:
-    return builder.info.splits[split].filepaths
+def _load(input: str | None, name: str | None):
+    import tensorflow_datasets as tfds
+
+    if name:
+        data_dir = input or os.path.expanduser(tfds.core.constants.DATA_DIR)
+        local_only(data_dir, "the directory of --name")
+        directory = os.path.join(data_dir, name.split(":")[0])
+    else:
+        directory = _find_directory(input)
+    _check_metadata(directory)
+    try:
+        if name:
+            builder = tfds.builder(name, data_dir=input)
+            builder.download_and_prepare()
+        else:
+            builder = tfds.builder_from_directory(directory)
+        _check_shards(builder)
+    except UserError:
+        raise
+    except Exception as error:  # of the network, of the disk, of each data set's code
+        raise UserError(
+            f"TFDS cannot load {shown(name or directory)}: {first_line(error)}"
+        ) from error
+    return builder
 
 
-def _only_directory(root: str | None) -> str:
+def _find_directory(root: str | None) -> str:
     if not root:
         raise UserError(
             "--source=tfds needs --name, such as --name=cifar100, or --input"
         )
     found = [root] if is_remote(root) else find_directories(root)
-    if len(found) == 1:
-        return found[0]
     if not found:
         raise UserError(f"no data set of TFDS in {shown(root)}: there is no {_INFO}")
-    raise UserError(
-        f"{shown(root)} holds several data sets; give one of: "
-        + ", ".join(map(shown, found))
-    )
+    if len(found) > 1:
+        raise UserError(
+            f"{shown(root)} holds several data sets or versions of one; give one of: "
+            + ", ".join(map(shown, found))
+        )
+    return found[0]
 
 
-def _check_all(directory: str) -> None:
-    """Checks the features of a local data set, in all its versions."""
-    for folder in (
-        find_folders(directory, LeftOut()) if os.path.isdir(directory) else ()
-    ):
-        path = os.path.join(directory, folder, _FEATURES)
-        if os.path.exists(path):
-            _check_features(path)
+def _check_metadata(directory: str) -> None:
+    """Checks what tells of a data set, of a local one in all its versions.
+
+    Raises:
+        UserError: A file is none of the directory itself, too large, or unsafe.
+    """
+    folders = find_folders(directory, LeftOut()) if os.path.isdir(directory) else [""]
+    for folder in (os.path.join(directory, folder) for folder in folders):
+        if _FEATURES not in list_names(folder):
+            continue
+        for entry in () if is_remote(folder) else os.scandir(folder):
+            is_own = entry.is_file(follow_symlinks=False) or entry.is_dir()
+            if entry.is_symlink() or not is_own:
+                raise UserError(
+                    f"{shown(entry.path)} is a link, or no file: copy the file itself "
+                    "there"
+                )
+            if not entry.name.endswith((".json", ".txt")):
+                continue
+            if entry.stat().st_size > _MAX_BYTES:
+                raise UserError(f"{shown(entry.path)} is too large for what it is")
+        _check_features(os.path.join(folder, _FEATURES))
+
+
+def _check_shards(builder) -> None:
+    """Refuses a data set whose shards are not in its directory, or are damaged."""
+    directory = str(builder.data_dir)
+    files = {os.path.join(directory, name) for name in list_names(directory)}
+    for split in builder.info.splits.values():
+        # So many that they cannot be there are not even named.
+        paths = split.filepaths if split.num_shards <= len(files) else [""]
+        if not files.issuperset(map(str, paths)):
+            raise UserError(f"shards of {shown(split.name)} are missing in {directory}")
+        if builder.info.file_format.value == "tfrecord" and not is_remote(directory):
+            count_whole(list(map(str, paths)))
 
 
 def _check_features(path: str) -> None:
@@ -133,69 +157,50 @@ def _check_features(path: str) -> None:
     Raises:
         UserError: It does, or the file is damaged.
     """
+    classes = []
 
-    def check(content: dict) -> dict:
-        for key in ("pythonClassName", "python_class_name", "type"):
-            name = content.get(key)
-            if isinstance(name, str) and not _OWN_FEATURE.fullmatch(name):
-                raise UserError(
-                    f"{path} names the class {name[:100]!a}, which is none of TFDS's "
-                    "features and could run a program; do not use this data set"
-                )
-        return content
+    def collect(content: dict) -> None:
+        classes.extend(map(content.get, _CLASS_KEYS))
 
     try:
-        with open(path) as file:
-            json.load(file, object_hook=check)
-    except (OSError, ValueError, RecursionError) as error:
+        json.loads(read_whole(path, _MAX_BYTES), object_hook=collect)
+    except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} cannot be read: {reason}") from None
+    for name in classes:
+        if isinstance(name, str) and not _OWN_FEATURE.fullmatch(name):
+            raise UserError(
+                f"{path} names the class {name[:100]!a}, which is none of TFDS's "
+                "features and could run a program; do not use this data set"
+            )
 
 
 def _find_keys(builder, reading: Reading) -> tuple[str, str]:
-    """Returns the keys of the picture and of its label: those given, or the only ones.
+    """Returns the keys of the picture and of its label: those given, or the usual ones.
 
-    Raises:
-        UserError: There is no picture, encoded or uint8 RGB, or no integer label; or
-            there are several, and none is the usual one.
+    A picture is encoded, or uint8 RGB; a label is an integer.
     """
     import tensorflow_datasets as tfds
 
-    features = dict(builder.info.features.items())
-    usual = dict(
-        zip(("image", "label"), builder.info.supervised_keys or (), strict=False)
-    )
+    features = builder.info.features
 
     def is_image(feature) -> bool:
-        is_raw = isinstance(feature, tfds.features.Tensor) and (
-            len(feature.shape) == 3 and feature.np_dtype == np.uint8
-        )
+        is_raw = len(feature.shape or ()) == 3 and feature.np_dtype == np.uint8
         return is_raw or isinstance(feature, tfds.features.Image)
 
     def is_label(feature) -> bool:
-        is_class = isinstance(feature, tfds.features.ClassLabel)
-        return is_class or (
-            feature.shape == () and np.issubdtype(feature.np_dtype, int)
-        )
+        return feature.shape == () and np.issubdtype(feature.np_dtype, np.integer)
 
-    def choose(role: str, is_fitting, given: str | None) -> str:
-        fitting = [key for key in features if is_fitting(features[key])]
-        for key in (given, *((usual.get(role), role) if not given else ())):
-            if key in fitting:
-                return key
-        classes = [
-            k for k in fitting if isinstance(features[k], tfds.features.ClassLabel)
-        ]
-        for only in (fitting, classes):
-            if len(only) == 1 and not given:
-                return only[0]
-        raise UserError(
-            f"{builder.name} has {len(fitting)} features that may be its {role}; give "
-            f"--{role}_column=KEY, one of its {', '.join(sorted(features))}"
-        )
+    def choose(role: str, is_fitting, given: str | None, usual: str | None) -> str:
+        keys = [key for key in features if is_fitting(features[key])]
+        known = [usual, role, *keys[: len(keys) == 1]]
+        return choose_key(builder.name, role, given, known, keys)
 
-    image = choose("image", is_image, reading.image_column)
-    return image, choose("label", is_label, reading.label_column)
+    image, label = (builder.info.supervised_keys or (None, None))[:2]
+    return (
+        choose("image", is_image, reading.image_column, image),
+        choose("label", is_label, reading.label_column, label),
+    )
 
 
 def _class_names(builder, label_key: str, reading: Reading) -> list[str]:
@@ -210,16 +215,16 @@ def _class_names(builder, label_key: str, reading: Reading) -> list[str]:
     return names
 
 
-def _find_splits(builder, items) -> tuple[dict[str, str], list[str]]:
-    """Returns {their split: ours}, and a line for each split that is left out."""
-    splits, notes = {}, []
+def _find_splits(builder, items) -> tuple[dict[str, str], LeftOut]:
+    """Returns {their split: ours}, and which are left out."""
+    splits, left_out = {}, LeftOut()
     found = find_splits(builder.info.splits, builder.name)
     for split in builder.info.splits:
-        first = itertools.islice(items((split, "")), _FIRST)
+        first = itertools.islice(items((split, "train")), _FIRST)
         if split not in found:
-            notes.append(f"left out: the split {split}, which is none of ours")
+            left_out.add("splits that are none of ours", split)
         elif all(item.label < 0 for item in first):
-            notes.append(f"left out: the split {split}, which has no labels")
+            left_out.add("splits without labels", split)
         else:
             splits[split] = found[split]
     if not splits:
@@ -227,21 +232,26 @@ def _find_splits(builder, items) -> tuple[dict[str, str], list[str]]:
             f"{builder.name} has no split to train on or to evaluate, but "
             + (", ".join(builder.info.splits) or "none")
         )
-    return hold_out(splits), notes
+    return splits, left_out
 
 
 def _items(builder, image_key: str, label_key: str, part) -> Iterator[Item]:
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     their_split, split = part
     is_encoded = isinstance(builder.info.features[image_key], tfds.features.Image)
     undecoded = {image_key: tfds.decode.SkipDecoding()} if is_encoded else None
     try:
-        examples = builder.as_dataset(split=their_split, decoders=undecoded)
-        examples = examples.as_numpy_iterator()
-    except NotImplementedError:  # of formats without an order of reading: array_record
-        examples = builder.as_data_source(split=their_split, decoders=undecoded)
-    for index, example in enumerate(examples):
-        name, image = f"{their_split}/{index:08d}", example[image_key]
-        content = image if isinstance(image, bytes) else encode_pixels(image)
-        yield Item(name, int(example[label_key]), content, split)
+        try:
+            examples = builder.as_dataset(split=their_split, decoders=undecoded)
+            examples = examples.as_numpy_iterator()
+        except NotImplementedError:  # array_record has no order of reading
+            examples = builder.as_data_source(split=their_split, decoders=undecoded)
+        for index, example in enumerate(examples):
+            name, image = f"{their_split}/{index:08d}", example[image_key]
+            content = image if isinstance(image, bytes) else encode_pixels(image)
+            yield Item(name, int(example[label_key]), content, split)
+    except (tf.errors.OpError, ValueError, OSError) as error:
+        where = f"{their_split} of {builder.data_dir}"
+        raise UserError(f"{where} cannot be read: {first_line(error)}") from None

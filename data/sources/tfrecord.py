@@ -8,12 +8,13 @@ that: a class may be rare, and come last.
 
 import collections
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from google.protobuf.message import DecodeError
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import is_remote, list_names
@@ -23,13 +24,12 @@ from data.source import (
     Item,
     Reading,
     Source,
+    choose_key,
     data_set_name,
-    encode_pixels,
     find_splits,
-    hold_out,
-    our_splits,
 )
-from data.sources.names import Classes, find_classes, find_names_beside, read_names
+from data.sources.names import Classes, find_classes, read_names
+from data.tfrecords import count_whole, find_compression, first_line
 
 TAKES = ("class_names", "label_offset", "image_column", "label_column")
 _FILE = re.compile(
@@ -43,9 +43,7 @@ _LABEL_KEYS = "image/class/label label class target labels class_id category y"
 _TEXT_KEYS = "image/class/text label/text class/text label_name class_name"
 _SYNSET_KEYS = "image/class/synset synset"
 _NAME_KEYS = "image/filename file_name filename image_name image_id id"
-_HEIGHT_KEYS, _WIDTH_KEYS = "image/height height rows", "image/width width cols"
 _TRIED = 100  # records
-_AT_ONCE = 1024  # labels
 
 
 class _File(NamedTuple):
@@ -103,24 +101,19 @@ def open_source(input: str, reading: Reading) -> Source:
         for file in members
     ]
     paths = [path for path, _ in parts]
-    number, compression = _check_whole(paths)
-    keys = _find_keys(paths, compression, reading)
-    labels = _count_labels(paths, compression, keys, number)
+    number = count_whole(paths)
+    keys = _find_keys(paths, reading)
+    counts, names = _count_labels(paths, keys, number), reading.class_names
+    classes = find_classes(counts, names and read_names(names), reading.label_offset)
     name, _, _ = os.path.abspath(input).partition(".tfrec")
-    names, notes = reading.class_names, []
-    if not names and (names := find_names_beside(root)):
-        notes.append(f"the names of the classes are from {shown(names)}")
-    classes = find_classes(labels, names and read_names(names), reading.label_offset)
     return Source(
         "imagenet2012" if classes.are_imagenets else data_set_name(name),
         classes.names,
         parts,
-        functools.partial(_items, root, compression, keys, classes),
-        splits=our_splits({split: split for split in splits}),
-        holds_out="" in splits,
+        functools.partial(_items, root, keys, classes),
+        splits=splits.keys(),
         num_items=number,
-        notes=[*notes, *left_out.lines()],
-        files=paths,
+        notes=left_out.lines(),
     )
 
 
@@ -130,59 +123,31 @@ def _find_splits(files: Sequence[_File], root: str) -> tuple[dict[str, list], Le
     groups, left_out = collections.defaultdict(list), LeftOut()
     for file in files:
         groups[file.folder if by_folder else file.prefix].append(file)
-    found = hold_out(by_folder or find_splits(groups, root))
+    found = by_folder or find_splits(groups, root)
     splits = collections.defaultdict(list)
     for group, members in groups.items():
         if found and group not in found:
             left_out.add("TFRecord files of no split", members[0].path, len(members))
             continue
         _check_complete(members, root)
-        splits[found.get(group, "")] += members
+        splits[found.get(group, "train")] += members
     return splits, left_out
 
 
 def _check_complete(files: Sequence[_File], root: str) -> None:
-    """Raises a UserError where a shard is missing or there are two sets of them."""
+    """Raises a UserError where a shard is missing."""
     sets = collections.defaultdict(dict)
     for file in files:
         sets[file.folder, file.prefix, file.total][file.index] = file.path
     for (_, _, total), members in sets.items():
         missing = sorted(set(range(total)) - set(members))
-        example = next(iter(members.values()))
         if missing:
+            example = next(iter(members.values()))
             first = re.sub(r"\d{5}(?=-of-)", f"{missing[0]:05d}", example)
             raise UserError(
                 f"{shown(root)} is incomplete: {len(missing)} of {total} shards such "
                 f"as {shown(example)} are missing, the first of them {shown(first)}"
             )
-    names = sorted(min(members.values()) for members in sets.values())
-    if len(sets) > 1 and any(total for _, _, total in sets):
-        raise UserError(
-            f"{shown(root)} has two sets of shards of one split, that of "
-            f"{shown(names[0])} and that of {shown(names[1])}: move one of them away"
-        )
-
-
-def _check_whole(paths: Sequence[str]) -> tuple[int, str]:
-    """Counts the records, and says how they are compressed, "" or "GZIP"."""
-    from data.tfrecords import count_all, find_compression
-
-    counts = count_all(paths)
-    for path, (count, is_whole) in counts.items():
-        if not is_whole:
-            raise UserError(
-                f"{shown(path)} is cut short, damaged or no TFRecord file (its first "
-                f"{count:,} records are whole); copy it again"
-            )
-    filled = [path for path, (count, _) in counts.items() if count]
-    if not filled:
-        raise UserError(f"there is no record in {shown(paths[0])}")
-    compressions = set(map(find_compression, filled))
-    if len(compressions) > 1:
-        raise UserError(
-            f"some of the files beside {shown(paths[0])} are compressed, others not"
-        )
-    return sum(count for count, _ in counts.values()), compressions.pop()
 
 
 class _Keys(NamedTuple):
@@ -193,133 +158,98 @@ class _Keys(NamedTuple):
     text: str
     synset: str
     name: str
-    height: str
-    width: str
-    has_named_labels: bool  # the label is a text itself
+    label_type: type  # int, or bytes where the label is a text
 
 
-def _read(paths: Sequence[str], compression: str):
+def _read(path: str) -> Iterator[Mapping]:
+    """Yields the features of each record by their keys; {} for what is no example."""
     import tensorflow as tf
 
-    return tf.data.TFRecordDataset(list(paths), compression)
+    records = tf.data.TFRecordDataset(path, find_compression(path))
+    try:
+        for record in records.as_numpy_iterator():
+            try:
+                yield tf.train.Example.FromString(record).features.feature
+            except DecodeError:
+                yield {}
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{shown(path)} cannot be read: {first_line(error)}; copy it again"
+        ) from None
 
 
-def _find_keys(paths: Sequence[str], compression: str, reading: Reading) -> _Keys:
+def _read_all(paths: Sequence[str]) -> Iterator[Mapping]:
+    return itertools.chain.from_iterable(map(_read, paths))
+
+
+def _values(features: Mapping, key: str) -> Sequence:
+    kind = features[key].WhichOneof("kind") if key in features else None
+    return getattr(features[key], kind).value if kind else ()
+
+
+def _only(features: Mapping, key: str, type_: type) -> int | bytes | None:
+    """Returns the one value of a key; None where there is none, or of other types."""
+    values = _values(features, key)
+    return values[0] if len(values) == 1 and isinstance(values[0], type_) else None
+
+
+def _text(features: Mapping, key: str) -> str:
+    return (_only(features, key, bytes) or b"").decode(errors="replace")
+
+
+def _label(features: Mapping, keys: _Keys) -> int | str | None:
+    label = _only(features, keys.label, keys.label_type)
+    return label.decode(errors="replace") if isinstance(label, bytes) else label
+
+
+def _find_keys(paths: Sequence[str], reading: Reading) -> _Keys:
     """Chooses the keys by what the first records mostly have."""
-    import tensorflow as tf
-
-    types = collections.defaultdict(collections.Counter)
-    for record in _read(paths, compression).take(_TRIED).as_numpy_iterator():
-        try:
-            features = tf.train.Example.FromString(record).features.feature
-        except Exception:  # protobuf's own, or of a text that is not UTF-8
-            continue
-        for key, value in features.items():
-            type_ = value.WhichOneof("kind") or "nothing"
-            number = len(getattr(value, type_).value) if type_ != "nothing" else 0
-            types[key][type_ if number == 1 else f"{type_} of {number}"] += 1
-    if not types:
+    kinds = collections.defaultdict(collections.Counter)
+    for features in itertools.islice(_read_all(paths), _TRIED):
+        for key in features:
+            values = _values(features, key)
+            kind = type(values[0]).__name__ if len(values) == 1 else "several"
+            kinds[key][kind] += 1
+    if not kinds:
         raise UserError(f"the records of {shown(paths[0])} are no tf.train.Example")
-    has = {key: counts.most_common(1)[0][0] for key, counts in types.items()}
+    kind_of = {key: counts.most_common(1)[0][0] for key, counts in kinds.items()}
 
-    def choose(
-        known: str, *types: str, given: str | None = None, flag: str = ""
-    ) -> str:
-        names = [given] if given else known.split()
-        fitting = [key for key in names if has.get(key) in types]
-        if flag and not fitting:
-            described = ", ".join(f"{key} ({has[key]})" for key in sorted(has))
-            raise UserError(
-                f"the records of {shown(paths[0])} have no {names[0]} that could be "
-                f"the {flag}; they have {described}: give --{flag}_column=KEY"
-            )
-        return fitting[0] if fitting else ""
+    def find(names: str) -> str:
+        return next((n for n in names.split() if kind_of.get(n) == "bytes"), "")
 
-    text = choose(_TEXT_KEYS, "bytes_list")
-    label_types = "int64_list", "bytes_list"
-    label = choose(_LABEL_KEYS, *label_types, given=reading.label_column, flag="label")
-    return _Keys(
-        choose(_IMAGE_KEYS, "bytes_list", given=reading.image_column, flag="image"),
-        label,
-        text,
-        choose(_SYNSET_KEYS, "bytes_list"),
-        choose(_NAME_KEYS, "bytes_list"),
-        choose(_HEIGHT_KEYS, "int64_list"),
-        choose(_WIDTH_KEYS, "int64_list"),
-        has[label] == "bytes_list",
-    )
+    texts = sorted(key for key, kind in kind_of.items() if kind == "bytes")
+    usual, given = _IMAGE_KEYS.split(), reading.image_column
+    image = choose_key(paths[0], "image", given, usual, texts)
+    labels = sorted(key for key, kind in kind_of.items() if kind in ("bytes", "int"))
+    labels.remove(image)
+    usual, given = _LABEL_KEYS.split(), reading.label_column
+    label = choose_key(paths[0], "label", given, usual, labels)
+    type_ = int if kind_of[label] == "int" else bytes
+    names = find(_TEXT_KEYS), find(_SYNSET_KEYS), find(_NAME_KEYS)
+    return _Keys(image, label, *names, type_)
 
 
-def _count_labels(paths, compression: str, keys: _Keys, number: int) -> Mapping:
-    """Counts how many records have each (label, text, synset); -1 for no number."""
-    import tensorflow as tf
-
-    text = tf.io.FixedLenFeature([], tf.string, "")
-    features = {key: text for key in (keys.text, keys.synset) if key}
-    type_ = tf.string if keys.has_named_labels else tf.int64
-    features[keys.label] = tf.io.FixedLenFeature([], type_)
-
-    def parse(record):
-        example = tf.io.parse_single_example(record, features)
-        texts = [example.get(key, "") for key in (keys.text, keys.synset)]
-        if keys.has_named_labels:
-            return -1, example[keys.label], ""
-        return example[keys.label], *texts
-
-    parsed = _read(paths, compression).map(parse, tf.data.AUTOTUNE).ignore_errors()
+def _count_labels(paths, keys: _Keys, number: int) -> Mapping:
+    """Counts how many records have each (label, text, synset)."""
     counts = collections.Counter()
-    with progress_bar(None, number, "labels") as bar:
-        for batch in parsed.batch(_AT_ONCE).as_numpy_iterator():
-            counts.update(zip(*(column.tolist() for column in batch), strict=True))
-            bar.update(len(batch[0]))
+    with progress_bar(_read_all(paths), number, "labels") as bar:
+        for features in bar:
+            texts = (_text(features, key) for key in (keys.text, keys.synset))
+            counts[_label(features, keys), *texts] += 1
+    counts = {key: number for key, number in counts.items() if key[0] is not None}
     if not counts:
         raise UserError(f"no record of {shown(paths[0])} has a {keys.label}")
-    return {
-        (label, text.decode(errors="replace"), synset.decode(errors="replace")): count
-        for (label, text, synset), count in counts.items()
-    }
+    return counts
 
 
 def _items(
-    root: str, compression: str, keys: _Keys, classes: Classes, part: tuple[str, str]
+    root: str, keys: _Keys, classes: Classes, part: tuple[str, str]
 ) -> Iterator[Item]:
     """Yields the pictures of a file; what has none has no content, and is rejected."""
-    import tensorflow as tf
-
     path, split = part
     shard = os.path.relpath(path, root or ".") if not is_remote(path) else path
-    labels = {name: label for label, name in enumerate(classes.names)}
-    for index, record in enumerate(_read([path], compression).as_numpy_iterator()):
-        try:
-            features = tf.train.Example.FromString(record).features.feature
-            own = _first(features, keys.name, "bytes_list") or b""
-            content = _first(features, keys.image, "bytes_list") or b""
-            sides = [
-                _first(features, k, "int64_list") for k in (keys.height, keys.width)
-            ]
-            if keys.has_named_labels:
-                text = _first(features, keys.label, "bytes_list") or b""
-                label = labels.get(text.decode(errors="replace"), -1)
-            else:
-                label = _first(features, keys.label, "int64_list")
-                label = -1 if label is None else label - classes.offset
-        except Exception:  # a record of another type raises all sorts of things
-            own, content, sides, label = b"", b"", (None, None), -1
-        name = "/".join(
-            filter(None, (f"{shard}/{index:06d}", own.decode(errors="replace")))
-        )
-        yield Item(name, label, _as_file(content, *sides), split)
-
-
-def _first(features, key: str, type_: str):
-    values = getattr(features[key], type_).value if key in features else ()
-    return values[0] if len(values) == 1 else None
-
-
-def _as_file(content: bytes, height: int | None, width: int | None) -> bytes:
-    """Makes a file of bare pixels, which a record's height and width tell."""
-    if height and width and len(content) in (height * width, 3 * height * width):
-        return encode_pixels(
-            np.frombuffer(content, np.uint8).reshape(height, width, -1)
-        )
-    return content
+    for index, features in enumerate(_read(path)):
+        own = _text(features, keys.name)
+        name = f"{shard}/{index:06d}" + (f"/{own}" if own else "")
+        label = classes.find_label(_label(features, keys))
+        yield Item(name, label, _only(features, keys.image, bytes) or b"", split)
