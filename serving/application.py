@@ -118,24 +118,23 @@ class Service:
         self, files: list[bytes], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
         """Answers picture files. What is none is answered as the export does it."""
-        squares = await asyncio.gather(*map(self._decode, files))
-        if (
-            signature == "features"
-        ):  # takes files, and of fewer kinds than are taken here
+        fitting = self._versions.current.fitting  # another version may come meanwhile
+        squares = await asyncio.gather(*(self._decode(f, fitting) for f in files))
+        if signature == "features":
+            # It takes files, and of fewer kinds than are taken here.
             files = [b"" if square is None else _to_png(square) for square in squares]
             return await self._batcher.ask(signature, np.array(files, object))
         is_bad = np.array([square is None for square in squares])
-        size = self._versions.current.fitting.stored_size
-        nothing = np.zeros((size, size, 3), np.uint8)
+        nothing = np.zeros((fitting.stored_size, fitting.stored_size, 3), np.uint8)
         squares = [nothing if square is None else square for square in squares]
         columns = await self._batcher.ask("images", np.stack(squares))
         for name, value in (("classes", b""), ("class_ids", -1), ("probabilities", 0)):
             columns[name][is_bad] = value
         return columns
 
-    async def _decode(self, file: bytes) -> np.ndarray | None:
+    async def _decode(self, file: bytes, fitting: Fitting) -> np.ndarray | None:
         """A picture file as the network's square, uint8; None for what is none."""
-        loop, fitting = asyncio.get_running_loop(), self._versions.current.fitting
+        loop = asyncio.get_running_loop()
         for threads, pixels in (
             (self._decoding, _SMALL_PIXELS),
             (self._decoding_large, MAX_PIXELS),
@@ -149,7 +148,7 @@ class Service:
     async def _explain(self, request: Request, body: bytes) -> Response:
         number = min(_BATCH, self._gate.limits.waiting)
         with self._gate.room_for(number):
-            square = await self._decode(body)
+            square = await self._decode(body, self._versions.current.fitting)
             if square is None:
                 raise HTTPException(400, _BAD)
             first = await self._batcher.ask("images", square[np.newaxis])

@@ -5,6 +5,7 @@ import base64
 import concurrent.futures
 import http.client
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.export.saved_model import export_model
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting, fit_picture
 from serving import gate, models
+from serving.application import Service
 from serving.batching import Batcher
 from serving.models import Versions
 from serving.server import listen
@@ -312,6 +315,26 @@ def test_a_newer_version_takes_the_place_of_the_old_one(tmp_path, monkeypatch, c
     shutil.rmtree(tmp_path / "4")
     versions.look()
     assert versions.number == 3
+
+
+def test_a_version_that_comes_while_pictures_are_decoded_changes_none_of_them():
+    sizes = itertools.count(32)
+
+    class Changing:
+        @property
+        def current(self):
+            return types.SimpleNamespace(fitting=Fitting(stored_size=next(sizes)))
+
+    async def ask(_, rows):
+        ids = np.zeros((len(rows), 1), int)
+        classes, ones = np.full(ids.shape, b"cat", object), np.ones(ids.shape)
+        return {"classes": classes, "class_ids": ids, "probabilities": ones}
+
+    service = Service(Changing(), None)
+    service._batcher = types.SimpleNamespace(ask=ask)
+    files = [encode(form="PNG"), b"none", encode()]
+    columns = asyncio.run(service._ask_files(files))
+    assert columns["class_ids"].ravel().tolist() == [0, -1, 0]
 
 
 def test_damaged_exports_are_refused_whatever_is_damaged(export, tmp_path):
