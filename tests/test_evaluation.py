@@ -273,7 +273,7 @@ def test_classes_cost_no_memory_for_each_pair_of_them(data_set, tmp_path):
     predictions = many_predictions(number, num_classes)
     evaluation = results.Evaluation("validation", 1, number, predictions)
     page = report.Page(str(tmp_path))
-    subject = report.Subject(evaluation, {}, many, None, None)
+    subject = report.Subject(evaluation, {}, many, None)
     tracemalloc.start()
     results.write_results(str(tmp_path), evaluation, {}, many)
     assert evaluation.macro_f1 < evaluation.balanced_accuracy < 0.01

@@ -33,6 +33,7 @@ from alexnet_tf.file_names import REPORT_FILES
 from alexnet_tf.pipeline.batches import read_pictures
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run, build_model
+from alexnet_tf.weights.loading import Loaded
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -274,7 +275,8 @@ def test_copies_across_splits_are_named(data_dir, tmp_path):
     page = report.Page(str(tmp_path))
     model = types.SimpleNamespace(input_shape=(None, 224, 224, 3))
     evaluation = types.SimpleNamespace(split="validation")
-    subject = report.Subject(evaluation, {}, data_set, model, None)
+    network = Loaded(model, None, "")
+    subject = report.Subject(evaluation, {}, data_set, network)
     report._add_copies(page, subject)
     page.write("copies")
     text = (tmp_path / "index.html").read_text()

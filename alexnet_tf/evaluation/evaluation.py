@@ -17,7 +17,6 @@ from alexnet_tf.evaluation import results
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.run import run_of
 from alexnet_tf.weights.loading import Loaded, load_network, name_classes
 
 _MAX_BYTES = 2**32  # of the probabilities of all classes, which stay in memory
@@ -108,11 +107,7 @@ def _write(
     if outputs.report:
         from alexnet_tf.evaluation import report  # matplotlib takes a second to import
 
-        first = networks[0]
-        run = run_of(first.path)
-        subject = report.Subject(
-            evaluation, facts, data_set, first.model, run and run[0]
-        )
+        subject = report.Subject(evaluation, facts, data_set, networks[0])
         report.write_report(outputs.directory, subject)
         print(f"The report is {os.path.join(outputs.directory, 'index.html')}")
 
@@ -149,13 +144,12 @@ def load_networks(
             raise UserError(f"--checkpoint={name} is in no run: give --model_dir too")
         networks.append(load_network(path, checkpoint=checkpoint, **known))
     first = networks[0]
-    for network in networks[1:]:
-        if network.config.class_names != first.config.class_names:
-            raise UserError(f"{first.path} and {network.path} know different classes")
-        if network.model.input_shape != first.model.input_shape:
+    for other in networks[1:]:
+        names, shape = other.config.class_names, other.model.input_shape
+        if (names, shape) != (first.config.class_names, first.model.input_shape):
             raise UserError(
-                f"{first.path} takes images of {first.model.input_shape[1]} pixels, "
-                f"{network.path} of {network.model.input_shape[1]}: evaluate them apart"
+                f"{first.path} and {other.path} know different classes, or take images "
+                "of different sizes: evaluate them apart"
             )
     return networks
 

@@ -28,7 +28,8 @@ from alexnet_tf.files import shown, writing
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
-from alexnet_tf.run import Run
+from alexnet_tf.run import run_of
+from alexnet_tf.weights.loading import Loaded
 
 POOL = 4096  # pictures of a split, at most, that are compared with others
 _BATCH = 128
@@ -47,20 +48,23 @@ class Subject:
         evaluation: The errors.
         facts: What `eval.json` holds.
         data_set: What was evaluated.
-        model: The network, or the first of several.
-        run: Its run; None for published weights.
+        network: The network, or the first of several.
     """
 
     evaluation: Evaluation
     facts: dict
     data_set: DataSet
-    model: keras.Model
-    run: Run | None
+    network: Loaded
 
     @property
     def predictions(self) -> Predictions:
         """What was answered."""
         return self.evaluation.predictions
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the network's input, pixels."""
+        return self.network.model.input_shape[1]
 
     def name(self, class_id: int) -> str:
         """The name of a class, as a page can show it."""
@@ -74,7 +78,7 @@ class Subject:
         is_right = predictions.ranks[order] == 0
         parts = order[is_right][:_EXAMPLES], order[~is_right][:_EXAMPLES]
         rows = np.concatenate(parts)
-        positions, size = predictions.positions[rows], self.model.input_shape[1]
+        positions, size = predictions.positions[rows], self.image_size
         return rows, read_pictures(self.data_set, split, positions, size)
 
 
@@ -223,8 +227,8 @@ def _add_summary(page: Page, subject: Subject) -> None:
 
 
 def _add_curves(page: Page, subject: Subject) -> None:
-    records = read_records(subject.run.metrics_file) if subject.run else []
-    if records:
+    run, _ = run_of(subject.network.path) or (None, None)
+    if run and (records := read_records(run.metrics_file)):
         page.section("How it learnt", "tall")
         curves = {"": [figures.Curve("validation", "", records)]}
         largest = subject.evaluation.largest_class
@@ -275,7 +279,7 @@ def _add_calibration(page: Page, subject: Subject) -> None:
 
 def _add_answers(page: Page, subject: Subject) -> None:
     """For each picture the answers, and where it shows the first of them."""
-    predictions, model = subject.predictions, subject.model
+    predictions, model = subject.predictions, subject.network.model
     page.section("What it answers, and where it looks (Figure 4)", "wide")
     page.text(
         "Some right answers and some wrong ones, drawn at random. In the middle, "
@@ -317,13 +321,14 @@ def _add_kernels(page: Page, subject: Subject) -> None:
         "colours in the other, from 90 epochs of 1.2 million pictures. After a short "
         "training the kernels still look like the noise that they began as."
     )
-    page.figure("kernels", mosaics.draw_layer(subject.model, "conv1"))
+    page.figure("kernels", mosaics.draw_layer(subject.network.model, "conv1"))
 
 
 def _add_neighbours(page: Page, subject: Subject) -> None:
     """For each picture the training pictures that are nearest to it in fc7."""
     rows, images = subject.examples
-    pool, nearest, labels = find_neighbours(subject.model, subject.data_set, images)
+    model = subject.network.model
+    pool, nearest, labels = find_neighbours(model, subject.data_set, images)
     page.section("Nearest training pictures (Figure 4, right)", "wide")
     page.text(
         "The large picture is one from above; after it come the nearest to it by "
@@ -383,8 +388,8 @@ def _read_pool(data_set: DataSet, split: str, size: int) -> Iterable:
 
 def _add_copies(page: Page, subject: Subject) -> None:
     """Names pictures that are nearly the same in training: they flatter the figures."""
-    split, size = subject.evaluation.split, subject.model.input_shape[1]
-    number, copies = find_copies(subject.data_set, split, size)
+    split = subject.evaluation.split
+    number, copies = find_copies(subject.data_set, split, subject.image_size)
     page.section("Nearly the same pictures in training", "wide")
     text = f"of the {number:,} pictures of {split} that were looked at"
     if not copies:
