@@ -17,8 +17,8 @@ import tensorflow as tf
 from absl import logging
 
 from alexnet_tf.export.checking import draw_picture, require_same
+from alexnet_tf.exported import ExportedModel
 from alexnet_tf.network.layers import LocalResponseNormalization
-from alexnet_tf.paths import for_tensorflow
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting
 from alexnet_tf.pictures.in_graph import decode_pictures, fit_images
 
@@ -200,8 +200,8 @@ def _write_warm_up_requests(
 
 def load_saved_model(saved_model: str) -> Callable:
     """Loads a SavedModel for `checking.measure`."""
-    serve = tf.saved_model.load(for_tensorflow(saved_model)).signatures["images"]
-    return lambda images: serve(images=images)["class_ids"][:, 0]
+    exported = ExportedModel(saved_model)
+    return lambda images: exported.run("images", images)["class_ids"][:, 0]
 
 
 def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None:
@@ -210,18 +210,17 @@ def check_export(model: keras.Model, saved_model: str, fitting: Fitting) -> None
     Raises:
         UserError: If it does not answer as the network does.
     """
+    size, exported = model.input_shape[1], ExportedModel(saved_model)
     sizes = [(256, 256), (200, 300), (500, 400)]
     pictures = [draw_picture(*size, seed) for seed, size in enumerate(sizes)]
-    fitted = tf.concat(
-        [fit_images(p[np.newaxis], fitting, model.input_shape[1]) for p in pictures], 0
-    )
+    fitted = [fit_images(picture[np.newaxis], fitting, size) for picture in pictures]
     fc7 = model.get_layer("fc7").output
-    logits, features = keras.Model(model.inputs, [model.output, fc7])(fitted)
-    serve = tf.saved_model.load(for_tensorflow(saved_model)).signatures
+    expected = keras.Model(model.inputs, [model.output, fc7])(tf.concat(fitted, 0))
+    logits, features = map(np.asarray, expected)
     encoded = tf.stack([tf.io.encode_png(picture) for picture in pictures])
-    answer = serve["serving_default"](image_bytes=encoded)
-    ids = np.maximum(answer["class_ids"].numpy(), 0)  # -1 has probability 0
-    expected = np.take_along_axis(tf.nn.softmax(logits).numpy(), ids, 1)
-    require_same(answer["probabilities"].numpy(), expected, 1.0)
-    found = serve["features"](image_bytes=encoded)["features"].numpy()
-    require_same(found, features.numpy(), np.abs(features).max())
+    answer = exported.run("serving_default", encoded)
+    ids = np.maximum(answer["class_ids"], 0)  # -1 has probability 0
+    probabilities = np.take_along_axis(tf.nn.softmax(logits).numpy(), ids, 1)
+    require_same(answer["probabilities"], probabilities, 1.0)
+    found = exported.run("features", encoded)["features"]
+    require_same(found, features, np.abs(features).max())
