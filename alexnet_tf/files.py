@@ -316,7 +316,7 @@ def writing(path: str, mode: str = "w") -> Iterator[IO]:
     name = f".{name}.{uuid.uuid4().hex[:8]}{_UNFINISHED}"
     temporary = os.path.join(directory, name)
     try:
-        with open(temporary, mode.replace("w", "x"), **text) as file:
+        with _named(path), open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
         if is_remote(path):
             remote_files().copy(temporary, path, overwrite=True)
@@ -326,6 +326,17 @@ def writing(path: str, mode: str = "w") -> Iterator[IO]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Inside, a disk that gets full is an error that names what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL and not error.filename:
+            error.filename = path
+        raise
 
 
 def _keep_mode(old: str, new: str) -> None:
@@ -376,7 +387,8 @@ def replacing(path: str, names: Sequence[str]) -> Iterator[str]:
         try:
             _tidy_up(path, new, old, names)
             check_ours(path, names)
-            yield new
+            with _named(path):
+                yield new
             check_ours(path, names)  # a person may have added something
             _keep_modes(path, new)
             if os.path.exists(path):

@@ -361,7 +361,15 @@ def test_full_disk_leaves_the_old(tmp_path):
         files.writing(str(path)) as file,
     ):
         file.write("x" * 100_000)
-    assert "File too large; free some space" in str(caught.value)
+    line = f"cannot write {path}: File too large; free some space"
+    assert str(caught.value).startswith(line)
+    with (
+        pytest.raises(UserError, match=r"^cannot write \S+/out: File too large; free"),
+        file_limit(1000),
+        files.disk_errors(),
+        files.replacing(str(tmp_path / "out"), ["a"]) as temporary,
+    ):
+        write_tree(temporary, {"a": "x" * 100_000})
     assert tree(tmp_path) == {"eval.json": "old"}
 
 
