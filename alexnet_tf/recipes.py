@@ -218,7 +218,7 @@ class Recipe:
         (25.0, 51.0, 79.0),
         "The epochs at which the schedule steps divides the rate by 10.",
     )
-    warmup_epochs: float = setting(
+    warmup_epochs: float = expert_setting(
         0.0,
         "The number of epochs in which the rate grows to its initial value.",
         lower_bound=0.0,
