@@ -17,7 +17,7 @@ from alexnet_tf.export.export import export_run
 from alexnet_tf.exported import ExportedModel, pick_class
 from alexnet_tf.pictures.decoding import open_picture
 from alexnet_tf.pictures.fitting import fit_for_network
-from alexnet_tf.pipeline.data_set import DataSet, open_data_set
+from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
 from alexnet_tf.training import loop, training
@@ -199,11 +199,8 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
         assert probability == pytest.approx(expected[class_id], abs=1e-4)
 
 
-def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(
-    data_dir, tmp_path, monkeypatch
-):
+def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(data_dir, tmp_path):
     """A linear probe of a run with other classes: all but the head stays."""
-    monkeypatch.setattr(DataSet, "statistics", None)  # nobody asks for them
     first = Run(str(tmp_path / "first"))
     config = make_config(data_dir, "small", mean="image", width=0.05)
     config = dataclasses.replace(config, class_names=("a", "b", "c", "d", "e"))
