@@ -319,7 +319,7 @@ def writing(path: str, mode: str = "w") -> Iterator[IO]:
         with _named(path), open(temporary, mode.replace("w", "x"), **text) as file:
             yield file
         if is_remote(path):
-            remote_files().copy(temporary, path, overwrite=True)
+            _upload(temporary, path)
         else:
             _keep_mode(path, temporary)
             os.replace(temporary, path)
@@ -424,7 +424,15 @@ def _copy_to_remote(directory: str, remote: str, names: Sequence[str]) -> None:
     for file in sorted(_find_files(directory), key=lambda file: file == names[0]):
         target = os.path.join(remote, file)
         gfile.makedirs(os.path.dirname(target))
-        gfile.copy(os.path.join(directory, file), target, overwrite=True)
+        _upload(os.path.join(directory, file), target)
+
+
+def _upload(path: str, remote: str) -> None:
+    """Copies under another name first: a reader finds the old file or the new one."""
+    directory, name = os.path.split(remote)
+    unfinished = f"{directory}/.{name}{_UNFINISHED}"
+    remote_files().copy(path, unfinished, overwrite=True)
+    remote_files().rename(unfinished, remote, overwrite=True)
 
 
 def make_fresh_directory(path: str) -> str:

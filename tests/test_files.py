@@ -674,13 +674,10 @@ def test_remote_outputs(caplog, monkeypatch):
         files.check_output(f"{root}/out", [f"{root}/out/data/"])
     with pytest.raises(UserError, match="scheme 'nofs' not implemented"):
         files.check_output("nofs://bucket/out")
-    copied, copy = [], tf.io.gfile.copy
-
-    def watched(path, to, overwrite):
-        copied.append(to)
-        copy(path, to, overwrite)
-
-    monkeypatch.setattr(tf.io.gfile, "copy", watched)
+    copied, upload = [], files._upload
+    monkeypatch.setattr(
+        files, "_upload", lambda path, to: (copied.append(to), upload(path, to))
+    )
     with files.replacing(f"{root}/out", names) as temporary:
         write_tree(temporary, {"saved_model.pb": "new", "variables/v.data-2": "new"})
         assert remote_tree(f"{root}/out") == old
@@ -690,8 +687,9 @@ def test_remote_outputs(caplog, monkeypatch):
     with pytest.raises(ZeroDivisionError), files.replacing(f"{root}/out", names) as to:
         write_tree(to, {"saved_model.pb": str(1 / 0)})
     assert remote_tree(root) == {f"out/{name}": new[name] for name in new}
-    with files.writing(f"{root}/out/notes.txt") as file:
-        file.write("mine")
+    for text in ("mine, and longer", "mine"):  # nothing of the longer one stays
+        with files.writing(f"{root}/out/notes.txt") as file:
+            file.write(text)
     with pytest.raises(UserError, match=r"out holds notes\.txt"):
         files.replacing(f"{root}/out", names).__enter__()
     assert list_names(f"{root}/out") == ["notes.txt", "saved_model.pb", "variables"]
