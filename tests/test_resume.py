@@ -345,7 +345,8 @@ def test_two_workers_outlive_a_kill_and_signals_and_equal_one(data_dir, tmp_path
         workers = begin(as_typed=numbers == [0, 1])
         workers.signal_after_a_checkpoint(model_dir, signal.SIGTERM, *numbers)
         for text in workers.finish(75, 75):
-            assert "checkpoint saved; this goes on from there" in text
+            # The other worker's signal may come first, and its own while it saves.
+            assert re.search("this goes on from there|the same command again", text)
             assert "going on from step" in text
     steps = int(list_checkpoints(str(model_dir / "checkpoints"))[0].split("-")[-1]) + 2
     workers = begin(f"--train_steps={steps}")

@@ -1,5 +1,6 @@
 """`alexnet_tf.train`: training as a call in a notebook."""
 
+import logging
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ import alexnet_tf
 from alexnet_tf.errors import UserError
 from alexnet_tf.monitoring.tensorboard import Monitor
 from alexnet_tf.run import Run
+from alexnet_tf.training import library
 from alexnet_tf.training.step import Trainer
 
 
@@ -96,3 +98,10 @@ def test_errors_of_a_call_speak_of_arguments(train):
         train(num_gpus=99)
     with pytest.raises(UserError, match="there is no setting 'epochs'"):
         train(epochs=3)
+
+
+def test_advice_that_is_logged_speaks_of_arguments():
+    text = "raw records (--encoding=raw), --cache or a-b -- c"
+    record = logging.makeLogRecord({"msg": text})
+    formatted = library._Formatter().format(record)
+    assert formatted == "raw records (encoding=raw), cache or a-b -- c"

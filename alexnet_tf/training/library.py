@@ -1,6 +1,7 @@
 """Training as a call in Python, such as in a notebook: what train.py is in a shell."""
 
 import contextlib
+import logging as python_logging
 import os
 import re
 import sys
@@ -110,7 +111,15 @@ def _prepare(data_dir: str, model_dir: str | None) -> str:
 
 def _in_python(text: str) -> str:
     """A text that speaks of flags, with arguments in their place."""
-    return re.sub(r"(?<!\S)--(?=[a-z])", "", text)
+    return re.sub(r"(?<![\w-])--(?=[a-z])", "", text)
+
+
+class _Formatter(python_logging.Formatter):
+    """Formats what is logged without date and thread, and as `_in_python` has it."""
+
+    def format(self, record: python_logging.LogRecord) -> str:
+        """Returns the text of a record."""
+        return _in_python(super().format(record))
 
 
 @contextlib.contextmanager
@@ -122,7 +131,7 @@ def _showing() -> Iterator[None]:
     is_parsed = flags.FLAGS.is_parsed()
     flags.FLAGS.mark_as_parsed()  # else all goes to stderr, across the bar
     handler.python_handler.stream = sys.stdout
-    handler.setFormatter(None)  # no prefix of date and thread
+    handler.setFormatter(_Formatter())
     handler.addFilter(is_for_people)
     logger.addHandler(handler)
     logger.propagate = False
