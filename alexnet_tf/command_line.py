@@ -202,7 +202,7 @@ def define_flags_from(
 
         @dataclasses.dataclass
         class Recipe:
-            momentum: float = setting(0.9, "Of the update rule.", lower_bound=0)
+            momentum: float = setting(0.9, "The momentum of the update.", lower_bound=0)
 
     Args:
         dataclass: The class.

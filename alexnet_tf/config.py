@@ -125,7 +125,10 @@ class Config:
         False, "Bit-identical reruns on GPUs too; slower there."
     )
     seed: int = setting(
-        0, "Of everything drawn at random.", lower_bound=0, upper_bound=2**32 - 1
+        0,
+        "The seed of everything that is drawn at random.",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
     )
 
     def __post_init__(self):

@@ -136,7 +136,7 @@ class Evaluator:
         }
 
     def _log_probabilities(self, images):
-        """Of the mean over networks and, where images are of rank 5, over views."""
+        """The mean over networks and, where images are of rank 5, over views."""
         if images.shape.rank == 4:
             logits = [model(images, training=False) for model in self._models]
             return _log_mean(tf.nn.log_softmax(tf.stack(logits)))

@@ -37,9 +37,9 @@ def write_network(
         network: From images to logits; it stays as it is.
         directory: Where to.
         format: "litert" or "onnx".
-        quantize: Of LiteRT: "weights" stores kernels as int8; "int8" computes in int8,
-            too, but for the response normalisation, which LiteRT has in float32 alone,
-            in ranges that are measured on training pictures.
+        quantize: For LiteRT. "weights" stores kernels as int8. "int8" also computes in
+            int8, in ranges that are measured on training pictures; LiteRT has the
+            response normalisation in float32 alone.
 
     Returns:
         The path of the file.
