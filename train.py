@@ -95,7 +95,7 @@ def check(values: flags.FlagValues, arguments: list[str]):
 def main(values: flags.FlagValues, own_data=None) -> int:
     """Trains as the flags say; returns the exit code."""
     from alexnet_tf.run import Run
-    from alexnet_tf.training.training import train
+    from alexnet_tf.training.training import tell_next, train_run
 
     data_dir, model_dir = values.data_dir, values.model_dir
     goes_on = data_dir is None and model_dir and Run(model_dir).exists()
@@ -110,7 +110,7 @@ def main(values: flags.FlagValues, own_data=None) -> int:
             prepare(source="elpv", output=data_dir)
     elif own_data:
         data_dir = own_data.prepare()
-    finished = train(
+    outcome = train_run(
         data_dir,
         model_dir,
         values.recipe,
@@ -118,10 +118,11 @@ def main(values: flags.FlagValues, own_data=None) -> int:
         overwrite=values.overwrite,
         export=values.export,
     )
-    if finished and is_demo:
+    tell_next(outcome, values.export)
+    if outcome.is_finished and is_demo:
         words = command_line.command("python", "train.py", "--data_dir=PICTURES")
         print(f"  {words}   (your own pictures, a folder for each class)")
-    return 0 if finished else signals.EXIT_INTERRUPTED
+    return 0 if outcome.is_finished else signals.EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.run import Run
 from alexnet_tf.training.step import Trainer
 from alexnet_tf.training.timetable import Timetable
+from alexnet_tf.training.training import tell_next, train_run
 from alexnet_tf.weights.loading import load_network
 
 ODD_NAMES = ["plain", "lr[0.01]", "x[ab]", "a b;'\"$x", "q?*", "back\\slash", "{a,b}"]
@@ -32,6 +33,13 @@ def make_config(data_set, recipe="auto", **given) -> Config:
     if isinstance(data_set, str):
         data_set = open_data_set(data_set)
     return resolve(data_set, recipe, SMALL | given)
+
+
+def train(data_dir, model_dir=None, export=True, **options) -> bool:
+    """Trains and prints as train.py does; returns whether it came to its end."""
+    outcome = train_run(data_dir, model_dir, export=export, **options)
+    tell_next(outcome, export)
+    return outcome.is_finished
 
 
 # Compiled trainers: what is compiled, the trainer, its beginning. Those that no test

@@ -16,11 +16,10 @@ import threading
 import time
 
 from absl import logging
-from helpers import SMALL, draw_no_pictures
+from helpers import SMALL, draw_no_pictures, train
 
 from alexnet_tf.training import loop
 from alexnet_tf.training.step import Trainer
-from alexnet_tf.training.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIVEN = {

@@ -13,6 +13,7 @@ from helpers import (
     evaluate_run,
     largest_difference,
     make_config,
+    train,
 )
 
 from alexnet_tf.config import Config, resolve, weigh_classes
@@ -28,7 +29,6 @@ from alexnet_tf.recipes import (
 )
 from alexnet_tf.run import Run
 from alexnet_tf.settings import from_json
-from alexnet_tf.training.training import train
 
 
 def test_what_is_given_wins_over_the_recipe(data_dir):

@@ -8,12 +8,11 @@ import types
 
 import pytest
 import tensorflow as tf
-from helpers import SMALL
+from helpers import SMALL, train
 
 from alexnet_tf import devices
 from alexnet_tf.errors import UserError
 from alexnet_tf.training.step import Trainer
-from alexnet_tf.training.training import train
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -7,7 +7,14 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL, evaluate_run, largest_difference, make_config, make_trainer
+from helpers import (
+    SMALL,
+    evaluate_run,
+    largest_difference,
+    make_config,
+    make_trainer,
+    train,
+)
 from weight_writers import write_caffe
 
 from alexnet_tf import RECIPES, alexnet
@@ -21,7 +28,7 @@ from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import LAYERS, network_fields
 from alexnet_tf.run import Run, build_model
 from alexnet_tf.training import loop, training
-from alexnet_tf.training.training import train, train_run
+from alexnet_tf.training.training import train_run
 from alexnet_tf.weights.published import PublishedWeights
 from alexnet_tf.weights.weight_files import read_weights
 

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import SMALL, make_config
+from helpers import SMALL, make_config, train
 
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.errors import UserError
 from alexnet_tf.network.layers import LocalResponseNormalization
 from alexnet_tf.run import Run, build_model
-from alexnet_tf.training.training import _first_weights, train
+from alexnet_tf.training.training import _first_weights
 from alexnet_tf.weights.loading import load_network
 from alexnet_tf.weights.published import assign
 from alexnet_tf.weights.weight_files import read_weights

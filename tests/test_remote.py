@@ -4,13 +4,12 @@ import pathlib
 
 import pytest
 import tensorflow as tf
-from helpers import SMALL, evaluate_run
+from helpers import SMALL, evaluate_run, train
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.export import export_run
 from alexnet_tf.paths import local_only
 from alexnet_tf.run import Run
-from alexnet_tf.training.training import train
 
 
 def test_a_remote_run_is_trained_resumed_evaluated_and_exported(data_dir, capsys):

@@ -213,7 +213,7 @@ def test_patience_ends_a_run_and_the_best_is_kept(data_dir, tmp_path, monkeypatc
 
 # Each starts as a copy of one that has imported everything and done nothing yet.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload([run_and_kill.train.__module__])
+processes.set_forkserver_preload(["alexnet_tf.training.training"])
 
 
 def start_process(target, folder, *arguments):

@@ -22,6 +22,7 @@ from helpers import (
     largest_difference,
     make_config,
     make_trainer,
+    train,
 )
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
@@ -34,7 +35,7 @@ from alexnet_tf.pipeline.examples import check_lengths
 from alexnet_tf.run import Run
 from alexnet_tf.training import training
 from alexnet_tf.training.loop import Loop
-from alexnet_tf.training.training import train, train_run
+from alexnet_tf.training.training import Outcome, train_run
 
 SMALLER = {"image_size": 67, "global_batch_size": 24}
 
@@ -346,7 +347,7 @@ def test_the_demo_prepares_its_data_again_after_a_kill(tmp_path, monkeypatch):
     (tmp_path / "runs" / "demo_data" / LOCK_FILE).touch()
     prepared = []
     monkeypatch.setattr("data.prepare.prepare", lambda **given: prepared.append(given))
-    monkeypatch.setattr(training, "train", lambda *_, **__: True)
+    monkeypatch.setattr(training, "train_run", lambda *_, **__: Outcome(None, True))
     monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
     values = types.SimpleNamespace(
         **dict.fromkeys(("data_dir", "model_dir", "class_names", "label_offset")),
@@ -364,7 +365,12 @@ def test_a_run_alone_goes_on_with_its_data(data_dir, tmp_path, monkeypatch):
     run = Run(str(tmp_path / "run"))
     run.write_config(make_config(data_dir))
     called = []
-    monkeypatch.setattr(training, "train", lambda *given, **_: called.append(given))
+
+    def train_nothing(*given, **_):
+        called.append(given)
+        return Outcome(run, True)
+
+    monkeypatch.setattr(training, "train_run", train_nothing)
     monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
     values = types.SimpleNamespace(
         **dict.fromkeys(("data_dir", "class_names", "label_offset")),

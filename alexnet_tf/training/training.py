@@ -58,30 +58,14 @@ class Outcome:
     lines: tuple[str, ...] = ()
 
 
-def train(
-    data_dir: str,
-    model_dir: str | None = None,
-    recipe: str = "auto",
-    given: Mapping[str, object] = _NOTHING,
-    *,
-    overwrite: bool = False,
-    export: bool = True,
-) -> bool:
-    """Trains a run as `train_run` does, and says what to type in a shell next.
-
-    Returns:
-        Whether training came to its end.
-    """
-    outcome = train_run(
-        data_dir, model_dir, recipe, given, overwrite=overwrite, export=export
-    )
+def tell_next(outcome: Outcome, is_exported: bool) -> None:
+    """Says what to type in a shell after a training, however it ended."""
     if not outcome.is_finished:
         logging.info("checkpoint saved; this goes on from there:")
         logging.info("  %s", _command_to_go_on(outcome.run))
     if outcome.lines:
-        commands = _next_commands(from_here(outcome.run.model_dir), export)
+        commands = _next_commands(from_here(outcome.run.model_dir), is_exported)
         print("\n".join(["", *outcome.lines, "Next:", *commands]))
-    return outcome.is_finished
 
 
 def _command_to_go_on(run: Run) -> str:
