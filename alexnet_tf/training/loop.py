@@ -114,22 +114,26 @@ class Loop:
 
     def run(self) -> bool:
         """Trains; False if a signal ended it early, with a checkpoint saved."""
-        with (
-            stop_requests() as self._is_stop_requested,
-            contextlib.closing(self._progress),
-            contextlib.closing(self.checkpoints),
-        ):
-            try:
-                self._train_to_the_end()
-                is_done = True
-            except KeyboardInterrupt:  # by `_stop_if_asked`, or a notebook's own
-                is_done = False
-            self.checkpoints.save(self._trainer.step)
-            # What a disk refused is an error now, and no longer a warning.
-            self.checkpoints.check()
-            if self._chief:
-                self._log.check()
-            return is_done
+        with stop_requests() as self._is_stop_requested:
+            with (
+                contextlib.closing(self._progress),
+                contextlib.closing(self.checkpoints),
+            ):
+                try:
+                    self._train_to_the_end()
+                    is_done = True
+                except KeyboardInterrupt:  # by `_stop_if_asked`, or a notebook's own
+                    is_done = False
+                self.checkpoints.save(self._trainer.step)
+                # What a disk refused is an error now, and no longer a warning.
+                self.checkpoints.check()
+                if self._chief:
+                    self._log.check()
+            if not is_done:
+                # A worker's own signal may come while it stops for that of another:
+                # this answers it.
+                self._is_stop_requested()
+        return is_done
 
     def _train_to_the_end(self) -> None:
         batches = self._trainer.batches(self._config.cache)
