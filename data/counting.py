@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tqdm
 
-from alexnet_tf.pictures.listing import shown
+from alexnet_tf.files import shown
 
 # The copies of a picture, by the hash of its content.
 _COPIES = """

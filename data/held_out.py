@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.listing import shown
+from alexnet_tf.files import shown
 from data.source import Item, Source
 
 _ITEMS_AT_ONCE = 256

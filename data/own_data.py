@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from alexnet_tf import files
 from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names
-from alexnet_tf.pictures.listing import LeftOut, find_folders, shown
+from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data import sources
 from data.counting import progress_bar
 from data.prepare import prepare

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.listing import shown
+from alexnet_tf.files import shown
 from alexnet_tf.recipes import RECIPES
 from data import sources
 from data.held_out import find_thresholds, group_by_name

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.listing import LeftOut, shown
+from alexnet_tf.files import shown
+from alexnet_tf.pictures.listing import LeftOut
 from alexnet_tf.settings import setting
 
 _SPLITS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.listing import shown
+from alexnet_tf.files import shown
 from data.counting import Duplicates, describe_counts, describe_imbalance, find_gaps
 from data.transcode import Record
 

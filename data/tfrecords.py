@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import IO
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, remote_files
-from alexnet_tf.pictures.listing import shown
 
 _MAX_RECORD = 2**31  # bytes; protocol buffers hold no more
 

@@ -214,7 +214,7 @@ def test_names_are_neither_formulas_nor_control_in_csv(data_set, tmp_path):
     evaluation = evaluator.evaluate(hostile, "validation", 6)
     results.write_results(str(tmp_path), evaluation, {}, hostile)
     results.write_predictions(evaluation, hostile, str(tmp_path))
-    shown = ["'=1+1", "'@x", "'-2", r"a\nb\x1b[2J", "a,b", "café", r"\udcff"]
+    shown = ["'=1+1", "'@x", "'-2", r"a\nb\x1b[2J", "a,b", "café", r"\xff"]
     assert [row["class"] for row in read_csv(tmp_path / "per_class.csv")] == shown
     labels = [row["label"] for row in read_csv(tmp_path / "predictions.csv")]
     assert set(labels) == {shown[label] for label in LABELS}

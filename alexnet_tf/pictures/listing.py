@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import MAX_PICTURE_BYTES
+from alexnet_tf.files import MAX_PICTURE_BYTES, shown
 
 # As Pillow calls them. It decodes these by itself; for others (EPS) it starts programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -56,14 +56,6 @@ class LeftOut:
             f"left out: {reason}: {number:,}, the first {shown(self._first[reason])}"
             for reason, number in self._counts.items()
         ]
-
-
-def shown(name: str) -> str:
-    """Returns a name as a terminal can show it: control characters escaped."""
-    name = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in name
-    )
 
 
 def is_litter(name: str) -> bool:

@@ -8,8 +8,9 @@ import importlib
 import os
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names, local_only
-from alexnet_tf.pictures.listing import LeftOut, find_folders, shown
+from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data.source import Reading, Source, check_class_names
 
 # `elpv` brings its own pictures; all others read an input.

@@ -7,8 +7,9 @@ import zipfile
 from collections.abc import Sequence, Set
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import shown
 from alexnet_tf.paths import list_names
-from alexnet_tf.pictures.listing import is_litter, shown
+from alexnet_tf.pictures.listing import is_litter
 
 _SUFFIX = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".tbz2", ".txz", ".tbz")
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole
-from alexnet_tf.pictures.listing import LeftOut, find_pictures, shown
+from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole, shown
+from alexnet_tf.pictures.listing import LeftOut, find_pictures
 from data.source import (
     Item,
     Reading,

@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 
-from alexnet_tf.pictures.listing import shown
+from alexnet_tf.files import shown
 from data.counting import enumerate_some
 from data.source import Reading, split_meant_by
 from data.sources import csv

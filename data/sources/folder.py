@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.listing import LeftOut, list_pictures, shown
+from alexnet_tf.files import shown
+from alexnet_tf.pictures.listing import LeftOut, list_pictures
 from data.counting import enumerate_some
 from data.source import Item, Reading, Source, Tally, data_set_name, picture_name
 from data.sources import csv, doubts

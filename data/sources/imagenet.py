@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import shown
 from alexnet_tf.imagenet_classes import (
     NUM_CLASSES,
     class_names,
@@ -19,7 +20,7 @@ from alexnet_tf.imagenet_classes import (
     validation_labels,
 )
 from alexnet_tf.paths import list_names
-from alexnet_tf.pictures.listing import LeftOut, list_pictures, shown
+from alexnet_tf.pictures.listing import LeftOut, list_pictures
 from data.source import Item, Source, picture_name, split_meant_by
 from data.sources.layout import find_pictures
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.pictures.listing import LeftOut, find_folders, list_pictures, shown
+from alexnet_tf.files import shown
+from alexnet_tf.pictures.listing import LeftOut, find_folders, list_pictures
 from data.source import find_splits
 
 # What people call the folder of all pictures.

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from alexnet_tf import imagenet_classes
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole
-from alexnet_tf.pictures.listing import shown
+from alexnet_tf.files import read_whole, shown
 
 _NUMBERED = re.compile(r"(\d+)\s*[:,\t]\s*(.+)")  # "0:daisy", as TF-Slim writes it
 _WITH_SYNSET = re.compile(r"(n\d{8})[\s,:]+(.+)")  # "n01440764 tench, Tinca tinca"

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole
+from alexnet_tf.files import read_whole, shown
 from alexnet_tf.paths import is_remote, list_names, local_only
-from alexnet_tf.pictures.listing import LeftOut, find_folders, shown
+from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data.source import (
     Item,
     Reading,

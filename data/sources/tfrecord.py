@@ -17,8 +17,9 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from alexnet_tf.errors import UserError
+from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names
-from alexnet_tf.pictures.listing import LeftOut, find_folders, shown
+from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data.counting import progress_bar
 from data.source import (
     Item,
