@@ -425,6 +425,36 @@ def test_where_the_graph_of_the_onnx_zoo_is_not_caffes():
     assert sizes == [1, 3, 224, 224]  # Caffe's: 227
 
 
+def with_size(layers, side, pads):
+    """Caffe's graph for pictures of another size, with the pads of the last pooling."""
+    model = caffe_graph(layers, pools_first=False)
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = side
+    last = next(node for node in model.graph.node if node.output[0] == "pool5")
+    (given,) = (a for a in last.attribute if a.name == "pads")
+    given.ints[:] = pads
+    return model
+
+
+@pytest.mark.parametrize("side", [224, 256])
+def test_a_graph_for_other_pictures_is_refused_but_the_zoos(tmp_path, side):
+    layers, path = draw_layers("bvlc", width=0.05), str(tmp_path / "w")
+    onnx.save(with_size(layers, side, [0, 0, 0, 0]), path)
+    message = f"it reads pictures of {side} pixels, the recipe bvlc those of 227"
+    with pytest.raises(ValueError, match=message):
+        read_weights(path)
+    onnx.save(with_size(layers, side, [0, 0, 1, 1]), path)
+    if side == 224:
+        found = read_weights(path)
+        assert "the zoo, whose graph reads 224 pixels" in found.source
+        assert_same(found.layers, layers)
+    else:
+        with pytest.raises(ValueError, match=message):
+            read_weights(path)
+    onnx.save(with_size(layers, 0, [0, 0, 0, 0]), path)  # of any size
+    assert_same(read_weights(path).layers, layers)
+
+
 # Files.
 
 
@@ -512,6 +542,12 @@ def repeated(state):
         (repeated, "more numbers than any AlexNet"),
         (lambda s: s | {"features.1.weight": torch.ones(3)}, r"features\.1, which"),
         (lambda s: torch.ones(3), "PyTorch's Tensor, not a state_dict"),
+        (lambda s: s | {"scale": torch.ones(1)}, "it holds scale, which no AlexNet"),
+        (lambda s: s | {"features.1._extra_state": {"k": 2}},
+         r"it holds features\.1\._extra_state \(dict\), which is no tensor"),
+        (lambda s: {"weights": s}, r"it holds weights \(dict\), which is no tensor"),
+        (lambda s: {name: x.to_sparse() for name, x in s.items()},
+         r"features\.0\.weight holds no plain numbers \(.*sparse"),
     ],
 )  # fmt: skip
 def test_state_dicts_that_hold_more_than_a_network_are_refused(

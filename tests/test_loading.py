@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import zipfile
 
@@ -212,6 +213,8 @@ def test_a_keras_file_that_unpacks_to_too_much_is_refused(model, tmp_path):
          "/0 has more numbers than the file holds"),
         (lambda group: group.parent.parent["dense/vars"].attrs.create("name", "conv1"),
          "conv1 holds bias, not a kernel|two of its layers are called conv1"),
+        (lambda group: group.create_dataset("2", data=np.ones(3)),
+         "conv1 holds bias, 2, not a kernel"),
     ],
 )  # fmt: skip
 def test_arrays_are_those_in_the_file(model, tmp_path, change, message):
@@ -223,6 +226,26 @@ def test_arrays_are_those_in_the_file(model, tmp_path, change, message):
         change(group)
     with pytest.raises(UserError, match=message):
         read_weights(str(path))
+
+
+@pytest.mark.parametrize(("name", "said"), [("x/a", "/x (a)"), ("a", "/ (a)")])
+def test_arrays_of_no_layer_are_not_left_out(model, tmp_path, name, said):
+    path = tmp_path / "m.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        file.create_dataset(name, data=np.ones(3))
+    with pytest.raises(UserError, match=re.escape(f"it holds {said}, which no")):
+        read_weights(str(path))
+
+
+def test_what_an_optimizer_keeps_is_no_layer(tmp_path):
+    model = alexnet(3, "bvlc", width=0.02, seed=0)
+    model.compile("sgd", "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save_weights(tmp_path / "m.weights.h5")
+    assert_same(
+        read_weights(str(tmp_path / "m.weights.h5")).layers, variables_of(model)
+    )
 
 
 def replaced(model, name, make):
@@ -267,6 +290,8 @@ def rescaled(model):
         (lambda m: replaced(m, "lrn2", with_alpha), "lrn2's alpha is 0.5, in"),
         (lambda m: replaced(m, "conv3", with_elu), "conv3's activation is elu, in the"),
         (lambda m: replaced(m, "pool1", average), "pool1's class is AveragePooling2D"),
+        (lambda m: keras.models.clone_model(m, keras.Input((230, 230, 3))),
+         "it reads pictures of 230 pixels, the recipe small those of 224"),
         (rescaled, r"rescaling.* \(Rescaling\) stands first, where"),
         (lambda m: keras.Sequential([keras.Input((256, 256, 3)),
                                      keras.layers.RandomCrop(224, 224), m]),

@@ -19,6 +19,7 @@ from helpers import evaluate_run
 from weight_writers import (
     caffe_net,
     change,
+    change_caffe,
     insert,
     outputs_first,
     remove,
@@ -227,6 +228,31 @@ def test_a_caffe_network_that_is_not_alexnet_is_refused(
         read_weights(str(path))
     assert "\n" not in str(caught.value)
     assert "it is another network" in str(caught.value)
+
+
+def set_crop(layer, side):
+    layer.transform.crop_size = side
+
+
+@pytest.mark.parametrize(
+    ("old", "set_side"),
+    [
+        (False, lambda net, side: set_crop(net.layer[0], side)),
+        (True, lambda net, side: setattr(net.layers[0].data, "crop_size", side)),
+        (False, lambda net, side: net.input_dim.extend([10, 3, side, side])),
+        (False, lambda net, side: net.input_shape.add(dim=[10, 3, side, side])),
+        (False, lambda n, side: n.layer[0].input.shape.add(dim=[10, 3, side, side])),
+    ],
+)
+def test_the_size_of_the_pictures_is_compared(layers, tmp_path, old, set_side):
+    path = tmp_path / "weights"
+    for side in (227, 224):  # Caffe rounds up, so that fc6 fits both
+        write_caffe(path, layers, old=old)
+        change_caffe(path, lambda net, side=side: set_side(net, side))
+        if side == 227:
+            assert read_weights(str(path)).recipe_for().name == "bvlc"
+    with pytest.raises(UserError, match="of 224 pixels, the recipe bvlc those of 227"):
+        read_weights(str(path))
 
 
 def test_a_caffe_network_is_told_by_its_layers_not_by_their_names(layers, tmp_path):
@@ -463,6 +489,24 @@ def test_a_device_or_a_pipe_is_no_file(tmp_path):
         (
             lambda v: v.update(norm=[v.pop("fc8")[1]] * 2),
             "it holds norm, which no AlexNet has",
+        ),
+        (
+            lambda v: v.update(conv3=dict(zip("ab", v["conv3"], strict=True))),
+            "conv3 holds a, b, not a kernel and a bias",
+        ),
+        (
+            lambda v: v.update(
+                conv3={
+                    "weight": v["conv3"][0],
+                    "weights": v["conv3"][0],
+                    "bias": v["conv3"][1],
+                }
+            ),
+            "conv3 holds weight, weights, bias, not a kernel and a bias",
+        ),
+        (
+            lambda v: v.update(input_normalization=v["conv3"]),
+            "input_normalization holds kernel, bias, not a mean",
         ),
         (lambda v: v["conv2"][0].fill(np.nan), "conv2's kernel .* not finite"),
         (lambda v: v["conv2"].__setitem__(0, np.array("x")), "array of U1, not floats"),

@@ -30,7 +30,8 @@ _SCHEMA = {
     "Dense": "num_output:1:uint32 axis:5:int32 transpose:6:bool",
     "Relu": "negative_slope:1:float",
     "Transform": "scale:1:float crop_size:3:uint32 mean_value:5:float*",
-    "Data": "source:1:string scale:2:float",
+    "Data": "source:1:string scale:2:float crop_size:5:uint32",
+    "Input": "shape:1:Shape*",
     "V1": (
         "bottom:2:string* top:3:string* name:4:string type:5:int32 blobs:6:Blob* "
         "conv:10:Conv data:11:Data dropout:12:Dropout dense:17:Dense lrn:18:Lrn "
@@ -40,9 +41,12 @@ _SCHEMA = {
         "name:1:string type:2:string bottom:3:string* top:4:string* blobs:7:Blob* "
         "transform:100:Transform conv:106:Conv data:107:Data dropout:108:Dropout "
         "dense:117:Dense "
-        "lrn:118:Lrn pool:121:Pool relu:123:Relu"
+        "lrn:118:Lrn pool:121:Pool relu:123:Relu input:143:Input"
     ),
-    "Net": "name:1:string layers:2:V1* layer:100:Layer*",
+    "Net": (
+        "name:1:string layers:2:V1* input:3:string* input_dim:4:int32* "
+        "input_shape:8:Shape* layer:100:Layer*"
+    ),
 }
 _PARAMETERS = (
     *("conv", "dropout", "lrn", "pool", "dense", "relu", "transform", "data"),
@@ -195,6 +199,14 @@ def write_caffe(path, layers, net=None, *, old=False, packed=True, legacy=None):
         name = described.get("arrays", described["name"])
         for array in arrays.get(name, ()):
             _fill(layer.blobs.add(), array, legacy=legacy, double=name == "fc7")
+    path.write_bytes(message.SerializeToString())
+
+
+def change_caffe(path, change):
+    """Changes the message of a file that `write_caffe` wrote."""
+    message = _new_net(packed=True)
+    message.ParseFromString(path.read_bytes())
+    change(message)
     path.write_bytes(message.SerializeToString())
 
 

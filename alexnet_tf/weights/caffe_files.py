@@ -32,8 +32,10 @@ _MESSAGES = {
     "9 pad_h uint32, 10 pad_w uint32, 12 global_pooling bool",
     "Dense": "5 axis int32, 6 transpose bool",
     "Relu": "1 negative_slope float",
-    "Transform": "1 scale float, 5 mean_value float*",
-    "Data": "2 scale float",  # where it was before Transform
+    "Transform": "1 scale float, 3 crop_size uint32, 5 mean_value float*",
+    # Where it was before Transform.
+    "Data": "2 scale float, 5 crop_size uint32",
+    "Input": "1 shape BlobShape*",
     # The older form of a layer has numbers for the types.
     "V1LayerParameter": "2 bottom string*, 3 top string*, 4 name string, 5 type int32, "
     "6 blobs BlobProto*, 10 convolution Convolution, 11 data Data, 12 dropout Dropout, "
@@ -42,8 +44,9 @@ _MESSAGES = {
     "LayerParameter": "1 name string, 2 type string, 3 bottom string*, 4 top string*, "
     "7 blobs BlobProto*, 100 transform Transform, 106 convolution Convolution, "
     "107 data Data, 108 dropout Dropout, 117 dense Dense, 118 lrn Lrn, "
-    "121 pooling Pooling, 123 relu Relu",
-    "NetParameter": "2 layers V1LayerParameter*, 100 layer LayerParameter*",
+    "121 pooling Pooling, 123 relu Relu, 143 input Input",
+    "NetParameter": "2 layers V1LayerParameter*, 4 input_dim int32*, "
+    "8 input_shape BlobShape*, 100 layer LayerParameter*",
 }
 # The other fields of a layer's numbers: initial values, sizes that the arrays show, the
 # share of dropout, which program computes. In one that is not here, a file says
@@ -115,7 +118,7 @@ def read_caffe(content: bytes) -> PublishedWeights:
     layers = [*net.layers, *net.layer]
     if not layers or (net.layers and net.layer):
         raise UserError("it is protobuf, but no Caffe network and no ONNX model")
-    recipes, names, left = match(_read_steps(layers))
+    recipes, names, left = match(_read_steps(layers), _read_sides(net, layers))
     weighted = [layer for layer in layers if layer.blobs]
     blobs = {layer.name: layer.blobs for layer in weighted}
     if len(blobs) < len(weighted):
@@ -154,6 +157,14 @@ def _read_steps(layers) -> list[Step]:
         steps.append(Step(step.operation, {**step.numbers, **unknown}, step.name))
         before = (layer.top or [layer.name])[0]
     return steps
+
+
+def _read_sides(net, layers) -> set[int]:
+    """Heights and widths of the pictures, wherever the file has them."""
+    shapes = [net.input_dim, *(shape.dim for shape in net.input_shape)]
+    shapes += [shape.dim for layer in net.layer for shape in layer.input.shape]
+    crops = {x.crop_size for y in layers for x in (y.transform, y.data)}
+    return crops.union(*(shape[2:4] for shape in shapes))
 
 
 def _find_unknown(layer) -> dict[str, str]:

@@ -89,12 +89,13 @@ def lrn_step(name: str, size: int, alpha: float, beta: float, k: float) -> Step:
 
 
 def match(
-    steps: Sequence[Step],
+    steps: Sequence[Step], sides: set[int]
 ) -> tuple[tuple[Recipe, ...], tuple[str, ...], str]:
     """Compares what a file describes with what the recipes build.
 
     Args:
         steps: Those of the file.
+        sides: Heights and widths, pixels, of the pictures that it reads; 0 if any.
 
     Returns:
         The recipes that have the same body, up to fc7 or as far as the file goes, at
@@ -112,17 +113,32 @@ def match(
     recipes = tuple(recipe for recipe in FOREIGN if lengths[recipe] == length)
     expected = steps_of(recipes[0])
     names = tuple(s.name for s in steps[:length] if s.operation in _WEIGHTED)
+    body = min(length, len(expected) - 1)
+    is_body = body == len(expected) - 1 or (length == len(steps) and len(names) >= 5)
+    if not is_body:
+        after = [*steps, Step("its end", {}, "the next")][length]
+        raise UserError(
+            f"it is another network: {after.name} is {after}, where the recipe "
+            f"{recipes[0].name} has {expected[length]}"
+        )
+    if len(names) > 5:  # convolutions alone read any size
+        check_sides(sides, recipes[0])
     if length == len(steps) == len(expected):
         return recipes, names, ""
-    body = min(length, len(expected) - 1)
-    if body == len(expected) - 1 or (length == len(steps) and len(names) >= 5):
-        rest = ", ".join(f"{step.name} ({step})" for step in steps[body : body + 8])
-        return recipes, names[:7], rest or f"nothing after {names[-1]}"
-    after = steps[length] if length < len(steps) else Step("its end", {}, "the next")
-    raise UserError(
-        f"it is another network: {after.name} is {after}, where the recipe "
-        f"{recipes[0].name} has {expected[length]}"
-    )
+    rest = ", ".join(f"{step.name} ({step})" for step in steps[body : body + 8])
+    return recipes, names[:7], rest or f"nothing after {names[-1]}"
+
+
+def check_sides(sides: set[int | None], recipe: Recipe) -> None:
+    """Compares the heights and widths that a file's network reads, 0 or None for any.
+
+    Its arrays may fit another size, too, since poolings leave out what is over.
+    """
+    if others := sides - {0, None, recipe.image_size}:
+        raise UserError(
+            f"it is another network: it reads pictures of {max(others)} pixels, the "
+            f"recipe {recipe.name} those of {recipe.image_size}"
+        )
 
 
 _WEIGHTED = ("convolution", "dense")

@@ -19,6 +19,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.network.alexnet import build_alexnet
 from alexnet_tf.recipes import RECIPES, Recipe
 from alexnet_tf.settings import from_json
+from alexnet_tf.weights.description import check_sides
 from alexnet_tf.weights.published import PublishedWeights
 from alexnet_tf.weights.weight_layout import HEAD, take_layers
 
@@ -46,6 +47,8 @@ def read_keras(archive: zipfile.ZipFile) -> PublishedWeights:
     config = json.loads(archive.read("config.json"))["config"]
     network, left = _find_network(config["layers"])
     recipe = _read_recipe(network)
+    shapes = [layer["config"].get("batch_shape", ()) for layer in network]
+    check_sides({side for shape in shapes for side in shape[1:3]}, recipe)
     found = _describe(network)
     names = _compare(found, recipe)
     left += [name for name in found if name not in names]
@@ -178,11 +181,13 @@ def _read_arrays(content: bytes) -> dict[str, dict[str, np.ndarray]]:
     """
     arrays = {}
 
-    def visit(_, group):
-        if not isinstance(group, h5py.Group) or "name" not in group.attrs:
+    def visit(path, group):
+        # What a compiled model's optimizer keeps is no part of the network.
+        if not isinstance(group, h5py.Group) or path.startswith("optimizer/"):
             return
-        name = str(group.attrs["name"])
-        held = {key: _read_array(group, key) for key in sorted(group)}
+        keys = [key for key in sorted(group) if not _is_group(group, key)]
+        held = {key: _read_array(group, key) for key in keys}
+        name = str(group.attrs.get("name", f"{group.name} ({', '.join(held)})"))
         if held and name in arrays:
             raise UserError(f"two of its layers are called {name}")
         if held and name == _FIRST:
@@ -192,13 +197,22 @@ def _read_arrays(content: bytes) -> dict[str, dict[str, np.ndarray]]:
             arrays[name] = {names.get(key, key): held[key] for key in held}
 
     with h5py.File(io.BytesIO(content)) as file:
+        visit("", file)
         file.visititems(visit)
     return arrays
 
 
+def _is_own(group: h5py.Group, key: str) -> bool:
+    """Whether it is in this file; a link may lead to any other file."""
+    return isinstance(group.get(key, getlink=True), h5py.HardLink)
+
+
+def _is_group(group: h5py.Group, key: str) -> bool:
+    return _is_own(group, key) and isinstance(group[key], h5py.Group)
+
+
 def _read_array(group: h5py.Group, key: str) -> np.ndarray:
-    is_own = isinstance(group.get(key, getlink=True), h5py.HardLink)
-    array = group[key] if is_own else None
+    array = group[key] if _is_own(group, key) else None
     if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
         raise UserError(f"its {group.name}/{key} is no array in this file")
     if array.nbytes > array.id.get_storage_size():

@@ -8,6 +8,7 @@ from alexnet_tf.weights.weight_layout import from_outputs_first
 
 _WITHOUT_EFFECT = ("Dropout", "Flatten", "Identity", "Reshape")
 _ACTIVATIONS = {"Relu": "relu", "Softmax": "softmax", "Tanh": "tanh"}
+_BEHIND = [0, 0, 1, 1]  # pads of a row and a column below and at the right
 _SINGLE_PIXELS = {"kernel_shape": [1, 1]}
 # Attributes that say nothing.
 _DEFAULTS = [
@@ -39,7 +40,7 @@ def read_onnx(content: bytes, folder: str) -> PublishedWeights:
         raise UserError("it is an ONNX file, for which: pip install onnx") from None
     graph = onnx.load_model_from_string(content).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    steps, arrays_of, aliases, before = [], {}, {}, None
+    steps, pads, arrays_of, aliases, before = [], [], {}, {}, None
     for node in graph.node:
         attributes = {
             a.name: onnx.helper.get_attribute_value(a) for a in node.attribute
@@ -56,16 +57,22 @@ def read_onnx(content: bytes, folder: str) -> PublishedWeights:
         if len(inputs) != 1 or before not in (None, inputs[0]):
             step = step._replace(operation=f"{node.op_type} of {', '.join(inputs)}")
         steps.append(step)
+        pads.append(attributes.get("pads"))
         before = node.output[0]
         arrays_of[before] = arrays
-    recipes, names, left = match(steps)
+    kind, inputs = "ONNX", [x for x in graph.input if x.name not in tensors]
+    sides = {d.dim_value for x in inputs for d in x.type.tensor_type.shape.dim[2:]}
+    if sides == {224} and _BEHIND in pads:
+        # The zoo's graphs have the weights that Caffe trained on 227 pixels.
+        kind, sides = "ONNX of the zoo, whose graph reads 224 pixels", {227}
+    recipes, names, left = match(steps, sides)
     layers = {
         layer: tuple(
             onnx.numpy_helper.to_array(tensors[x], folder) for x in arrays_of[name]
         )
         for layer, name in zip(LAYERS, names, strict=False)
     }
-    return PublishedWeights("ONNX", from_outputs_first(layers), recipes, left=left)
+    return PublishedWeights(kind, from_outputs_first(layers), recipes, left=left)
 
 
 def _read_node(node, attributes: dict, num_arrays: int) -> Step | None:
@@ -88,7 +95,7 @@ def _read_node(node, attributes: dict, num_arrays: int) -> Step | None:
         given.pop("ceil_mode", None)
         # The networks' maps divide into windows, so that neither what hangs over the
         # edge counts nor a row and a column of padding behind, which the zoo's have.
-        if given.get("pads") == [0, 0, 1, 1]:
+        if given.get("pads") == _BEHIND:
             del given["pads"]
         return Step("max_pooling", _read_window(given), name)
     if kind == "Gemm" and num_arrays == 2:

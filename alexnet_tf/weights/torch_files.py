@@ -65,12 +65,19 @@ def read_torch(content: bytes) -> PublishedWeights:
         state, kind = state[name], f"{kind}, its {name!r}"
     if not isinstance(state, Mapping):
         raise UserError(f"it is PyTorch's {type(state).__name__}, not a state_dict")
-    tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    if sum(tensor.numel() for tensor in tensors.values()) > _MAX_NUMBERS:
+    for name, x in state.items():
+        if not isinstance(x, torch.Tensor):
+            raise UserError(
+                f"it holds {name} ({type(x).__name__}), which is no tensor: save the "
+                "state_dict() of the network alone"
+            )
+        if x.is_quantized or x.is_meta or x.layout != torch.strided:
+            raise UserError(f"{name} holds no plain numbers ({x.dtype}, {x.layout})")
+    if sum(tensor.numel() for tensor in state.values()) > _MAX_NUMBERS:
         raise UserError("its tensors have more numbers than any AlexNet")
     arrays = {
         name: (x.float() if x.is_floating_point() else x).detach().numpy()
-        for name, x in tensors.items()
+        for name, x in state.items()
     }
     return _from_torchvision(kind, arrays)
 
@@ -95,7 +102,9 @@ def read_safetensors(content: bytes) -> PublishedWeights:
     arrays = {}
     for name, tensor in safetensors.deserialize(content):
         if tensor["dtype"] not in _DTYPES:
-            raise UserError(f"{name} holds {tensor['dtype']}, which is no float")
+            raise UserError(
+                f"{name} holds {tensor['dtype']}, not one of {', '.join(_DTYPES)}"
+            )
         values = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
         arrays[name] = values.reshape(tensor["shape"])
     weights = _from_torchvision("safetensors", arrays)
@@ -122,6 +131,7 @@ def _from_torchvision(kind: str, tensors: Mapping[str, np.ndarray]) -> Published
     modules: dict[str, dict[str, np.ndarray]] = {}
     for name, values in tensors.items():
         module, _, variable = _WRAPPER.sub("", name).rpartition(".")
+        module = module or variable
         if variable in modules.get(module, {}):
             raise UserError(f"it holds {module}.{variable} twice")
         if variable not in _COUNTERS:

@@ -28,6 +28,10 @@ _VARIABLES = {
     **dict.fromkeys(("bias", "biases"), "bias"),
     "mean": "mean",
 }
+_WANTED = {
+    "input_normalization": ("mean",),
+    **dict.fromkeys(LAYERS, ("kernel", "bias")),
+}
 
 
 def take_layers(
@@ -48,10 +52,11 @@ def take_layers(
     layers = {}
     for layer, variables in arrays.items():
         layers[layer] = {_VARIABLES.get(key, key): variables[key] for key in variables}
-        if layer in LAYERS and set(layers[layer]) != {"kernel", "bias"}:
+        wanted, is_twice = _WANTED.get(layer), len(layers[layer]) < len(variables)
+        if wanted and (is_twice or set(layers[layer]) != set(wanted)):
             held = ", ".join(list(variables)[:8])
-            raise UserError(f"{layer} holds {held}, not a kernel and a bias")
-    others = [name for name in layers if name not in ("input_normalization", *LAYERS)]
+            raise UserError(f"{layer} holds {held}, not a {' and a '.join(wanted)}")
+    others = [name for name in layers if name not in _WANTED]
     if not others:
         return layers, ""
     head = layers.pop(others[0])
