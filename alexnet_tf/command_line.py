@@ -68,7 +68,7 @@ class _ChoiceParser(flags.ArgumentParser):
     """One of some words; the first where the flag stands alone, None for `--noflag`."""
 
     def __init__(self, choices: list[str]):
-        self._choices = choices
+        self.enum_values = self._choices = choices
 
     def parse(self, argument: str) -> str | None:
         argument = {"true": self._choices[0], "false": None}.get(argument, argument)
@@ -258,9 +258,12 @@ def format_help(about: str, names: Sequence[str], everything: bool = False) -> s
         choices = getattr(flag.parser, "enum_values", None)
         type_name = flag.flag_type().removeprefix("multi ")
         value = "|".join(map(str, choices or [_KINDS.get(type_name, "TEXT")]))
-        lines.append(
-            f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={value}"
-        )
+        if flag.boolean:
+            lines.append(
+                f"  --{flag.name}[={value}]" if choices else f"  --[no]{flag.name}"
+            )
+        else:
+            lines.append(f"  --{flag.name}={value}")
         text = re.sub(r"^<\S+>: ", "", flag.help)  # absl's list of choices
         if flag.parser.syntactic_help and not flag.boolean and not choices:
             text += f" ({flag.parser.syntactic_help})"

@@ -120,6 +120,7 @@ class Recipe:
         "1 - rate in training.",
         fixed=True,
         choices=("mask", "inverted"),
+        remark="; --dropout_rate takes a number",
     )
     dropout_rate: float = setting(
         0.5,

@@ -22,8 +22,8 @@ def setting(default, help, *, fixed=False, expert=False, **limits):
         help: What it is, with its unit.
         fixed: Whether a run cannot go on with another value.
         expert: Whether only `--helpfull` shows the flag.
-        **limits: `choices`, `lower_bound`, `upper_bound`; `length` of a tuple; whether
-            it is a `path`.
+        **limits: `choices`, and a `remark` on them; `lower_bound`, `upper_bound`;
+            `length` of a tuple; whether it is a `path`.
     """
     metadata = {"help": help, "fixed": fixed, "expert": expert, **limits}
     return dataclasses.field(default=default, metadata=metadata)
@@ -59,6 +59,7 @@ class Limits:
         self.is_tuple = typing.get_origin(kind) is tuple
         self.kind = typing.get_args(kind)[0] if self.is_tuple else kind
         self.choices = metadata.get("choices")
+        self._remark = metadata.get("remark", "")
         self._length = metadata.get("length")
         self._lower = metadata.get("lower_bound", -math.inf)
         self._upper = metadata.get("upper_bound", math.inf)
@@ -89,7 +90,7 @@ class Limits:
     def __str__(self) -> str:
         if self.choices:
             text = " or ".join(map(str, self.choices))
-            text += ", several with commas" if self.is_tuple else ""
+            text += ", several with commas" if self.is_tuple else self._remark
         else:
             names = {bool: "yes or no", int: "a whole number", float: "a number"}
             text = names.get(self.kind, "a text")

@@ -8,8 +8,11 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
+
+_THREADS, _THREADS_OF_CORE = 32, 8  # what TensorFlow starts in training, and some more
 
 
 def import_tensorflow(is_verbose: bool = False) -> None:
@@ -17,11 +20,15 @@ def import_tensorflow(is_verbose: bool = False) -> None:
 
     Args:
         is_verbose: Whether to show what TensorFlow writes when it starts.
+
+    Raises:
+        RuntimeError: So many threads as it needs cannot be started.
     """
     from absl import logging
 
     if "tensorflow" in sys.modules:
         return
+    _try_threads()
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend != "tensorflow":
         logging.warning("KERAS_BACKEND=%s is not used: this is TensorFlow", backend)
@@ -40,6 +47,16 @@ def import_tensorflow(is_verbose: bool = False) -> None:
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
     keras.config.set_epsilon(1e-7)
+
+
+def _try_threads() -> None:
+    """Starts as many threads as TensorFlow, which aborts where it cannot start one."""
+    is_done = threading.Event()
+    try:
+        for _ in range(_THREADS + _THREADS_OF_CORE * os.cpu_count()):
+            threading.Thread(target=is_done.wait).start()
+    finally:
+        is_done.set()
 
 
 @contextlib.contextmanager

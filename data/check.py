@@ -30,7 +30,7 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
         fast: Whether to leave the pictures undecoded.
     """
     from alexnet_tf.pipeline.data_set import open_data_set
-    from data.counting import Duplicates, find_gaps
+    from data.counting import Duplicates, describe_imbalance, find_gaps
 
     data_set = open_data_set(data_dir)
     size, last = data_set.image_size, data_set.num_classes - 1
@@ -48,8 +48,9 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
         _describe(data_set, name, counts[name])
         if not any(counts[name]):
             problems.append(f"{name} has no good record")
-    if line := duplicates.describe():
-        print(f"  {line}")
+    uneven = describe_imbalance(data_set.class_names, counts.get("train", ()))
+    for line in filter(None, (uneven, duplicates.describe())):
+        print(f"  note: {line}")
     problems += find_gaps(data_set.class_names, counts)
     if number := duplicates.num_across():
         problems.append(f"{number:,} pictures are in several splits")

@@ -63,13 +63,14 @@ def find_gaps(
 
 def describe_imbalance(class_names: Sequence[str], counts: Sequence[int]) -> str:
     """Returns a line where a class has ten times as many pictures as another."""
-    filled = [(n, name) for n, name in zip(counts, class_names, strict=True) if n]
+    filled = [(n, name) for n, name in zip(counts, class_names, strict=False) if n]
     if not filled or max(filled)[0] <= 10 * min(filled)[0]:
         return ""
     (most, common), (fewest, rare) = max(filled), min(filled)
     return (
         f"the classes of train are uneven, {common} {most:,} and {rare} {fewest:,}: "
-        "accuracy alone will say little"
+        "accuracy alone will say little, and train.py --class_weights=balanced counts "
+        "them alike"
     )
 
 

@@ -86,8 +86,7 @@ class Report:
             classes = describe_counts(self._class_names, counts)
             lines.append(f"{split}: {sum(counts):,}; {classes}")
         lines += [f"note: {gap}" for gap in find_gaps(self._class_names, splits)]
-        train = splits.get("train", [0] * len(labels))
-        if uneven := describe_imbalance(self._class_names, train):
+        if uneven := describe_imbalance(self._class_names, splits.get("train", ())):
             lines.append(f"note: {uneven}")
         if self._conversions:
             kinds = [f"{kind} {n:,}" for kind, n in sorted(self._conversions.items())]

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 
 import pytest
 from absl import flags, logging
 
-from alexnet_tf import command_line
+from alexnet_tf import command_line, starting
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = [*(path.stem for path in ROOT.glob("*.py")), "data.prepare", "data.check"]
@@ -395,6 +396,22 @@ def main(values):
         "(1, 7, 6, 3)",
     ]
     assert errors == "KERAS_BACKEND=jax is not used: this is TensorFlow\n"
+
+
+def test_where_threads_run_out_tensorflow_is_not_started(monkeypatch):
+    """It would abort; `files.explain` makes one line of the error."""
+    left, start = iter(range(20)), threading.Thread.start
+
+    def start_few(thread):
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    with pytest.raises(RuntimeError, match="start new thread"):
+        starting.import_tensorflow()
+    assert "tensorflow" not in sys.modules
 
 
 def test_terminal_says_at_once_that_it_starts(program, tmp_path):

@@ -78,6 +78,7 @@ def test_a_run_that_goes_on_keeps_its_batch_and_length(data_dir):
     [
         ({"filters": (96, 256)}, "--filters must be 5 numbers with commas.*, received"),
         ({"color": "sepia"}, "--color must be jitter or pca or none, received sepia"),
+        ({"dropout": 0.2}, "--dropout must be mask or inverted; --dropout_rate takes"),
         (
             {"dropout_rate": 1.0},
             "--dropout_rate must be a number from 0 to 0.99, received 1.0",

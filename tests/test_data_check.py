@@ -69,6 +69,19 @@ def test_good_data_set(data_dir, capsys):
         assert f"{name}: {split.num_examples} good records" in printed
 
 
+def test_uneven_classes_are_a_note_and_no_problem(data_dir, capsys):
+    def change(examples):
+        for i, example in enumerate(examples):
+            label(example)[0] = int(i == 0)
+        return examples
+
+    rewrite(data_dir, change)
+    assert check(str(data_dir)) == []
+    printed = capsys.readouterr().out
+    assert "note: the classes of train are uneven, cat 31 and dog 1:" in printed
+    assert "train.py --class_weights=balanced" in printed
+
+
 def test_undecodable_record(data_dir):
     def change(examples):
         image(examples[7])[0] = image(examples[7])[0][:200]

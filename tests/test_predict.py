@@ -260,6 +260,7 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
             command, capture_output=True, cwd=SCRIPT.parent, env={"PYTHONPATH": "."}
         )
 
+    assert b"--explain[=occlusion|gradcam]\n" in run("--help").stdout
     there = f"--saved_model={saved_model}"
     check_usage_error(run(there), "name pictures or folders")
     check_usage_error(run(there, "--format=xml", "x.jpg"), "--format")

@@ -20,7 +20,7 @@ from helpers import evaluate_run, make_config
 from alexnet_tf import files
 from alexnet_tf.devices import make_strategy
 from alexnet_tf.errors import UserError
-from alexnet_tf.evaluation import report
+from alexnet_tf.evaluation import report, stuck
 from alexnet_tf.evaluation.evaluation import (
     Outputs,
     evaluate_networks,
@@ -136,6 +136,8 @@ def test_the_page_says_the_numbers(written):
     assert f"95 % interval {low:.1%} to {high:.1%}" in text
     assert f"{12 / 25:.1%}" in text  # the largest class
     assert not re.search("top.5", text, re.IGNORECASE)  # of three classes
+    assert stuck.is_stuck(result.predictions)  # it never learned
+    assert "The network is stuck: its cross-entropy of" in text
 
 
 def test_the_page_has_precision_recall_and_f1_of_every_class(written):

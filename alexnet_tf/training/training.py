@@ -309,14 +309,19 @@ def _write_results(loop: Loop, trainer: Trainer, run: Run) -> list[str]:
             f"{evaluation.largest_class:.1%}); balanced accuracy "
             f"{evaluation.balanced_accuracy:.1%}, macro-F1 {evaluation.macro_f1:.1%}."
         )
+    timetable = trainer.timetable
+    if trainer.step < timetable.last_step:
+        lines.append(
+            f"Training ended at step {trainer.step:,} of {timetable.last_step:,}, "
+            "because the validation error improved no more."
+        )
     records = [x for x in read_records(run.metrics_file) if x["split"] == "validation"]
     best = min(records, key=lambda record: record["top_1_error"])
     if best["top_1_error"] < result.top_1_error:
-        epoch = best["epoch"]
         lines.append(
-            f"The best validation was that after epoch {int(epoch) or f'{epoch:.2f}'}: "
-            f"{1 - best['top_1_error']:.1%}; --checkpoint=best exports, evaluates and "
-            "predicts with that network."
+            f"The best validation was that of epoch "
+            f"{timetable.describe_epoch(best['step'])}: {1 - best['top_1_error']:.1%}; "
+            "--checkpoint=best exports, evaluates and predicts with that network."
         )
     return lines + loop.remarks
 
