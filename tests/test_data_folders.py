@@ -95,6 +95,14 @@ def test_a_split_inside_itself(tmp_path):
     assert any("beside the splits: 1, the first seg_pred" in n for n in source.notes)
 
 
+def test_images_inside_the_folders_of_splits(tmp_path):
+    for name in ("train/images", "val/images"):
+        make(tmp_path, f"{name}/sea/1.png", f"{name}/wood/1.png")
+    source, names = open_folder(tmp_path)
+    assert source.class_names == ["sea", "wood"]
+    assert splits_of(names) == {"train": "train", "val": "validation"}
+
+
 def test_what_stands_beside_is_named(tmp_path):
     make(tmp_path, "train/a/1.png", "train/b/1.png", "train/loose.png")
     make(tmp_path, "dev/a/1.png", "dev/b/1.png", "extra/a/1.png", "loose.png")

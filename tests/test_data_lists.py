@@ -27,6 +27,7 @@ def open_any(path, **reading):
         ("labels.csv", "Class;File;x\ncat;p/0.png;1\ndog;p/1.png;2\ncat;p/2.png;3\n"),
         ("labels.tsv", "image\tlabel\n0.png\tcat\n1.png\tdog\n2.png\tcat\n"),
         ("labels.txt", "p/0.png cat\np/1.png dog\np/2.png cat\n"),
+        ("labels.csv", "file,label\np/0.png,cat,x\np/1.png,dog,y\np/2.png,cat,z\n"),
         (
             "metadata.jsonl",
             '{"file_name": "p/0.png", "label": "cat"}\n'
@@ -53,7 +54,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
     assert source.num_items == 3
     assert source.notes == [
         "left out: rows for a picture that has one already: 1, the first 0",
-        "left out: rows without a picture that is there: 1, the first 9",
+        "left out: rows whose picture is not there, or is twice: 1, the first 9",
         "left out: rows without a label: 1, the first 3",
     ]
 
@@ -124,6 +125,36 @@ def test_the_folder_of_a_lists_name_comes_first(tmp_path):
     assert set(items(open_any(tmp_path))) == {f"{i}.png" for i in range(4)}
 
 
+def test_a_list_of_a_split_finds_its_folder_of_images(tmp_path):
+    """Kaggle's `train_images/` beside `test_images/`, with equal names."""
+    folders = "train_images", "test_images"
+    make(tmp_path, *(f"{folder}/{i}.png" for folder in folders for i in range(4)))
+    write(tmp_path, "train.csv", "image_id,label\n0,a\n1,b\n2,a\n3,b\n")
+    source = open_any(tmp_path)
+    assert {item.content.split("/")[-2] for item in source.all_items()} == {folders[0]}
+    assert source.num_items == 4
+
+
+def test_blanks_in_paths(tmp_path):
+    make(tmp_path, *(f"{who} pets/{i}.png" for who in ("my", "her") for i in range(2)))
+    rows = (
+        f"{who} pets/{i}.png {'ab'[i]}\n" for who in ("my", "her") for i in range(2)
+    )
+    write(tmp_path, "list.txt", "".join(rows))
+    assert open_any(tmp_path / "list.txt").class_names == ["a", "b"]
+
+
+def test_numbers_of_json_and_columns_that_are_not_used(tmp_path):
+    make(tmp_path, "0.png", "1.png", "2.png")
+    rows = (
+        f'{{"image": "{i}.png", "y": {i % 2}.0, "is_valid": 1}}\n' for i in range(3)
+    )
+    write(tmp_path, "list.jsonl", "".join(rows))
+    source = open_any(tmp_path / "list.jsonl")
+    assert source.class_names == ["0", "1"]
+    assert source.notes == ["left out: columns: 1, the first is_valid"]
+
+
 def test_paths_from_here_and_from_the_root_in_one_list(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path, "p/0.png", "p/1.png", "q/2.png"))
     rows = f"image,label\np/0.png,a\np/1.png,b\n{tmp_path}/q/2.png,a\n"
@@ -155,6 +186,24 @@ def test_labels_that_no_class_can_be_called(tmp_path):
         (("images/1.png", "masks/1.png"), "look like pictures and what belongs"),
         (("a/x/1.png", "a/y/1.png", "b/z/1.png"), "two folders down.*classes x, y, z"),
         (("x_part_1/1.png", "x_part_2/2.png"), "parts of one set"),
+        (
+            ("tr/a/1.png", "tr/b/1.png", "te/a/1.png"),
+            "two folders .* splits, which are",
+        ),
+        (("train/a/1.png", "train/b/1.png", "vall/a/1.png", "vall/b/1.png"), "vall in"),
+        (
+            ("trainval/a/1.png", "test/a/1.png", "test/b/1.png"),
+            "trainval in .*left out",
+        ),
+        (("a/1.png", "b/1.png", "test/a/1.png", "test/b/1.png"), "a, b in .* left out"),
+        (
+            ("a/1.png", "b/1.png", "all/a/1.png", "all/b/1.png"),
+            "all in .* has folders of the classes a, b in it; for the classes a, b ty",
+        ),
+        (
+            ("a/x.png", "a/x_mask.png", "a/y.png", "a/y_mask_1.png", "b/z.png"),
+            r"masks beside .*, such as x_mask, which --label_from='.*\(\?!\.\*_mask\)'",
+        ),
         (
             ("HR/5.png", "HR/99.png", "LR/5.png", "LR/99.png"),
             "two versions of the same",

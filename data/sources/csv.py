@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole, shown
+from alexnet_tf.paths import list_names
 from alexnet_tf.pictures.listing import LeftOut, find_pictures
 from data.source import (
     Item,
@@ -61,11 +62,13 @@ class List(NamedTuple):
         path: Its file.
         rows: What it says of each picture.
         columns: The names of its columns; () where it has no header.
+        unused: Those of them that say nothing here.
     """
 
     path: str
     rows: tuple[_Row, ...]
     columns: tuple[str, ...]
+    unused: tuple[str, ...]
 
 
 def is_list(path: str) -> bool:
@@ -165,12 +168,14 @@ def _collect(table: List, split: str, reading, rows: dict[str, _Row], left_out) 
     }
     if not any(meant.values()):
         meant = dict.fromkeys(meant, split)
+    for column in table.unused:
+        left_out.add("columns", column)
     for row in table.rows:
         path = files.find(row.image)
         if not row.label:
             left_out.add("rows without a label", row.image)
         elif not path:
-            left_out.add("rows without a picture that is there", row.image)
+            left_out.add("rows whose picture is not there, or is twice", row.image)
         elif not meant[row.split]:
             left_out.add("rows of no split that is known", f"{row.image}: {row.split}")
         elif path not in rows:
@@ -236,10 +241,12 @@ class Files:
     """Finds the pictures that a list names, with or without folder and extension."""
 
     def __init__(self, path: str, reading: Reading):
-        path = os.path.abspath(path)
-        directory = os.path.dirname(path)
-        # Kaggle has train.csv beside train/; others labels/x.csv beside images/1.jpg.
-        beside = os.path.splitext(path)[0], directory, os.path.join(directory, "..")
+        directory, name = os.path.split(os.path.abspath(path))
+        stem = os.path.splitext(name)[0]
+        # Kaggle has train.csv beside train/ or train_images/; others have labels/x.csv
+        # beside images/1.jpg.
+        named = [name for name in list_names(directory) if name.startswith(stem)]
+        beside = [os.path.join(directory, name) for name in (*sorted(named), "", "..")]
         self._folders = [os.path.abspath(reading.images)] if reading.images else beside
         self._by_name = {}
 
@@ -292,14 +299,18 @@ def read_list(path: str, reading: Reading) -> List:
     else:
         columns, table = _parse_text(text, reading)
     if not table:
-        raise UserError(f"{shown(path)} has no row of two columns")
+        raise UserError(
+            f"{shown(path)} has no rows of a picture and its label; all rows must have "
+            "the same number of columns"
+        )
     used = _find_columns(path, columns, table, reading)
+    unused = (name for i, name in enumerate(columns) if i not in used and name)
 
     def cell(row: Sequence[str], column: int | None) -> str:
         return row[column].strip() if column is not None and column < len(row) else ""
 
     rows = [_Row(*(cell(row, column) for column in used)) for row in table]
-    return List(path, tuple(rows), columns)
+    return List(path, tuple(rows), columns, tuple(unused))
 
 
 def _parse_json(text: str, path: str) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -314,6 +325,8 @@ def _parse_json(text: str, path: str) -> tuple[tuple[str, ...], list[list[str]]]
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value) if isinstance(value, str | int) else ""
 
 
@@ -329,18 +342,23 @@ def _parse_text(text: str, reading: Reading) -> tuple[tuple[str, ...], list[list
             continue
         widths = collections.Counter(map(len, rows))
         width, number = widths.most_common(1)[0] if widths else (0, 0)
-        if width > 1 and number >= 0.9 * len(rows):
+        is_blank = delimiter == " " and width > 2 and not _has_known(rows[0], reading)
+        if width > 1 and number >= 0.9 * (len(rows) - 1) and not is_blank:
             table = rows
             break
     else:  # a path with blanks, and the label
         table = [line.rsplit(None, 1) for line in lines]
-    given = [reading.image_column, reading.label_column, reading.split_column]
     first = table[0] if table else []
-    known = " ".join(_NAMES.values()).split()
-    is_header = any(_plain(cell) in known or cell in given for cell in first)
-    is_header |= not any(map(_PATH.search, first))
+    is_header = _has_known(first, reading) or not any(map(_PATH.search, first))
     columns = tuple(cell.strip() for cell in first) if is_header else ()
     return columns, [row for row in table[is_header:] if len(row) > 1]
+
+
+def _has_known(row: Sequence[str], reading: Reading) -> bool:
+    """Whether a row has the name of a column."""
+    known = " ".join(_NAMES.values()).split()
+    given = reading.image_column, reading.label_column, reading.split_column
+    return any(_plain(cell) in known or cell in given for cell in row)
 
 
 def _plain(name: str) -> str:

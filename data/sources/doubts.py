@@ -25,6 +25,7 @@ _PARTS = (
     "part parts batch batches fold folds chunk shard image images imgs volume vol disk "
     "archive set split subset"
 )
+_MASK = re.compile(r"(?P<picture>.+)(?P<end>[ _-]masks?)([ _-]?\d+)?", re.IGNORECASE)
 # How pictures are called that nobody has named.
 _UNNAMED = (
     "img image images dsc dscn dscf pic picture photo p pxl screenshot download frame "
@@ -42,6 +43,7 @@ def see_no_classes(layout: Layout) -> str:
     names = {name for folder in trained for _, name in layout.walk(folder)} - {""}
     if len(names) < 2:
         found = ", ".join(map(shown, names)) or "none with a picture"
+        where = shown(os.path.join(layout.root, min(trained)).rstrip("/"))
         return (
             f"expected a folder for each of two or more classes in {where}, found "
             + found
@@ -61,16 +63,30 @@ def _see_two_levels(layout: Layout) -> str:
     first = min(below.values())
     return (
         f"the pictures in {shown(layout.root)} lie two folders down, as in "
-        f"{shown(first)}: the upper folders or the lower ones may be the classes"
+        f"{shown(first)}: the upper folders or the lower ones may be the classes, or "
+        "the upper ones splits, which are called train, val and test"
     )
 
 
 def see_doubt(layout: Layout) -> str:
     """Returns why the folders are perhaps not the classes; "" where they are clear."""
-    signs = [_see_list]
+    signs = [_see_left_out, _see_list, _see_classes_inside, _see_masks]
     if len(layout.classes) <= _MAX_FOLDERS:
         signs += [_see_roles, _see_parts, _see_twins, _see_own_names]
     return next(filter(None, (sign(layout) for sign in signs)), "")
+
+
+def _see_left_out(layout: Layout) -> str:
+    """Folders beside those of the splits that are perhaps a split, too."""
+    for folder in layout.others:
+        names = {name for _, name in layout.walk(folder)}
+        if "train" not in layout.splits.values() or len(names & {*layout.classes}) > 1:
+            return (
+                f"{enumerate_some(layout.others)} in {shown(layout.root)} would be "
+                f"left out beside {enumerate_some(layout.splits)}: call the folders of "
+                "splits train, val and test, and move the rest away"
+            )
+    return ""
 
 
 def _see_list(layout: Layout) -> str:
@@ -88,6 +104,32 @@ def _see_list(layout: Layout) -> str:
             return (
                 f"the list {shown(table.path)} gives the pictures other classes than "
                 f"their folders {enumerate_some(layout.classes)}"
+            )
+    return ""
+
+
+def _see_classes_inside(layout: Layout) -> str:
+    """A folder with folders that are called as other classes."""
+    for name, paths in layout.classes.items():
+        inner = {*map(os.path.basename, paths)} & {*layout.classes} - {name}
+        if len(inner) > 1:
+            return (
+                f"{shown(name)} in {shown(layout.root)} has folders of the classes "
+                f"{enumerate_some(sorted(inner))} in it"
+            )
+    return ""
+
+
+def _see_masks(layout: Layout) -> str:
+    """Pictures that are called as another one's mask."""
+    for name, stems in _names_by_class(layout).items():
+        known, matches = {*stems}, filter(None, map(_MASK.fullmatch, stems))
+        masks = [match for match in matches if match["picture"] in known]
+        if len(masks) > 1:
+            return (
+                f"{shown(name)} in {shown(layout.root)} has masks beside the pictures, "
+                f"such as {shown(masks[0][0])}, which "
+                f"--label_from='^([^/]+)/(?!.*{masks[0]['end']})' leaves out"
             )
     return ""
 

@@ -25,7 +25,7 @@ from data.sources.layout import Layout, find_layout, has_role
 TAKES = ("label_from",)
 FIRST_FOLDER, LAST_FOLDER = "^([^/]+)/", "([^/]+)/[^/]*$"
 # Classes in the pictures' own names: "cat.0.jpg", "0001_cat.jpg".
-_IN_NAMES = (r"([^\W\d_][^/\d]*?)[ ._-]*\d[^/]*$", r"[._-]([^/._\d-]+)\.\w+$")
+_IN_NAMES = (r"([^\W\d_][^/\d]*?)[ ._(-]*\d[^/]*$", r"[._-]([^/._\d-]+)\.\w+$")
 
 
 class _Part(NamedTuple):
@@ -151,8 +151,9 @@ def _check_doubts(layout: Layout) -> None:
         for folder in filter(has_role, layout.classes):  # images/ beside annotations/
             if folder in layout.pictures:
                 inner = find_layout(os.path.join(layout.root, folder), LeftOut())
-        hint = f"; if they are the classes, give --label_from='{FIRST_FOLDER}'"
-        raise UserError(reason + _advise(layout, inner) + hint)
+        as_it_is = _command(layout, f"--label_from={FIRST_FOLDER}")
+        advice = f"{_advise(layout, inner)}; to go on as it is type {as_it_is}"
+        raise UserError(reason + advice)
 
 
 def _advise(layout: Layout, inner: Layout) -> str:
@@ -168,20 +169,24 @@ def _advise(layout: Layout, inner: Layout) -> str:
     advice, unclear = {}, []
     for table in csv.find_lists(inner.root, Reading(), unclear):
         read = functools.partial(csv.open_source, table.path, Reading())
-        advice[f"--input={table.path}",] = _classes_of_whole(read, whole)
+        words = _command(inner, input=table.path)
+        advice[words] = _classes_of_whole(read, whole)
     for pattern in (*_IN_NAMES, LAST_FOLDER, FIRST_FOLDER):
         read = functools.partial(_open_by_pattern, inner, pattern, LeftOut())
-        words = f"--label_from={pattern}", f"--input={inner.root}"
+        words = _command(inner, f"--label_from={pattern}")
         advice[words] = _classes_of_whole(read, whole, 2 * (pattern in _IN_NAMES))
-    output = f"--output={os.path.join('runs', data_set_name(inner.root))}"
     said, lines = [set(), set(layout.classes)], [f"; {error}" for error in unclear]
     for words, classes in advice.items():
         if set(classes) not in said:
             said.append(set(classes))
-            line = command("python", "-m", "data.prepare", *words, output)
-            names = enumerate_some(classes)
-            lines.append(f"; for the classes {names} type {line}")
+            lines.append(f"; for the classes {enumerate_some(classes)} type {words}")
     return "".join(lines)
+
+
+def _command(layout: Layout, *words: str, input: str = "") -> str:
+    output = f"--output={os.path.join('runs', data_set_name(layout.root))}"
+    words = *words, f"--input={input or layout.root}", output
+    return command("python", "-m", "data.prepare", *words)
 
 
 def _classes_of_whole(read, number: int, each: int = 1) -> tuple[str, ...]:

@@ -81,13 +81,13 @@ def find_layout(root: str, left_out: LeftOut) -> Layout:
         root = os.path.join(root, name)
         pictures = {k[len(name) + 1 :]: found for k, found in pictures.items()}
     named = find_splits(names, root)
-    splits = {f: split for f, split in named.items() if _has_classes(pictures, f)}
-    _check_levels(root, pictures, set(names) - set(splits))
-    flat = {f: split for f, split in named.items() if f not in splits}
+    inner = {folder: _pass_through(pictures, folder) for folder in named}
+    flat = {f: named[f] for f in named if not _names(pictures, inner[f])}
+    splits = {inner[f]: named[f] for f in named if f not in flat}
+    others = [name for name in names if name not in named]
+    _check_levels(root, pictures, [*others, *flat])
     if not splits and len(flat) < 2:  # a class may be called "train"
         return Layout(root, pictures, {"": "train"})
-    others = [name for name in names if name not in named]
-    splits = {_pass_through(pictures, f): split for f, split in splits.items()}
     return Layout(root, pictures, splits, flat, others)
 
 
@@ -134,18 +134,15 @@ def _names(pictures: Mapping, folder: str) -> list[str]:
     return sorted({name for _, name in _walk(pictures, folder) if name})
 
 
-def _has_classes(pictures: Mapping, folder: str) -> bool:
-    """Whether a folder has others than one by a name such as "images"."""
-    names = _names(pictures, folder)
-    return bool(names) and not (len(names) == 1 and has_role(names[0]))
-
-
 def _pass_through(pictures: Mapping, folder: str) -> str:
-    """Goes into `train/train`, which unpacking an archive likes to make."""
-    name = os.path.basename(folder)
-    inner = os.path.join(folder, name)
-    is_alone = folder not in pictures and _names(pictures, folder) == [name]
-    return inner if is_alone and _names(pictures, inner) else folder
+    """Goes into `train/train`, which unpacking an archive makes, and `train/images`."""
+    names = _names(pictures, folder)
+    if len(names) != 1 or folder in pictures:
+        return folder
+    inner = os.path.join(folder, names[0])
+    is_role = has_role(names[0])
+    is_twin = names[0] == os.path.basename(folder) and _names(pictures, inner)
+    return inner if is_role or is_twin else folder
 
 
 def _check_levels(root: str, pictures: Mapping, names: Iterable[str]) -> None:
