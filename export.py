@@ -38,6 +38,12 @@ def define_flags() -> None:
         "What a SavedModel stores and computes with. bfloat16 halves its size, and is "
         "faster where the processor computes in it.",
     )
+    flags.DEFINE_bool(
+        "xla",
+        False,
+        "Has XLA compile a SavedModel's response normalisation, which is faster where "
+        "the server has XLA.",
+    )
     flags.DEFINE_enum(
         "quantize",
         None,
@@ -59,7 +65,8 @@ def check(values: flags.FlagValues, arguments: list[str]) -> None:
         raise flags.Error("give --model_dir or --init_weights")
     if values.init_weights and not values.output:
         raise flags.Error("--init_weights needs --output, a directory")
-    for name, format in (("precision", "saved_model"), ("quantize", "litert")):
+    formats = {"precision": "saved_model", "xla": "saved_model", "quantize": "litert"}
+    for name, format in formats.items():
         if values[name].present and values.format != format:
             raise flags.Error(f"--{name} is for --format={format}")
 
@@ -71,7 +78,13 @@ def main(values: flags.FlagValues, _) -> None:
     output = export_run(
         values.model_dir or values.init_weights,
         values.output,
-        Form(values.format, values.top_k, values.precision, values.quantize),
+        Form(
+            values.format,
+            values.top_k,
+            values.precision,
+            values.xla,
+            values.quantize,
+        ),
         checkpoint=values.checkpoint,
         recipe=values.recipe,
         class_names=values.class_names,

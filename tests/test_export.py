@@ -226,12 +226,17 @@ def test_a_batch_that_would_take_seconds_is_refused(name, serve):
         serve[name](tf.constant(many))
 
 
-def test_the_graph_has_no_xla_and_no_python(saved_model):
+def read_graph(saved_model):
     proto = saved_model_pb2.SavedModel()
     proto.ParseFromString(pathlib.Path(saved_model, "saved_model.pb").read_bytes())
     (meta_graph,) = proto.meta_graphs
-    functions = meta_graph.graph_def.library.function
-    nodes = [*meta_graph.graph_def.node, *(n for f in functions for n in f.node_def)]
+    return meta_graph.graph_def
+
+
+def test_the_graph_has_no_xla_and_no_python(saved_model):
+    graph = read_graph(saved_model)
+    functions = graph.library.function
+    nodes = [*graph.node, *(n for f in functions for n in f.node_def)]
     assert {"Conv2D", "MatMul", "DecodeJpeg"} <= {node.op for node in nodes}
     assert not {n.op for n in nodes if "Xla" in n.op or "PyFunc" in n.op}
     for thing in (*nodes, *functions):
@@ -618,6 +623,14 @@ def test_bfloat16_halves_the_size_and_is_measured(run_on_data, tmp_path, monkeyp
         export_run(run_on_data, half, Form(precision="bfloat16"))
 
 
+def test_xla_compiles_the_response_normalisation_where_it_is_asked_for(run, tmp_path):
+    # `export_run` has compared its answers with the checkpoint's.
+    output = export_run(run[0].model_dir, str(tmp_path / "x"), Form(xla=True))
+    graph = read_graph(output)
+    compiled = [f for f in graph.library.function if f.attr["_XlaMustCompile"].b]
+    assert len(compiled) == 4, "two layers, of the network and of its features"
+
+
 @pytest.mark.parametrize("quantize", ["weights", "int8"])
 def test_quantized_files_are_smaller_and_measured(run_on_data, tmp_path, quantize):
     form = Form("litert", quantize=quantize)
@@ -657,6 +670,7 @@ def test_what_cannot_be_measured_is_not_approximated(run_on_data):
     [
         (["--format=onnx", "--quantize=int8"], "--quantize is for --format=litert"),
         (["--format=npy", "--precision=bfloat16"], "--precision is for --format=saved"),
+        (["--format=onnx", "--xla"], "--xla is for --format=saved_model"),
     ],
 )
 def test_options_of_other_formats_are_refused(run, capsys, arguments, message):

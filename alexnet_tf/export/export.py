@@ -49,6 +49,7 @@ class Form:
         format: A key of `EXPORT_FILES`.
         top_k: How many classes a SavedModel answers.
         precision: What a SavedModel stores and computes with, "float32" or "bfloat16".
+        xla: Whether XLA compiles a SavedModel's response normalisation.
         quantize: "weights" or "int8", for a LiteRT file of a quarter of the size; None
             for float32.
     """
@@ -56,6 +57,7 @@ class Form:
     format: str = "saved_model"
     top_k: int = 5
     precision: str = "float32"
+    xla: bool = False
     quantize: str | None = None
 
     @property
@@ -123,7 +125,7 @@ def _write(network: Loaded, directory: str, form: Form) -> Measured | None:
     if form.format == "saved_model":
         export_model(
             *(model, config.class_names, directory, config.fitting),
-            *(form.top_k, form.precision),
+            *(form.top_k, form.precision, form.xla),
         )
         if not form.is_approximate:
             return check_export(model, directory, config.fitting)

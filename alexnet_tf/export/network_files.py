@@ -18,7 +18,7 @@ import tensorflow as tf
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.checking import draw_picture, require_same
 from alexnet_tf.export.model_card import describe_input
-from alexnet_tf.export.saved_model import copy_without_xla, format_labels
+from alexnet_tf.export.saved_model import copy_for_serving, format_labels
 from alexnet_tf.pictures.in_graph import fit_images
 from alexnet_tf.pipeline.batches import training_batches
 from alexnet_tf.pipeline.data_set import open_data_set
@@ -44,7 +44,7 @@ def write_network(
     Returns:
         The path of the file.
     """
-    model = copy_without_xla(network.model)
+    model = copy_for_serving(network.model)
     options = {}
     if quantize:
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]

@@ -1,8 +1,9 @@
 """A network as a SavedModel: what a server needs, from picture files to classes.
 
 Its graph has plain TensorFlow operations alone, so that servers without this package,
-without Python and without XLA run it. It decodes and fits pictures as evaluation sees
-them, because a client that did it itself would do it otherwise.
+without Python and without XLA run it; `xla` alone asks for that. It decodes and fits
+pictures as evaluation sees them, because a client that did it itself would do it
+otherwise.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ def export_model(
     fitting: Fitting | None = None,
     top_k: int = 5,
     precision: str = "float32",
+    xla: bool = False,
 ) -> None:
     """Writes a network as a SavedModel of plain TensorFlow operations.
 
@@ -64,9 +66,11 @@ def export_model(
         precision: What the weights are stored in and computed with: "float32", or
             "bfloat16", which halves what is read and is faster where the processor
             computes in it.
+        xla: Whether XLA compiles the response normalisation, in a fraction of the time.
+            The first batch of each size then waits for the compiler.
     """
     fitting = fitting or Fitting()
-    model = copy_without_xla(model, precision)
+    model = copy_for_serving(model, precision, xla)
     module = tf.Module()
     module.variables_of_model = [variable.value for variable in model.variables]
     with tempfile.TemporaryDirectory() as directory:
@@ -80,13 +84,15 @@ def export_model(
     _write_warm_up_requests(output, signatures, model.input_shape[1])
 
 
-def copy_without_xla(model: keras.Model, precision: str = "float32") -> keras.Model:
-    """Returns the same network of plain operations: not every server has XLA."""
+def copy_for_serving(
+    model: keras.Model, precision: str = "float32", xla: bool = False
+) -> keras.Model:
+    """Returns the same network, of plain operations where not every server has XLA."""
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if isinstance(layer, LocalResponseNormalization):
-            config["jit_compile"] = False
+            config["jit_compile"] = xla
         if layer.name not in _FLOAT32:
             config["dtype"] = precision
         return type(layer).from_config(config)
