@@ -64,7 +64,6 @@ class Service:
         )
         self._versions.watch()
         yield
-        self._versions.close()
         await self._batcher.close()
 
     async def predict(self, request: Request) -> Response:

@@ -143,9 +143,10 @@ class Gate:
         self._answered.inc(number)
         self._seconds.observe(seconds)
         if scope["path"] not in _QUIET:
-            line = f"{scope['method']} {shown(scope['path'])[:100]} {status}"
-            line += f", {number} pictures, {1000 * seconds:.0f} ms"
-            logging.info("%s", line)
+            asked = shown(f"{scope['method']} {scope['path']}")[:100]
+            logging.info(
+                "%s %d, %d pictures, %.0f ms", asked, status, number, 1000 * seconds
+            )
 
     @contextlib.asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
@@ -199,14 +200,22 @@ async def unless_client_leaves(request: Request, work: Coroutine):
 
 
 def make_protocol(seconds: float) -> type[H11Protocol]:
-    """HTTP whose connections are bounded in number, and in time without a request."""
+    """HTTP whose connections are bounded in number, and in time without a new request.
+
+    A client that asks nothing, and one that does not read what it is answered, go. Of
+    too many, one that has asked nothing yet makes room for the next.
+    """
 
     class Protocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             if len(self.connections) > _MAX_CONNECTIONS:
-                transport.write(_NO_ROOM)
-                transport.close()
+                silent = [c for c in self.connections - {self} if not c.cycle]
+                if silent:
+                    silent[0].transport.abort()
+                else:
+                    transport.write(_NO_ROOM)
+                    transport.close()
             self._look_later()
 
         def connection_lost(self, error: Exception | None) -> None:
@@ -214,13 +223,15 @@ def make_protocol(seconds: float) -> type[H11Protocol]:
             super().connection_lost(error)
 
         def _look_later(self) -> None:
-            self._timer = self.loop.call_later(seconds, self._end_if_idle, self.cycle)
+            # By then the gate has ended a request, unless its client reads no answer.
+            self._timer = self.loop.call_later(
+                1.2 * seconds, self._end_unless_new, self.cycle
+            )
 
-        def _end_if_idle(self, last_cycle) -> None:
-            is_busy = self.cycle and not self.cycle.response_complete
-            if is_busy or self.cycle is not last_cycle:
-                self._look_later()
-            else:
+        def _end_unless_new(self, last_cycle) -> None:
+            if self.cycle is last_cycle:
                 self.transport.abort()
+            else:
+                self._look_later()
 
     return Protocol

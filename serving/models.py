@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 
 import numpy as np
 from absl import logging
@@ -32,7 +33,6 @@ class Versions:
 
     def __init__(self, directory: str, interval: float = 5.0):
         self._directory, self._interval = directory, interval
-        self._ended = threading.Event()
         self._refused: dict[int, list] = {}
         self.current, self.number = None, 0
         self.look()
@@ -64,18 +64,15 @@ class Versions:
         return True
 
     def watch(self) -> None:
-        """Looks for other versions in a thread of its own until `close`."""
+        """Looks for other versions in a thread of its own until the process ends."""
 
         def watch() -> None:
-            while not self._ended.wait(self._interval):
+            while True:
+                time.sleep(self._interval)
                 with contextlib.suppress(OSError):  # a file came or went meanwhile
                     self.look()
 
         threading.Thread(target=watch, daemon=True).start()
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._ended.set()
 
 
 def _load(directory: str) -> ExportedModel:

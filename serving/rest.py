@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from alexnet_tf.export.saved_model import MAX_BATCH_SIZE
 from alexnet_tf.exported import ExportedModel
 
+_MAX_VALUES = 2**21  # half a second of reading, in which nobody else is answered
+
 
 @dataclasses.dataclass(frozen=True)
 class Question:
@@ -31,7 +33,10 @@ class Question:
 
 
 def parse(body: bytes, model: ExportedModel) -> Question:
-    """Reads a request; what it does not fulfil is answered by 400."""
+    """Reads a request; what it does not fulfil is answered by 400, or 413."""
+    if body.count(b",") > _MAX_VALUES:  # each value but the first follows a comma
+        reason = f"JSON has at most {_MAX_VALUES:,} values: send picture files as b64"
+        raise HTTPException(413, reason)
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import http.client
 import io
 import itertools
@@ -25,6 +26,7 @@ import tensorflow as tf
 import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
@@ -32,8 +34,8 @@ from alexnet_tf import alexnet
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.saved_model import export_model
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting, fit_picture
-from serving import gate, models
-from serving.application import Service
+from serving import gate, models, rest
+from serving.application import Service, make_app
 from serving.batching import Batcher
 from serving.models import Versions
 from serving.server import listen
@@ -196,6 +198,12 @@ def test_bad_requests_are_a_sentence(server, body, kind, status, reason):
     found, _, answer = server.ask("POST", PREDICT, body, **kind)
     assert found == status
     assert reason in json.loads(answer)["error"]
+
+
+def test_values_are_counted_before_they_are_read():
+    for number, refusal in ((2**21 + 1, "413: JSON has at most"), (2**21, "400: the")):
+        with pytest.raises(HTTPException, match=refusal):
+            rest.parse(b"," * number, None)
 
 
 def test_other_oddities_of_http(server):
@@ -387,8 +395,26 @@ def test_what_cannot_be_served_is_one_line(tmp_path):
             listen("127.0.0.1", port)
 
 
+@contextlib.contextmanager
+def serving(app, limits):
+    """Serves an application in a thread: its server and its address."""
+    listening = listen("127.0.0.1", 0)
+    config = uvicorn.Config(
+        app,
+        http=gate.make_protocol(limits.seconds),
+        ws="none",
+        log_config=None,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield server, listening.getsockname()
+    server.should_exit = True
+    thread.join()
+
+
 @pytest.fixture
-def quick():
+def quick_server():
     """A server of half a second a request, whose application sends a body back."""
     limits = gate.Limits(body=1000, waiting=1, seconds=0.5)
     door = gate.Gate(limits)
@@ -399,19 +425,16 @@ def quick():
                 await asyncio.sleep(60)
             if body == b"fail":
                 raise KeyError("a secret")
-            return PlainTextResponse(body)
+            return PlainTextResponse(body * 2**21 if body == b"many" else body)
 
     app = door.around(Starlette(routes=[Route("/", echo, methods=["POST"])]))
-    protocol = gate.make_protocol(limits.seconds)
-    listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(
-        uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None)
-    )
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    yield listening.getsockname()
-    server.should_exit = True
-    thread.join()
+    with serving(app, limits) as server:
+        yield server
+
+
+@pytest.fixture
+def quick(quick_server):
+    return quick_server[1]
 
 
 def converse(address, content, seconds=5):
@@ -443,6 +466,47 @@ def test_slow_clients_are_ended(quick, caplog):
     assert caplog.messages[-1].startswith("POST / 200, 0 pictures")
 
 
+def test_a_client_that_reads_no_answer_is_ended(quick_server):
+    server, address = quick_server
+    request = post(b"many").replace(b"close", b"keep-alive")
+    with socket.create_connection(address) as client:
+        client.sendall(3 * request)
+        deadline = time.monotonic() + 10
+        has_come = False
+        while time.monotonic() < deadline:
+            number = len(server.server_state.connections)
+            if has_come and not number:
+                break
+            has_come = has_come or number > 0
+            time.sleep(0.05)
+    assert (has_come, number) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), MemoryError],
+)
+def test_a_want_of_memory_is_no_bad_picture(error):
+    def run(*_):
+        raise error
+
+    model = types.SimpleNamespace(
+        run=run,
+        fitting=Fitting(),
+        signatures=["serving_default"],
+        input_of=lambda _: "image_bytes",
+    )
+    nothing = types.SimpleNamespace(current=model, watch=lambda: None)
+    limits = gate.Limits()
+    body = json.dumps({"instances": [b64(encode())]}).encode()
+    request = post(body).replace(b"/", PREDICT.encode(), 1)
+    with serving(make_app(nothing, limits), limits) as (_, address):
+        answer = converse(address, request)
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b"retry-after: 1\r\n" in answer
+    assert answer.endswith(b'{"error":"out of memory: come again"}')
+
+
 def test_a_fault_of_ours_is_one_line_of_the_log(quick, caplog):
     answer = converse(quick, post(b"fail"))
     assert answer.startswith(b"HTTP/1.1 500")
@@ -452,10 +516,20 @@ def test_a_fault_of_ours_is_one_line_of_the_log(quick, caplog):
     ]
 
 
-def test_connections_and_bodies_are_bounded(quick, monkeypatch):
+def test_connections_and_bodies_are_bounded(quick_server, monkeypatch):
+    server, quick = quick_server
     monkeypatch.setattr(gate, "_MAX_CONNECTIONS", 2)
     clients = [socket.create_connection(quick) for _ in range(2)]
     try:
+        assert converse(quick, post(b"echo")).endswith(b"echo")  # in place of a silent
+        for client in clients:
+            client.close()
+        clients = [socket.create_connection(quick) for _ in range(2)]
+        for client in clients:
+            client.sendall(post(b"wait"))
+        connections = server.server_state.connections
+        while len(connections) != 2 or not all(c.cycle for c in list(connections)):
+            time.sleep(0.01)
         assert converse(quick, b"").startswith(b"HTTP/1.1 503")
     finally:
         for client in clients:
