@@ -92,7 +92,7 @@ def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
 
     from alexnet_tf.pipeline.examples import decode_crop
     from alexnet_tf.pipeline.reading import parse_record
-    from data.tfrecords import count_records
+    from alexnet_tf.pipeline.tfrecords import count_records
 
     corner = tf.constant([0, 0])
 

@@ -17,6 +17,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import read_whole, shown
 from alexnet_tf.paths import is_remote, list_names, local_only
 from alexnet_tf.pictures.listing import LeftOut, find_folders
+from alexnet_tf.pipeline.tfrecords import count_whole, first_line
 from data.source import (
     Item,
     Reading,
@@ -27,7 +28,6 @@ from data.source import (
     find_splits,
 )
 from data.sources.names import read_names
-from data.tfrecords import count_whole, first_line
 
 TAKES = ("name", "class_names", "image_column", "label_column")
 _FEATURES, _INFO = "features.json", "dataset_info.json"

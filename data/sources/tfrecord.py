@@ -20,6 +20,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names
 from alexnet_tf.pictures.listing import LeftOut, find_folders
+from alexnet_tf.pipeline.tfrecords import count_whole, find_compression, first_line
 from data.counting import progress_bar
 from data.source import (
     Item,
@@ -30,7 +31,6 @@ from data.source import (
     find_splits,
 )
 from data.sources.names import Classes, find_classes, read_names
-from data.tfrecords import count_whole, find_compression, first_line
 
 TAKES = ("class_names", "label_offset", "image_column", "label_column")
 _FILE = re.compile(
