@@ -9,25 +9,28 @@ from alexnet_tf.paths import is_remote
 if __name__ == "__main__":  # from here on a signal ends it in one line
     signals.handle()
 
+import concurrent.futures
+import functools
+import itertools
 import os
-import re
 from collections.abc import Iterator
 
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
+from data.held_out import content_digest
 from data.source import check_class_names
 
 # TensorFlow is imported inside functions, after the flags are parsed.
 _FLAT = 2  # of 255: JPEG makes no more of a picture of one colour
+_AT_ONCE = 256  # records
 
 
-def check(data_dir: str, fast: bool = False) -> list[str]:
+def check(data_dir: str) -> list[str]:
     """Reads every record, prints what is there, and returns what is wrong.
 
     Args:
         data_dir: A data set that `open_data_set` opens.
-        fast: Whether to leave the pictures undecoded.
     """
     from alexnet_tf.pipeline.data_set import open_data_set
     from data.counting import Duplicates, describe_imbalance, find_gaps
@@ -44,7 +47,7 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
     except UserError as error:
         problems.append(str(error))
     for name, split in data_set.splits.items():
-        counts[name] = _read_split(data_set, split, fast, problems, duplicates)
+        counts[name] = _read_split(data_set, split, problems, duplicates)
         _describe(data_set, name, counts[name])
         if not any(counts[name]):
             problems.append(f"{name} has no good record")
@@ -57,9 +60,7 @@ def check(data_dir: str, fast: bool = False) -> list[str]:
     return problems
 
 
-def _read_split(
-    data_set, split, fast: bool, problems: list[str], duplicates
-) -> list[int]:
+def _read_split(data_set, split, problems: list[str], duplicates) -> list[int]:
     """Returns the number of good records of each class."""
     from data.counting import progress_bar
 
@@ -67,7 +68,7 @@ def _read_split(
     bar = progress_bar(None, split.num_examples, "records")
     for filename, expected in zip(split.filenames, split.shard_lengths, strict=True):
         shard, number = os.path.basename(filename), 0
-        for number, record in enumerate(_read_shard(data_set, filename, fast), 1):
+        for number, record in enumerate(_read_shard(data_set, filename), 1):
             name = f"{shard}, record {number - 1}"
             bar.update()
             if isinstance(record, str):
@@ -86,55 +87,36 @@ def _read_split(
     return counts
 
 
-def _read_shard(data_set, filename: str, fast: bool) -> Iterator[tuple | str]:
+def _read_shard(data_set, filename: str) -> Iterator[tuple | str]:
     """Yields (label, hash, whether it is of one colour), or what is wrong with it."""
     import tensorflow as tf
 
-    from alexnet_tf.pipeline.examples import decode_crop
-    from alexnet_tf.pipeline.reading import parse_record
     from alexnet_tf.pipeline.tfrecords import count_records
-
-    corner = tf.constant([0, 0])
-
-    def inspect(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image_bytes, label = parse_record(serialized)
-        content = tf.strings.to_hash_bucket_fast(image_bytes, 2**63 - 1)
-        if fast and data_set.encoding == "jpeg":
-            return label, content, False
-        image = decode_crop(image_bytes, data_set, corner, data_set.image_size)
-        image = tf.cast(image, tf.int32)
-        spread = tf.reduce_max(image, (0, 1)) - tf.reduce_min(image, (0, 1))
-        return label, content, tf.reduce_max(spread) <= _FLAT
 
     number, is_whole = -1, True
     if not is_remote(filename):  # a request for each record would take too long
-        # TensorFlow crashes at a record that declares more bytes than there can be.
         number, is_whole = count_records(filename)
-    records = tf.data.TFRecordDataset(filename).take(number)
-    records = iter(records.map(inspect, num_parallel_calls=tf.data.AUTOTUNE))
-    while True:
-        try:
-            label, content, is_flat = next(records)
-            good = int(label), int(content), bool(is_flat)
-            is_known = 0 <= good[0] < data_set.num_classes
-            yield good if is_known else f"label {good[0]} out of range"
-        except StopIteration:
-            break
-        except tf.errors.DataLossError:
-            is_whole = False
-            break
-        except UnicodeDecodeError:  # in TensorFlow's own message
-            yield "not a picture with a label, nor any other example"
-        except tf.errors.InvalidArgumentError as error:
-            yield f"not a picture with a label: {_reason(error.message)}"
+    records = tf.data.TFRecordDataset(filename).take(number).as_numpy_iterator()
+    inspect = functools.partial(_inspect, data_set=data_set)
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            while some := list(itertools.islice(records, _AT_ONCE)):
+                yield from pool.map(inspect, some)
+    except tf.errors.DataLossError:
+        is_whole = False
     if not is_whole:
         yield "damaged, and what follows it cannot be read"
 
 
-def _reason(message: str) -> str:
-    """What TensorFlow says of a record, without where in the pipeline it was seen."""
-    line = " ".join(message.splitlines()[0].split())
-    return re.sub(r".*Iterator::\S+ |.*\}\} |\s*\[\[.*", "", line)[:150]
+def _inspect(record: bytes, data_set) -> tuple[int, bytes, bool] | str:
+    from alexnet_tf.pipeline.examples import decode_record
+
+    try:
+        image, label = decode_record(record, data_set)
+    except ValueError as error:
+        return str(error)
+    spread = image.max(axis=(0, 1)) - image.min(axis=(0, 1))
+    return label, content_digest(image), bool(spread.max() <= _FLAT)
 
 
 def _describe(data_set, name: str, counts: list[int]) -> None:
@@ -153,12 +135,11 @@ def _describe(data_set, name: str, counts: list[int]) -> None:
 def define_flags() -> None:
     """Defines the flags of this script."""
     command_line.define_path("data_dir", None, "Data set to read.", required=True)
-    flags.DEFINE_bool("fast", False, "Leave the pictures undecoded.")
 
 
 def main(values: flags.FlagValues) -> int:
     """Checks the data set; returns 1 if it has problems."""
-    problems = check(values.data_dir, values.fast)
+    problems = check(values.data_dir)
     for problem in problems[:50]:
         print(f"problem: {problem}")
     if len(problems) > 50:

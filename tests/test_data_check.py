@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from helpers import run_script
 
+from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set
 from data.check import check
 from data.prepare import prepare
@@ -91,9 +92,9 @@ def test_undecodable_record(data_dir):
     rewrite(data_dir, change)
     problems = check(str(data_dir))
     assert len(problems) == 2
-    assert "train.tfrecord-00000-of-00001, record 7: not a picture" in problems[0]
-    assert "train.tfrecord-00000-of-00001, record 9: not a picture" in problems[1]
-    assert check(str(data_dir), fast=True) == []
+    assert "train.tfrecord-00000-of-00001, record 7: " in problems[0]
+    assert "train.tfrecord-00000-of-00001, record 9: " in problems[1]
+    assert all(len(problem) < 200 for problem in problems)
 
 
 def test_pictures_of_another_size(data_dir):
@@ -104,7 +105,7 @@ def test_pictures_of_another_size(data_dir):
 
     rewrite(data_dir, change)
     (problem,) = check(str(data_dir))
-    assert "record 5: not a picture with a label: assertion failed" in problem
+    assert "record 5: " in problem
     assert "not a JPEG of 16×16 pixels" in problem
 
 
@@ -125,7 +126,7 @@ def test_two_classes_of_one_name(data_dir):
     card = json.loads((data_dir / "metadata.json").read_text())
     card["class_names"] = ["dog", "dog"]
     (data_dir / "metadata.json").write_text(json.dumps(card))
-    (problem,) = check(str(data_dir), fast=True)
+    (problem,) = check(str(data_dir))
     assert problem.startswith("two classes are called dog")
 
 
@@ -136,12 +137,12 @@ def test_label_out_of_range(data_dir):
 
     rewrite(data_dir, change)
     (problem,) = check(str(data_dir))
-    assert problem.endswith("record 3: label 2 out of range")
+    assert problem.endswith("record 3: label 2 is out of range: expected 0..1")
 
 
 def test_records_missing(data_dir):
     rewrite(data_dir, lambda examples: examples[:-2])
-    (problem,) = check(str(data_dir), fast=True)
+    (problem,) = check(str(data_dir))
     number = open_data_set(str(data_dir)).splits["train"].num_examples
     assert problem.endswith(f"{number - 2} records, expected {number}")
 
@@ -151,7 +152,7 @@ def test_damaged_shard(data_dir):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)
-    problems = check(str(data_dir), fast=True)
+    problems = check(str(data_dir))
     assert any("damaged" in problem for problem in problems)
 
 
@@ -164,11 +165,8 @@ def test_record_that_declares_a_terabyte(data_dir):
     whole = (data_dir / "other").read_bytes()
     assert masked_crc32c(whole[:8]) == struct.unpack("<I", whole[8:12])[0]
     shard.write_bytes(shard.read_bytes() + length + checksum + bytes(100))
-    number = open_data_set(str(data_dir)).splits["train"].num_examples
-    problems = check(str(data_dir), fast=True)
-    assert problems[0].endswith(
-        f"record {number}: damaged, and what follows it cannot be read"
-    )
+    with pytest.raises(UserError, match=r"declares 1,099,511,627,776 bytes"):
+        check(str(data_dir))
 
 
 def masked_crc32c(content):
@@ -188,10 +186,10 @@ def test_record_that_is_no_example(data_dir):
     with tf.io.TFRecordWriter(shard) as writer:
         for record in [*records[:-2], b"\xff\xfe\x80 no example", b""]:
             writer.write(record)
-    problems = check(str(data_dir), fast=True)
+    problems = check(str(data_dir))
     assert len(problems) == 2
     for index, problem in zip((2, 1), problems, strict=True):
-        assert f"record {len(records) - index}: not a picture with a label" in problem
+        assert f"record {len(records) - index}: not a tf.train.Example of" in problem
 
 
 def test_label_of_another_type(data_dir):
@@ -201,8 +199,8 @@ def test_label_of_another_type(data_dir):
         return examples
 
     rewrite(data_dir, change)
-    (problem,) = check(str(data_dir), fast=True)
-    assert "record 3: not a picture with a label: Key: label. Data types" in problem
+    (problem,) = check(str(data_dir))
+    assert "record 3: not a tf.train.Example of one image" in problem
 
 
 def test_picture_in_both_splits(data_dir):
@@ -215,14 +213,13 @@ def test_picture_in_both_splits(data_dir):
 
 
 def test_command(data_dir, capsys):
-    arguments = f"--data_dir={data_dir}", "--fast"
-    command = [sys.executable, "-m", "data.check", *arguments]
+    command = [sys.executable, "-m", "data.check", f"--data_dir={data_dir}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "good")
     info = data_dir / "dataset_info.json"
     content = json.loads(info.read_text())
     (data_dir / f"{content['name']}-train.tfrecord-00000-of-00001").unlink()
-    assert run_script("data.check", *arguments) == 1
+    assert run_script("data.check", f"--data_dir={data_dir}") == 1
     error = capsys.readouterr().err
     assert "error: " in error.splitlines()[-1]
     assert "Traceback" not in error

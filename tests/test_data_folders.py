@@ -388,7 +388,7 @@ def test_evaluation_alone(tmp_path, capsys):
     printed = prepared(root, tmp_path / "out", capsys)
     assert "test: 6; a 3, b 3" in printed
     assert "note" not in printed
-    assert check(str(tmp_path / "out"), fast=True) == []
+    assert check(str(tmp_path / "out")) == []
 
 
 @pytest.mark.parametrize(
@@ -409,4 +409,4 @@ def test_evaluation_alone(tmp_path, capsys):
 def test_gaps_are_said_by_prepare_and_by_check(tmp_path, capsys, folders, options, gap):
     root = write_many(tmp_path / "in", *folders)
     assert f"note: {gap}\n" in prepared(root, tmp_path / "out", capsys, **options)
-    assert gap in check(str(tmp_path / "out"), fast=True)
+    assert gap in check(str(tmp_path / "out"))

@@ -31,7 +31,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.files import lock
 from alexnet_tf.paths import LOCK_FILE
 from alexnet_tf.pipeline.data_set import open_data_set
-from alexnet_tf.pipeline.examples import check_lengths
+from alexnet_tf.pipeline.tfrecords import check_lengths
 from alexnet_tf.run import Run
 from alexnet_tf.training import training
 from alexnet_tf.training.loop import Loop
@@ -318,7 +318,7 @@ def test_a_shard_with_an_absurd_length_is_named(data_dir, tmp_path):
             with pytest.raises(UserError, match=message):
                 train(str(copy), str(tmp_path / "run"), given=SMALL)
         else:  # the reader sees that it is damaged
-            check_lengths(open_data_set(str(copy)).splits["train"])
+            check_lengths(open_data_set(str(copy)).splits["train"].filenames)
 
 
 def test_a_run_starts_where_one_was_killed_at_its_first_file(data_dir, tmp_path):

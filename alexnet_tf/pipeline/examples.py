@@ -1,58 +1,22 @@
 """From records to labelled images, chunk by chunk; bad records are named, not fatal."""
 
-import concurrent.futures
-import contextlib
-import struct
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 from google.protobuf.message import DecodeError
-from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import DataSet, Split
-from alexnet_tf.pipeline.reading import SIDE_BY_SIDE, find_record
+from alexnet_tf.pipeline.reading import find_record
+from alexnet_tf.pipeline.tfrecords import first_line
 
 # Images, at most, that one call decodes, one after another: twice as many fall out of
 # the processor's cache before their colours change.
 CHUNK = 64
 _JPEG = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
-_MAX_RECORD = 2**31  # bytes that a protocol buffer can have
 _LOST = "missing, because the shard is gone, cut short or corrupt"
-
-
-def check_lengths(split: Split) -> None:
-    """Checks the lengths that the records of local shards declare, not the records.
-
-    TensorFlow's reader takes the memory first, and an absurd length ends the process.
-    A length whose checksum is wrong is no danger: the reader calls the rest corrupt.
-
-    Raises:
-        UserError: A record declares more than one can have; names its shard.
-    """
-    if any("://" in name for name in split.filenames):  # where it would take long
-        return
-    with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        list(pool.map(_check_lengths, split.filenames))
-
-
-def _check_lengths(filename: str) -> None:
-    position = 0
-    with (
-        contextlib.suppress(FileNotFoundError),
-        open(filename, "rb", buffering=0) as file,
-    ):
-        while len(header := file.read(12)) == 12:
-            length, checksum = struct.unpack("<QI", header)
-            if length > _MAX_RECORD:
-                if checksum == masked_crc32c(header[:8]):
-                    raise UserError(
-                        f"{filename} has a record at byte {position} that declares "
-                        f"{length:,} bytes: prepare the data set again"
-                    )
-                return
-            position = file.seek(position + 16 + length)
 
 
 class BadRecords:
@@ -111,39 +75,43 @@ def _why_bad(filename: str, index: int, data_set: DataSet) -> str:
     try:
         records = tf.data.TFRecordDataset(filename).skip(index).take(1)
         record = next(records.as_numpy_iterator(), None)
-        reason = _LOST if record is None else _what_is_wrong(record, data_set)
+        if record is None:
+            return _LOST
+        decode_record(record, data_set)
+    except ValueError as error:
+        return str(error)
     except (tf.errors.NotFoundError, tf.errors.DataLossError):
         return _LOST
     except tf.errors.OpError as error:  # of the disk, the network, the memory
-        raise UserError(f"{name} cannot be read: {_first_line(error)}") from None
-    if reason is None:
-        raise UserError(
-            f"{name} is good, but could not be read or decoded before: see to the disk "
-            "or the network that it lies on, and to the memory that is free"
-        )
-    return reason
+        raise UserError(f"{name} cannot be read: {first_line(error)}") from None
+    raise UserError(
+        f"{name} is good, but could not be read or decoded before: see to the disk "
+        "or the network that it lies on, and to the memory that is free"
+    )
 
 
-def _what_is_wrong(record: bytes, data_set: DataSet) -> str | None:
+def decode_record(record: bytes, data_set: DataSet) -> tuple[np.ndarray, int]:
+    """Returns the picture, uint8 `(size, size, 3)`, and the label of one record.
+
+    Raises:
+        ValueError: In words, why the record cannot be used.
+    """
     try:
         features = tf.train.Example.FromString(record).features.feature
         (image_bytes,) = features["image"].bytes_list.value
         (label,) = features["label"].int64_list.value
     except (DecodeError, ValueError):
-        return "not a tf.train.Example of one image (bytes) and one label (an integer)"
+        raise ValueError(
+            "not a tf.train.Example of one image (bytes) and one label (an integer)"
+        ) from None
     if not 0 <= label < data_set.num_classes:
         last = data_set.num_classes - 1
-        return f"label {label} is out of range: expected 0..{last}"
+        raise ValueError(f"label {label} is out of range: expected 0..{last}")
+    corner, size = tf.constant([0, 0]), data_set.image_size
     try:
-        decode_crop(image_bytes, data_set, tf.constant([0, 0]), data_set.image_size)
+        return decode_crop(image_bytes, data_set, corner, size).numpy(), label
     except tf.errors.InvalidArgumentError as error:
-        return _first_line(error)
-    return None
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    # The names of the operation stand before and behind it.
-    return error.message.splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
+        raise ValueError(first_line(error)) from None
 
 
 def decode_crop(

@@ -1,4 +1,9 @@
-"""TFRecord files, as far as the headers of their records tell."""
+"""TFRecord files, as far as the headers of their records tell.
+
+TensorFlow's reader takes the memory that a record declares before it reads it, and an
+absurd length ends the process. So lengths are looked at first. One whose checksum is
+wrong is no danger: the reader calls the rest of the file corrupt.
+"""
 
 import concurrent.futures
 import contextlib
@@ -8,6 +13,8 @@ import struct
 import zlib
 from collections.abc import Sequence
 from typing import IO
+
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import shown
@@ -25,11 +32,11 @@ def find_compression(filename: str) -> str:
 def count_records(filename: str) -> tuple[int, bool]:
     """Counts the whole records of a file, also of a compressed one.
 
-    TensorFlow's reader ends the process at a record that declares more bytes than there
-    can be: it may read so many records, and no more.
-
     Returns:
         Their number; and whether the file ends where the last of them does.
+
+    Raises:
+        UserError: A record declares more bytes than one can have.
     """
     count = 0
     try:
@@ -37,8 +44,14 @@ def count_records(filename: str) -> tuple[int, bool]:
         with _open(filename) as file, opened(file) as content:
             # A record's length and its checksum; then the content and its checksum.
             while header := content.read(12):
-                (length,) = struct.unpack("<Q", header[:8].ljust(8, b"\xff"))
+                length, checksum = struct.unpack("<QI", header.ljust(12, b"\xff"))
                 if length > _MAX_RECORD:
+                    if checksum == masked_crc32c(header[:8]):
+                        raise UserError(
+                            f"{shown(filename)} has a record at byte "
+                            f"{content.tell() - 12} that declares {length:,} bytes: "
+                            "prepare the data set again"
+                        )
                     return count, False
                 content.seek(length + 3, os.SEEK_CUR)
                 if not content.read(1):
@@ -49,14 +62,28 @@ def count_records(filename: str) -> tuple[int, bool]:
     return count, True
 
 
+def check_lengths(filenames: Sequence[str]) -> None:
+    """Checks the lengths that the records of local files declare, not the records.
+
+    Raises:
+        UserError: A record declares more bytes than one can have; names its file.
+    """
+    # Of remote ones it would take long.
+    _count_each([name for name in filenames if not is_remote(name)])
+
+
+def _count_each(filenames: Sequence[str]) -> list[tuple[int, bool]]:
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return list(pool.map(count_records, filenames))
+
+
 def count_whole(filenames: Sequence[str]) -> int:
     """Counts the records of local or remote files.
 
     Raises:
         UserError: One of them is not whole.
     """
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        counts = list(pool.map(count_records, filenames))
+    counts = _count_each(filenames)
     for filename, (count, is_whole) in zip(filenames, counts, strict=True):
         if not is_whole:
             raise UserError(
@@ -76,4 +103,4 @@ def _open(filename: str) -> IO:
     # tf.io's files read half a megabyte after every seek; Python's do not.
     if is_remote(filename):
         return remote_files().GFile(filename, "rb")
-    return open(filename, "rb")
+    return open(filename, "rb", buffering=0)

@@ -29,7 +29,7 @@ from alexnet_tf.files import check_output, lock
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import from_here, list_checkpoints
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
-from alexnet_tf.pipeline.examples import check_lengths
+from alexnet_tf.pipeline.tfrecords import check_lengths
 from alexnet_tf.run import Run
 from alexnet_tf.training.cluster import Workers
 from alexnet_tf.training.loop import Loop
@@ -150,7 +150,7 @@ def _check_data(data_set: DataSet) -> None:
                 + (", ".join(data_set.splits) or "none")
             )
     for split in data_set.splits.values():
-        check_lengths(split)
+        check_lengths(split.filenames)
 
 
 @contextlib.contextmanager
