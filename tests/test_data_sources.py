@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from alexnet_tf import imagenet_classes
+from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.data_set import open_data_set
 from data import own_data, sources
@@ -286,14 +287,14 @@ def test_one_wrong_record_does_not_change_what_labels_mean():
 )
 def test_files_of_class_names(tmp_path, content, expected):
     (tmp_path / "names.txt").write_text(content, "utf-8")
-    assert names.read_names(str(tmp_path / "names.txt")) == expected
+    assert read_class_names(str(tmp_path / "names.txt")) == tuple(expected)
 
 
 @pytest.mark.parametrize("content", [b"a\nb\na\n", b"a\n\nb", b"\xff", b""])
 def test_files_that_hold_no_class_names(tmp_path, content):
     (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(UserError, match=r"must have a name on each|cannot be read"):
-        names.read_names(str(tmp_path / "names.txt"))
+        read_class_names(str(tmp_path / "names.txt"))
 
 
 def test_records_end_as_every_other_picture_does(tmp_path, monkeypatch):

@@ -748,8 +748,10 @@ def test_imagenets_classes_may_be_called_by_their_synsets(imagenet_npy, data_dir
 def test_names_of_classes_may_be_given(layers, tmp_path):
     write_caffe(tmp_path / "w", layers)
     names = tmp_path / "names"
-    names.write_text("n01440764 tench, Tinca tinca\nn01443537\tgoldfish\ncat\nd\ne\n")
-    expected = ("tench, Tinca tinca", "goldfish", "cat", "d", "e")
+    lines = ["n01440764 tench, Tinca tinca", "n01443537\tgoldfish, Carassius"]
+    lines += ["n02012849 crane", "n03126707 crane, lift", "n02123045 cat"]
+    names.write_text("\n".join([*lines, ""]))
+    expected = ("tench", "goldfish", "crane", "crane, lift", "cat")
     given = {"class_names": str(names)}
     (network,) = load_networks(["latest"], str(tmp_path / "w"), **given)
     assert network.config.class_names == expected

@@ -1,15 +1,14 @@
 """One way to load a network, whatever it is in."""
 
 import os
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
-import tensorflow as tf
 from absl import logging
 
 from alexnet_tf import imagenet_classes
+from alexnet_tf.class_names import read_class_names
 from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand
@@ -107,7 +106,8 @@ def _name_outputs(weights: PublishedWeights, given) -> tuple[str, ...]:
     number = weights.num_classes
     names = weights.class_names or name_classes(number)
     if given is not None:
-        names = read_class_names(given) if isinstance(given, str) else tuple(given)
+        is_path = isinstance(given, str)
+        names = read_class_names(expand(given)) if is_path else tuple(given)
     if len(names) != number:
         raise UserError(
             f"there are {len(names)} class names, and {weights.source} has {number} "
@@ -121,23 +121,3 @@ def name_classes(number: int) -> tuple[str, ...]:
     if number == 1000:
         return imagenet_classes.class_names()
     return tuple(f"class {i}" for i in range(number))
-
-
-def read_class_names(path: str) -> tuple[str, ...]:
-    """Reads names of classes, one a line; a synset (n01440764) before one is left out.
-
-    Raises:
-        UserError: If it cannot be read, or a name is empty or there twice.
-    """
-    try:
-        with tf.io.gfile.GFile(expand(path), "rb") as file:
-            lines = file.read().decode("utf-8-sig").splitlines()
-    except (tf.errors.OpError, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--class_names={path} cannot be read: {reason}") from None
-    names = tuple(re.sub(r"^n\d{8}\s+(?=\S)", "", line.strip()) for line in lines)
-    if not all(names) or len(set(names)) < len(names) or not names:
-        raise UserError(
-            f"--class_names={path} must have a name on each line, each of them once"
-        )
-    return names

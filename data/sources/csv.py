@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole, shown
 from alexnet_tf.paths import list_names
@@ -30,7 +31,7 @@ from data.source import (
     split_meant_by,
 )
 from data.sources.layout import find_layout
-from data.sources.names import find_classes, read_names
+from data.sources.names import find_classes
 
 TAKES = ("class_names", "label_offset", "images")
 TAKES += ("image_column", "label_column", "split_column")
@@ -198,7 +199,7 @@ def _name_labels(rows: Mapping[str, _Row], reading: Reading) -> dict[str, _Row]:
     if not all(label.isdecimal() for label in labels):
         raise UserError("--class_names is for labels that are numbers, not names")
     counts = {(int(label), "", ""): 1 for label in labels}
-    given = read_names(reading.class_names)
+    given = read_class_names(reading.class_names)
     classes = find_classes(counts, given, reading.label_offset)
     return {
         path: row._replace(label=classes.names[classes.find_label(int(row.label))])

@@ -2,16 +2,12 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 
 from alexnet_tf import imagenet_classes
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole, shown
+from alexnet_tf.files import shown
 
-_NUMBERED = re.compile(r"(\d+)\s*[:,\t]\s*(.+)")  # "0:daisy", as TF-Slim writes it
-_WITH_SYNSET = re.compile(r"(n\d{8})[\s,:]+(.+)")  # "n01440764 tench, Tinca tinca"
-_MAX_BYTES = 2**24
 _AGREEING = 0.99  # part of the records that must agree with ImageNet's synsets
 _ADVICE = "give --class_names=FILE, a name on each line, and --label_offset=N"
 
@@ -39,37 +35,6 @@ class Classes:
     @functools.cached_property
     def _index(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
-
-
-def read_names(path: str) -> list[str]:
-    """Returns the names in a file: one on each line, with or without its number.
-
-    Lines may be "daisy", "0:daisy" (in any order), or "n01440764 tench, Tinca tinca",
-    of which the first word that no other class has is taken.
-
-    Raises:
-        UserError: It cannot be read, or has no name or one name twice.
-    """
-    try:
-        text = read_whole(path, _MAX_BYTES).decode("utf-8-sig")
-    except (UserError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown(path)} cannot be read: {error}") from None
-    names = [line.strip() for line in text.splitlines()]
-    numbered = list(map(_NUMBERED.fullmatch, names))
-    with_synsets = list(map(_WITH_SYNSET.fullmatch, names))
-    if names and all(numbered):
-        by_number = {int(match[1]): match[2] for match in numbered}
-        first, last = min(by_number), max(by_number)
-        if first in (0, 1) and last - first + 1 == len(by_number) == len(names):
-            names = [by_number[number] for number in sorted(by_number)]
-    elif all(with_synsets):
-        names = []
-        for match in with_synsets:
-            word = match[2].split(",")[0].strip()
-            names.append(match[2] if word in names else word)
-    if not names or not all(names) or len(set(names)) < len(names):
-        raise UserError(f"{shown(path)} must have a name on each line, and none twice")
-    return names
 
 
 def find_classes(

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import read_whole, shown
 from alexnet_tf.paths import is_remote, list_names, local_only
@@ -27,7 +28,6 @@ from data.source import (
     encode_pixels,
     find_splits,
 )
-from data.sources.names import read_names
 
 TAKES = ("name", "class_names", "image_column", "label_column")
 _FEATURES, _INFO = "features.json", "dataset_info.json"
@@ -206,7 +206,7 @@ def _find_keys(builder, reading: Reading) -> tuple[str, str]:
 def _class_names(builder, label_key: str, reading: Reading) -> list[str]:
     names = getattr(builder.info.features[label_key], "names", None)
     if reading.class_names:
-        return read_names(reading.class_names)
+        return read_class_names(reading.class_names)
     if not names:
         raise UserError(
             f"{builder.name} does not name its classes: give --class_names=FILE, a "

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names
@@ -30,7 +31,7 @@ from data.source import (
     data_set_name,
     find_splits,
 )
-from data.sources.names import Classes, find_classes, read_names
+from data.sources.names import Classes, find_classes
 
 TAKES = ("class_names", "label_offset", "image_column", "label_column")
 _FILE = re.compile(
@@ -104,8 +105,9 @@ def open_source(input: str, reading: Reading) -> Source:
     paths = [path for path, _ in parts]
     number = count_whole(paths)
     keys = _find_keys(paths, reading)
-    counts, names = _count_labels(paths, keys, number), reading.class_names
-    classes = find_classes(counts, names and read_names(names), reading.label_offset)
+    counts = _count_labels(paths, keys, number)
+    names = reading.class_names and read_class_names(reading.class_names)
+    classes = find_classes(counts, names, reading.label_offset)
     name, _, _ = os.path.abspath(input).partition(".tfrec")
     return Source(
         "imagenet2012" if classes.are_imagenets else data_set_name(name),
