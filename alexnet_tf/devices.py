@@ -165,10 +165,19 @@ def choose_precision() -> str:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         fast = all(d.get("compute_capability", (0, 0)) >= (8, 0) for d in details)
     else:
-        cpuinfo = pathlib.Path("/proc/cpuinfo")
-        flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-        fast = is_fast_at_bfloat16(flags)
+        fast = is_fast_at_bfloat16(_read_cpu_flags())
     return "mixed_bfloat16" if fast else "float32"
+
+
+def has_matrix_unit() -> bool:
+    """Whether the training is on a CPU with AMX, Intel's unit for matrix products."""
+    is_cpu = not tf.config.get_visible_devices("GPU")
+    return is_cpu and "amx_bf16" in _read_cpu_flags()
+
+
+def _read_cpu_flags() -> set[str]:
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
 def is_fast_at_bfloat16(cpu_flags: set[str]) -> bool:

@@ -174,3 +174,13 @@ def test_out_of_memory_names_the_batch_and_what_to_try(data_dir, tmp_path, monke
 )
 def test_the_precision_of_cpus_is_what_they_are_fast_at(cpu_flags, fast):
     assert devices.is_fast_at_bfloat16(set(cpu_flags.split())) is fast
+
+
+def test_a_matrix_unit_counts_where_nothing_else_trains(monkeypatch):
+    monkeypatch.setattr(devices, "_read_cpu_flags", lambda: {"avx512_fp16", "amx_bf16"})
+    assert devices.has_matrix_unit()
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: ["GPU:0"])
+    assert not devices.has_matrix_unit()
+    monkeypatch.undo()
+    monkeypatch.setattr(devices, "_read_cpu_flags", lambda: {"avx512_bf16"})
+    assert not devices.has_matrix_unit()

@@ -161,6 +161,28 @@ def test_grouped_convolution_equals_keras(groups):
     np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("side", "size", "stride"), [(67, 11, 4), (68, 11, 4), (31, 8, 4), (20, 5, 3)]
+)
+def test_the_gradient_in_blocks_is_that_of_the_convolution(side, size, stride):
+    layer = GroupedConv2D(6, size, strides=stride)
+    x = tf.random.stateless_normal((2, side, side, 3), (0, 1))
+    layer.build(x.shape)
+
+    def run():
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+            loss = tf.reduce_sum(y**2)
+        return y, *tape.gradient(loss, [x, *layer.trainable_variables])
+
+    expected = run()
+    layer.gradient_in_blocks = True
+    for found, wanted in zip(run(), expected, strict=True):
+        limit = 1e-5 * np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, atol=limit)
+
+
 @pytest.mark.parametrize("units", [500, 410, 7])
 def test_dropout_masks_depend_on_seed_step_and_place_alone(units):
     def masks(seed, replicas):

@@ -6,6 +6,8 @@ import tensorflow as tf
 from helpers import make_trainer
 from numpy_alexnet import NumpyAlexNet, update
 
+from alexnet_tf.training import step as step_module
+
 STEPS = 4
 BATCH = 4
 DROP = 2  # steps until the rate is divided by 10
@@ -44,9 +46,10 @@ def expected_rate(recipe, path, step):
     return 0.01 if step < DROP else 0.001
 
 
-@pytest.mark.parametrize("name", ["paper", "original"])
-def test_steps_of_training_equal_numpy(data_dir, name):
+@pytest.mark.parametrize(("name", "in_blocks"), [("paper", True), ("original", False)])
+def test_steps_of_training_equal_numpy(data_dir, monkeypatch, name, in_blocks):
     """With the recipe's colours, across a drop of the rate."""
+    monkeypatch.setattr(step_module, "has_matrix_unit", lambda: in_blocks)
     trainer = make_trainer(
         data_dir,
         recipe=name,

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -164,6 +164,66 @@ class SpatialResponseNormalization(keras.layers.Layer):
         return input_shape
 
 
+def kernel_gradient_in_blocks(
+    x: tf.Tensor, kernel_shape: Sequence[int], dy: tf.Tensor, stride: int
+) -> tf.Tensor:
+    """The gradient of a convolution's kernel, as one of a convolution without stride.
+
+    Three channels leave most of a matrix unit idle. Of blocks of `stride` × `stride`
+    pixels as one pixel with all their channels, 48 for conv1, the same convolution has
+    a kernel of 3×3 instead of 11×11 and no stride.
+
+    Args:
+        x: What was convolved, `(batch, height, width, channels)`.
+        kernel_shape: `(size, size, channels, filters)`.
+        dy: The gradient of the result, `(batch, rows, columns, filters)`; there was no
+            padding.
+        stride: Of the convolution.
+
+    Returns:
+        A tensor of `kernel_shape`.
+    """
+    size, _, channels, filters = kernel_shape
+    reach = -(-size // stride)  # blocks that the kernel covers, the last one in part
+    rows, columns = (outputs - 1 + reach for outputs in dy.shape[1:3])
+    x = x[:, : rows * stride, : columns * stride]
+    missing = (rows * stride - x.shape[1], columns * stride - x.shape[2])
+    x = tf.pad(x, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+    x = tf.reshape(x, [-1, rows, stride, columns, stride * channels])
+    x = tf.transpose(x, [0, 1, 3, 2, 4])
+    depth = stride * stride * channels
+    gradient = tf.raw_ops.Conv2DBackpropFilter(
+        input=tf.reshape(x, [-1, rows, columns, depth]),
+        filter_sizes=[reach, reach, depth, filters],
+        out_backprop=dy,
+        strides=[1, 1, 1, 1],
+        padding="VALID",
+    )
+    shape = [reach, reach, stride, stride, channels, filters]
+    gradient = tf.transpose(tf.reshape(gradient, shape), [0, 2, 1, 3, 4, 5])
+    whole = [reach * stride, reach * stride, channels, filters]
+    return tf.reshape(gradient, whole)[:size, :size]
+
+
+@functools.cache
+def _convolution_with_gradient_in_blocks(stride: int):
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def backward(dy):
+            dx = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(x),
+                filter=kernel,
+                out_backprop=dy,
+                strides=[1, stride, stride, 1],
+                padding="VALID",
+            )
+            return dx, kernel_gradient_in_blocks(x, kernel.shape, dy, stride)
+
+        return tf.nn.conv2d(x, kernel, stride, "VALID"), backward
+
+    return convolve
+
+
 @keras.saving.register_keras_serializable("alexnet_tf")
 class GroupedConv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D` whose groups run as separate convolutions.
@@ -171,10 +231,19 @@ class GroupedConv2D(keras.layers.Conv2D):
     The numbers, the weights and the arguments are those of `Conv2D(groups=…)`, with
     channels last. That one runs through XLA, ten times slower on a CPU, and leaves an
     XLA marker in an exported graph.
+
+    Attributes:
+        gradient_in_blocks: Whether the gradient of the kernel is computed by
+            `kernel_gradient_in_blocks`: for one group, channels last, no padding.
     """
+
+    gradient_in_blocks = False
 
     def convolution_op(self, inputs, kernel):
         """Returns the convolution of `inputs` with `kernel`, without the bias."""
+        if self.gradient_in_blocks:
+            convolve = _convolution_with_gradient_in_blocks(self.strides[0])
+            return convolve(inputs, tf.convert_to_tensor(kernel))
         if self.groups == 1 or self.data_format != "channels_last":
             return super().convolution_op(inputs, kernel)
         convolve = functools.partial(

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_tf.config import Config
+from alexnet_tf.devices import has_matrix_unit
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.metrics import MetricSums, cross_entropy, sum_metrics
 from alexnet_tf.network.layers import Dropout
@@ -119,6 +120,9 @@ class Trainer:
         config, recipe = self.config, self.recipe
         mean_image = self.data_set.statistics().mean_image
         self.model = build_model(config, config.precision, mean_image)
+        # Half the time of this gradient on such a unit, longer without it:
+        # benchmarks/conv1.py.
+        self.model.get_layer("conv1").gradient_in_blocks = has_matrix_unit()
         self.optimizer = make_optimizer(recipe)
         self.optimizer.build(self.model.trainable_variables)
         self._paths = [v.path for v in self.model.trainable_variables]
