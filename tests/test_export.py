@@ -642,6 +642,7 @@ def test_quantized_files_are_smaller_and_measured(run_on_data, tmp_path, quantiz
     card = pathlib.Path(output, "README.md").read_text()
     assert f"({weights:,} parameters, {weights * 4 / 2**20:.1f} MiB in float32)" in card
     assert re.search(r"same answer to \d+\.\d\d% of 25 validation images", card)
+    assert re.search(r"; \d\.\d times as fast as in float32 where it was made\.", card)
     images = np.float32([noise(224, 224, seed) for seed in range(4)])
     answer = tf.lite.Interpreter(str(path)).get_signature_runner()
     found = answer(images=images)["probabilities"]

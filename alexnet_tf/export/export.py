@@ -17,6 +17,7 @@ from alexnet_tf.export.framework_files import WEIGHT_FILES, write_weights
 from alexnet_tf.export.model_card import describe_size, write_card
 from alexnet_tf.export.network_files import (
     check_network,
+    compare_speed,
     load_network_file,
     require_library,
     write_network,
@@ -136,7 +137,9 @@ def _write(network: Loaded, directory: str, form: Form) -> Measured | None:
     path = write_network(network, directory, form.format, form.quantize)
     if not form.is_approximate:
         return check_network(model, path)
-    return _judge(form, measure(network, load_network_file(path, network)))
+    measured = measure(network, load_network_file(path, network))
+    speed = compare_speed(network, path)
+    return _judge(form, dataclasses.replace(measured, speed=speed))
 
 
 def _judge(form: Form, measured: Measured) -> Measured:

@@ -7,6 +7,8 @@ A file takes `images`, float32 RGB 0..255 `(batch, size, size, 3)`, cropped, and
 import importlib
 import json
 import os
+import tempfile
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from alexnet_tf.weights.loading import Loaded
 
 NETWORK_FILES = {"litert": "alexnet.tflite", "onnx": "alexnet.onnx"}
 _CALIBRATION = 200  # pictures
+_TURNS = 15
 
 
 def write_network(
@@ -113,6 +116,23 @@ def load_network_file(path: str, network: Loaded) -> Callable:
         return run(tf.cast(crops, tf.float32).numpy()).argmax(axis=1)
 
     return answer
+
+
+def compare_speed(network: Loaded, path: str) -> float:
+    """How many times as fast as the float32 one a LiteRT file answers one picture."""
+    size = network.model.input_shape[1]
+    image = np.float32([draw_picture(size, size, 0)])
+    seconds = {path: []}
+    with tempfile.TemporaryDirectory() as directory:
+        seconds[write_network(network, directory, "litert")] = []
+        runs = {file: _load(file) for file in seconds}
+        for _ in range(_TURNS):  # in turns, so that a busy machine slows both
+            for file, run in runs.items():
+                start = time.perf_counter()
+                run(image)
+                seconds[file].append(time.perf_counter() - start)
+    one, float32 = map(np.median, seconds.values())
+    return float32 / one
 
 
 def _load(path: str) -> Callable[[np.ndarray], np.ndarray]:
