@@ -20,6 +20,8 @@ from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
 from alexnet_tf.config import Config
 from alexnet_tf.recipes import FINE_TUNING, LARGE_DATA_SET, RECIPES, Recipe, fit_small
+from alexnet_tf.settings import settings_of
+from data.source import Reading
 
 _DEMO_DATA_DIR = os.path.join("runs", "demo_data")
 _DEMO_MODEL_DIR = os.path.join("runs", "demo")
@@ -31,9 +33,9 @@ def define_flags() -> None:
     command_line.define_path(
         "data_dir",
         None,
-        "What to train on: a data set made by data.prepare; or a folder with a folder "
-        "of pictures for each class, or anything else that data.prepare reads, of "
-        f"which one is made in {_PREPARED_DIR}/, once. Default: that of the run in "
+        "What to train on: a data set made by data.prepare, or anything that it reads, "
+        "such as a folder with a folder of pictures for each class. Of that a data set "
+        f"is made in {_PREPARED_DIR}/, once. Default: the data set of the run in "
         "--model_dir, or else the demo's.",
         exists=True,
     )
@@ -51,7 +53,8 @@ def define_flags() -> None:
     )
     command_line.define_flags_from(Recipe, _describe_default)
     command_line.define_flags_from(Config)
-    command_line.define_label_flags()
+    command_line.define_flags_from(Reading, leave_out=["name"])
+    command_line.mark_expert(*(field.name for field in settings_of(Reading)))
     flags.DEFINE_bool("overwrite", False, "Start anew in a used model_dir.")
     flags.DEFINE_bool("export", True, "Export a SavedModel at the end.")
 
@@ -68,9 +71,9 @@ def _describe_default(field: dataclasses.Field) -> str:
     if len(set(by_recipe.values())) == 1:
         described = by_recipe["paper"]
     tuned = command_line.describe_value(FINE_TUNING.get(field.name))
-    if described == "None":
+    if described == "none":
         described = ""
-    if tuned not in ("None", described):
+    if tuned not in ("none", described):
         described += f"; with --init_weights {tuned}"
     return described
 
@@ -81,14 +84,13 @@ def check(values: flags.FlagValues, arguments: list[str]):
         hint = f"; give --data_dir={arguments[0]}" * os.path.exists(arguments[0])
         raise flags.Error(f"unexpected argument {arguments[0]!r}{hint}")
     from data.own_data import find_own_data
-    from data.source import Reading
 
-    names, offset = values.class_names, values.label_offset
+    given = command_line.given_flags(values, Reading)
     if values.data_dir:
-        reading = Reading(class_names=names, label_offset=offset)
-        return find_own_data(values.data_dir, _PREPARED_DIR, reading, values.model_dir)
-    if names is not None or offset is not None:
-        raise flags.Error("--class_names and --label_offset belong to a --data_dir")
+        reading, model_dir = Reading(**given), values.model_dir
+        return find_own_data(values.data_dir, _PREPARED_DIR, reading, model_dir)
+    if given:
+        raise flags.Error(f"--{min(given)} belongs to a --data_dir")
     return None
 
 

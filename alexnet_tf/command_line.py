@@ -16,7 +16,7 @@ import tempfile
 import textwrap
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 try:
     from absl import flags, logging
@@ -83,7 +83,7 @@ class _FieldParser(flags.ArgumentParser):
     def __init__(self, limits: Limits):
         self._limits = limits
         self.enum_values = limits.choices
-        self.syntactic_help = str(limits)
+        self.syntactic_help = "" if limits.kind is str else str(limits)
 
     def parse(self, argument: str) -> object:
         limits = self._limits
@@ -141,17 +141,6 @@ def define_choice(name: str, choices: list[str], help: str) -> None:
     flags.DEFINE_flag(flag)
 
 
-def define_label_flags() -> None:
-    """Defines the flags that say what labels mean where the records do not tell it."""
-    help = "A file of the names of the classes, one on each line, for records without."
-    define_path("class_names", None, help, exists=True, expert=True)
-    help = (
-        "The label of the first class in such records. Default: 0 or 1, as they show."
-    )
-    flags.DEFINE_integer("label_offset", None, help)
-    mark_expert("label_offset")
-
-
 def define_weights_flags() -> None:
     """Defines what stands for a run: weights that others published."""
     define_path(
@@ -193,6 +182,7 @@ def mark_expert(*names: str) -> None:
 def define_flags_from(
     dataclass: type,
     describe_default: Callable[[dataclasses.Field], str] | None = None,
+    leave_out: Collection[str] = (),
 ) -> None:
     """Defines a flag for each setting of a dataclass.
 
@@ -207,9 +197,11 @@ def define_flags_from(
     Args:
         dataclass: The class.
         describe_default: What the help says of a field's default; by default its value.
+        leave_out: Names of fields that get no flag.
     """
     hints = typing.get_type_hints(dataclass)
-    for field in settings_of(dataclass):
+    fields = (f for f in settings_of(dataclass) if f.name not in leave_out)
+    for field in fields:
         described = (describe_default or _describe_default)(field)
         help = field.metadata["help"] + (f" Default: {described}." if described else "")
         limits = Limits(hints[field.name], field.metadata)
@@ -226,7 +218,8 @@ def define_flags_from(
 def given_flags(values: flags.FlagValues, *dataclasses: type) -> dict[str, object]:
     """The values that the user gave for the fields of dataclasses, by their names."""
     names = [field.name for each in dataclasses for field in settings_of(each)]
-    return {name: values[name].value for name in names if values[name].present}
+    given = [name for name in names if name in values and values[name].present]
+    return {name: values[name].value for name in given}
 
 
 def _describe_default(field: dataclasses.Field) -> str:
@@ -240,7 +233,8 @@ def describe_value(value: object) -> str:
         return ",".join(map(describe_value, value))
     if isinstance(value, float):
         return f"{value:g}"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    names = {True: "yes", False: "no", None: "none"}
+    return names[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def format_help(about: str, names: Sequence[str], everything: bool = False) -> str:
@@ -264,10 +258,11 @@ def format_help(about: str, names: Sequence[str], everything: bool = False) -> s
             )
         else:
             lines.append(f"  --{flag.name}={value}")
-        text = re.sub(r"^<\S+>: ", "", flag.help)  # absl's list of choices
+        # Without absl's list of choices, and what it says of flags given again.
+        text = re.sub(r"^<\S+>: |;\s+repeat this option .*", "", flag.help)
         if flag.parser.syntactic_help and not flag.boolean and not choices:
             text += f" ({flag.parser.syntactic_help})"
-        if flag.default not in (None, False):
+        if flag.default not in (None, False, []):
             text += f" Default: {describe_value(flag.default)}."
         indent = " " * 6
         lines += textwrap.wrap(

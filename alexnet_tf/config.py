@@ -78,14 +78,14 @@ class Config:
         lower_bound=0,
     )
     simulate_gpus: int = setting(
-        0, "Replicas on the CPU instead, to try them.", lower_bound=0
+        0, "Replicas on the CPU, to try several without GPUs.", lower_bound=0
     )
     train_steps: int | None = setting(
         None, "Steps to train, instead of --num_epochs.", lower_bound=1
     )
     steps_per_loop: int | None = expert_setting(
         None,
-        "Steps between two returns to Python; by default those of half a second.",
+        "Steps between two returns to Python; by default half a second of them.",
         lower_bound=1,
     )
     validate_every: int | None = setting(
@@ -112,17 +112,18 @@ class Config:
     )
     cache: bool = setting(False, "Keep the training images in memory, decoded.")
     data_service: str | None = expert_setting(
-        None, "tf.data service that reads and augments: grpc://host:port."
+        None, "The tf.data service that reads and augments: grpc://host:port."
     )
     max_bad_records: int = expert_setting(
-        100, "Records that may be impossible to use; more stop the run.", lower_bound=0
+        100, "How many records may be unusable; more stop the run.", lower_bound=0
     )
     reduce_in_bfloat16: bool | None = expert_setting(
         None,
-        "Halve what replicas exchange; by default where the precision is bfloat16.",
+        "Send gradients from replica to replica in bfloat16, half the size. By default "
+        "where the precision is bfloat16.",
     )
     deterministic: bool = expert_setting(
-        False, "Bit-identical reruns on GPUs too; slower there."
+        False, "Make reruns bit-identical on GPUs, too, which is slower there."
     )
     seed: int = setting(
         0,

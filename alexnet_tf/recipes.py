@@ -90,7 +90,7 @@ class Recipe:
     )
     lrn_depth_radius: int = _network(
         2,
-        "The channels on each side that normalise one; n = 5 of the paper is 2.",
+        "How many channels on each side normalise a channel; 2 is the paper's n = 5.",
         lower_bound=0,
     )
     lrn_bias: float = _network(2.0, "The k of section 3.3.", lower_bound=1e-6)
@@ -163,10 +163,10 @@ class Recipe:
         0.01, "The standard deviation of the initial weights.", lower_bound=0.0
     )
     init_stddev_conv345: float | None = expert_setting(
-        None, "The same for conv3, conv4 and conv5 alone.", lower_bound=0.0
+        None, "The initial deviation in conv3 to conv5, if another.", lower_bound=0.0
     )
     init_stddev_fc67: float | None = expert_setting(
-        None, "The same for fc6 and fc7 alone.", lower_bound=0.0
+        None, "The initial deviation in fc6 and fc7, if another.", lower_bound=0.0
     )
     bias_init: float = expert_setting(
         1.0, "The initial biases of conv2, conv4, conv5, fc6 and fc7. The others are 0."

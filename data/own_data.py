@@ -57,7 +57,7 @@ class OwnData:
         if _is_data_set(self.directory):
             print(f"{path} is prepared in {directory}")
         else:
-            _check_alone(self.path, self.directory)
+            self._check_alone()
             print(f"preparing {path} in {directory}, where the next run finds it")
             prepare(input=self.path, output=self.directory, reading=self.reading)
         for older in self.older:
@@ -68,6 +68,28 @@ class OwnData:
             made_of = {"path": os.path.abspath(self.path), "state": self.state}
             json.dump(made_of, file)
         return self.directory
+
+    def _check_alone(self) -> None:
+        """Refuses to prepare in each of several workers."""
+        try:
+            cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))["cluster"]
+            number = sum(map(len, cluster.values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return  # whoever makes the strategy says what is wrong with it
+        if number > 1:
+            words = f"--input={self.path}", f"--output={self.directory}"
+            words = "-m", "data.prepare", *_flags(self.reading), *words
+            raise UserError(
+                f"{shown(self.path)} is to be prepared before {number} workers train "
+                f"on it: type {command('python', *words)}, and give "
+                f"--data_dir={shown(self.directory)}"
+            )
+
+
+def _flags(reading: Reading) -> list[str]:
+    """The flags that give what a person gave."""
+    given = dataclasses.asdict(reading).items()
+    return [f"--{name}={value}" for name, value in given if value is not None]
 
 
 def find_own_data(
@@ -97,7 +119,7 @@ def find_own_data(
         if reading != Reading():
             raise UserError(
                 f"{shown(data_dir)} is not prepared here, but a data set that knows "
-                "its classes: leave out --class_names and --label_offset"
+                f"its classes: leave out {' and '.join(_flags(reading))}"
             )
         return None
     _check_apart(data_dir, prepared_dir, model_dir)
@@ -141,21 +163,6 @@ def _check_apart(data_dir: str, prepared_dir: str, model_dir: str | None) -> Non
                 "train.py writes, and would read the next time: "
                 + ("give another" if flag else "start it in another directory")
             )
-
-
-def _check_alone(path: str, directory: str) -> None:
-    """Refuses to prepare in each of several workers."""
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG", "{}"))["cluster"]
-        number = sum(map(len, cluster.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return  # whoever makes the strategy says what is wrong with it
-    if number > 1:
-        words = "-m", "data.prepare", f"--input={path}", f"--output={directory}"
-        raise UserError(
-            f"{shown(path)} is to be prepared before {number} workers train on it: "
-            f"type {command('python', *words)}, and give --data_dir={shown(directory)}"
-        )
 
 
 def _list_files(path: str, reading: Reading) -> tuple[str, list[tuple[str, str]]]:

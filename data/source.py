@@ -44,18 +44,18 @@ class Reading:
     class_names: str | None = setting(
         None,
         "A text file with the names of the classes, one on each line, for records and "
-        "lists that hold only numbers.",
+        "lists whose labels are numbers.",
         path=True,
     )
     label_offset: int | None = setting(
         None,
-        "The number of the first class there. By default it is 0 or 1, as the numbers "
-        "show.",
+        "The number of the first class where labels are numbers. By default it is 0 or "
+        "1, as the labels show.",
     )
     images: str | None = setting(
         None,
         "The folder of the pictures that a list names. By default it is the folder of "
-        "the list, or one beside it.",
+        "the list or one beside it.",
         path=True,
     )
     image_column: str | None = setting(

@@ -43,8 +43,8 @@ class Options:
     )
     validation_fraction: float = setting(
         0.1,
-        "Part of each class, or of the groups, to hold out where nothing is for "
-        "validation.",
+        "The part of each class, or of the groups, that is held out where there is no "
+        "validation split.",
         lower_bound=0,
         upper_bound=0.9,
     )
@@ -57,7 +57,7 @@ class Options:
     )
     max_errors: int = setting(
         100,
-        "The number of unusable pictures after which preparation still goes on.",
+        "How many pictures may be unusable. More of them stop the preparation.",
         lower_bound=0,
     )
     seed: int = setting(0, "The seed of the order on disk.")

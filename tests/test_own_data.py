@@ -1,9 +1,9 @@
 """What --data_dir may be besides a data set: found, prepared once, found again."""
 
+import functools
 import json
 import os
 import re
-import types
 
 import numpy as np
 import pytest
@@ -166,9 +166,35 @@ def test_names_of_classes_are_for_what_is_prepared(pictures):
         find_own_data("my pictures", "runs/data", Reading(class_names="names.txt"))
 
 
-def flag_values(**given):
-    names = ("data_dir", "model_dir", "class_names", "label_offset")
-    return types.SimpleNamespace(**dict.fromkeys(names) | given)
+def flag_values(*given):
+    import train
+
+    values = flags.FlagValues()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
+        for name in ("DEFINE", "DEFINE_enum", "DEFINE_bool", "DEFINE_boolean"):
+            define = functools.partial(getattr(flags, name), flag_values=values)
+            patch.setattr(flags, name, define)
+        train.define_flags()
+    values(["train.py", *given])
+    return values
+
+
+def test_how_pictures_are_read_can_be_given(pictures, monkeypatch):
+    import train
+
+    (pictures / "c").rename(pictures / "images")
+    (pictures / "d").rename(pictures / "masks")
+    pattern = "--label_from=^([^/]+)/"
+    with pytest.raises(UserError, match="look like pictures and what belongs to them"):
+        train.check(flag_values("--data_dir=my pictures"), [])
+    own = train.check(flag_values("--data_dir=my pictures", pattern), [])
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker"}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(UserError, match=r"type .*label_from=\^.*--input="):
+        own.prepare()
+    monkeypatch.delenv("TF_CONFIG")
+    assert os.path.isdir(own.prepare())
 
 
 def test_what_is_no_flag_is_taken_for_the_pictures(pictures):
@@ -177,6 +203,6 @@ def test_what_is_no_flag_is_taken_for_the_pictures(pictures):
     with pytest.raises(flags.Error, match=r"'my pictures'; give --data_dir=my pic"):
         train.check(flag_values(), ["my pictures"])
     assert train.check(flag_values(), []) is None
-    assert train.check(flag_values(data_dir="my pictures"), []).path == "my pictures"
-    with pytest.raises(flags.Error, match="--label_offset belong to a --data_dir"):
-        train.check(flag_values(label_offset=0, model_dir="runs/x"), [])
+    assert train.check(flag_values("--data_dir=my pictures"), []).path == "my pictures"
+    with pytest.raises(flags.Error, match="--label_offset belongs to a --data_dir"):
+        train.check(flag_values("--label_offset=0", "--model_dir=runs/x"), [])

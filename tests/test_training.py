@@ -350,7 +350,8 @@ def test_the_demo_prepares_its_data_again_after_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train_run", lambda *_, **__: Outcome(None, True))
     monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
     values = types.SimpleNamespace(
-        **dict.fromkeys(("data_dir", "model_dir", "class_names", "label_offset")),
+        data_dir=None,
+        model_dir=None,
         recipe="auto",
         overwrite=False,
         export=True,
@@ -373,7 +374,7 @@ def test_a_run_alone_goes_on_with_its_data(data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train_run", train_nothing)
     monkeypatch.setattr("alexnet_tf.command_line.given_flags", lambda *_: {})
     values = types.SimpleNamespace(
-        **dict.fromkeys(("data_dir", "class_names", "label_offset")),
+        data_dir=None,
         model_dir=run.model_dir,
         recipe="auto",
         overwrite=False,
