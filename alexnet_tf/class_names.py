@@ -1,6 +1,7 @@
 """Names of classes in files of lines."""
 
 import re
+from collections.abc import Iterable
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import read_whole, shown
@@ -32,10 +33,16 @@ def read_class_names(path: str) -> tuple[str, ...]:
         if first in (0, 1) and last - first + 1 == len(by_number) == len(names):
             names = [by_number[number] for number in sorted(by_number)]
     elif all(with_synsets):
-        names = []
-        for match in with_synsets:
-            word = match[2].split(",")[0].strip()
-            names.append(match[2] if word in names else word)
+        names = take_first_words(match[2] for match in with_synsets)
     if not names or not all(names) or len(set(names)) < len(names):
         raise UserError(f"{shown(path)} must have a name on each line, and none twice")
+    return tuple(names)
+
+
+def take_first_words(synonyms: Iterable[str]) -> tuple[str, ...]:
+    """Returns the first word for each class, all words where another class has it."""
+    names = []
+    for words in synonyms:
+        name = words.split(",")[0].strip()
+        names.append(words if name in names else name)
     return tuple(names)

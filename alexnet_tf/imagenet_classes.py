@@ -6,6 +6,8 @@ ids. The lists come from TensorFlow Datasets, which is imported where one is ask
 
 import functools
 
+from alexnet_tf.class_names import take_first_words
+
 NUM_CLASSES = 1000
 
 
@@ -29,11 +31,7 @@ def class_names() -> tuple[str, ...]:
 
     Two classes are cranes, and two are maillots: the second of them has all its words.
     """
-    names = []
-    for words in synonyms():
-        name = words.split(",")[0]
-        names.append(words if name in names else name)
-    return tuple(names)
+    return take_first_words(synonyms())
 
 
 @functools.cache

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 from alexnet_tf import command_line
 from alexnet_tf.command_line import flags
-from alexnet_tf.errors import UserError
+from data import counting
+from data.counting import Duplicates, find_gaps
 from data.held_out import content_digest
 from data.source import check_class_names
 
@@ -31,9 +32,11 @@ def check(data_dir: str) -> list[str]:
 
     Args:
         data_dir: A data set that `open_data_set` opens.
+
+    Raises:
+        UserError: A shard or a name is such that the set cannot be read.
     """
     from alexnet_tf.pipeline.data_set import open_data_set
-    from data.counting import Duplicates, describe_imbalance, find_gaps
 
     data_set = open_data_set(data_dir)
     size, last = data_set.image_size, data_set.num_classes - 1
@@ -41,17 +44,16 @@ def check(data_dir: str) -> list[str]:
         f"{data_set.data_dir}: {data_set.name}, {data_set.encoding} pictures of "
         f"{size}×{size}, {data_set.num_classes} classes, labels 0..{last}"
     )
+    check_class_names(data_set.class_names)
     problems, duplicates, counts = [], Duplicates(), {}
-    try:
-        check_class_names(data_set.class_names)
-    except UserError as error:
-        problems.append(str(error))
     for name, split in data_set.splits.items():
         counts[name] = _read_split(data_set, split, problems, duplicates)
-        _describe(data_set, name, counts[name])
+        number, shards = sum(counts[name]), len(split.filenames)
+        classes = counting.describe_counts(data_set.class_names, counts[name])
+        print(f"  {name}: {number:,} good records in {shards} shards; {classes}")
         if not any(counts[name]):
             problems.append(f"{name} has no good record")
-    uneven = describe_imbalance(data_set.class_names, counts.get("train", ()))
+    uneven = counting.describe_imbalance(data_set.class_names, counts.get("train", ()))
     for line in filter(None, (uneven, duplicates.describe())):
         print(f"  note: {line}")
     problems += find_gaps(data_set.class_names, counts)
@@ -62,10 +64,8 @@ def check(data_dir: str) -> list[str]:
 
 def _read_split(data_set, split, problems: list[str], duplicates) -> list[int]:
     """Returns the number of good records of each class."""
-    from data.counting import progress_bar
-
     counts, flat = [0] * data_set.num_classes, []
-    bar = progress_bar(None, split.num_examples, "records")
+    bar = counting.progress_bar(None, split.num_examples, "records")
     for filename, expected in zip(split.filenames, split.shard_lengths, strict=True):
         shard, number = os.path.basename(filename), 0
         for number, record in enumerate(_read_shard(data_set, filename), 1):
@@ -117,19 +117,6 @@ def _inspect(record: bytes, data_set) -> tuple[int, bytes, bool] | str:
         return str(error)
     spread = image.max(axis=(0, 1)) - image.min(axis=(0, 1))
     return label, content_digest(image), bool(spread.max() <= _FLAT)
-
-
-def _describe(data_set, name: str, counts: list[int]) -> None:
-    import tensorflow as tf
-
-    from data.counting import describe_counts
-
-    filenames = data_set.splits[name].filenames
-    megabytes = sum(tf.io.gfile.stat(f).length for f in filenames) / 1e6
-    print(
-        f"  {name}: {sum(counts):,} good records in {len(filenames)} shards, "
-        f"{megabytes:,.1f} MB; {describe_counts(data_set.class_names, counts)}"
-    )
 
 
 def define_flags() -> None:

@@ -101,13 +101,6 @@ class Duplicates:
             "ORDER BY digest, split, name"
         )
 
-    def repeated_name(self) -> str | None:
-        """Returns a name that two pictures of one split have, if any."""
-        row = self._pictures.execute(
-            "SELECT name FROM pictures GROUP BY split, name HAVING COUNT(*) > 1 LIMIT 1"
-        ).fetchone()
-        return row and row[0]
-
     def describe(self) -> str:
         """Returns one line on the duplicates; "" where there are none."""
         copies, pictures, across, unclear = self._count()

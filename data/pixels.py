@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-from absl import logging
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.pipeline.batches import evaluation_batches
@@ -39,15 +38,6 @@ def measure_pixels(data_set: DataSet) -> PixelStatistics:
     if not num_images:
         raise UserError(f"no training picture in {data_set.data_dir} can be decoded")
     mean_image, products = sums / num_images, products / (num_images * size**2)
-    total = data_set.splits["train"].num_examples
-    variance = products.trace() / 3 - np.square(mean_image).mean()
-    logging.info(
-        "The mean image is that of %d of %d pictures; a pixel's standard error is "
-        "%.2f of 255.",
-        num_images,
-        total,
-        0.0 if num_images == total else np.sqrt(variance / num_images),
-    )
     mean = mean_image.mean(axis=(0, 1))
     eigenvalues, eigenvectors = _principal_colors(products - np.outer(mean, mean))
     return PixelStatistics(

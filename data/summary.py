@@ -58,14 +58,10 @@ class Report:
         """Writes `rejected.tsv` and `duplicates.tsv`, where there are any.
 
         Raises:
-            UserError: No picture was good, or two of a split have the same name.
+            UserError: No picture was good.
         """
         if not self._counts:
             raise UserError("no picture can be used" + self._describe_last())
-        if name := self._duplicates.repeated_name():
-            raise UserError(
-                f"two pictures are called {shown(name)}; rename one of them"
-            )
         _write_table(directory, "rejected.tsv", ("name", "reason"), self._rejected)
         rows = (
             (digest, split, self._class_names[label], name)

@@ -126,8 +126,8 @@ def test_two_classes_of_one_name(data_dir):
     card = json.loads((data_dir / "metadata.json").read_text())
     card["class_names"] = ["dog", "dog"]
     (data_dir / "metadata.json").write_text(json.dumps(card))
-    (problem,) = check(str(data_dir))
-    assert problem.startswith("two classes are called dog")
+    with pytest.raises(UserError, match="two classes are called dog"):
+        check(str(data_dir))
 
 
 def test_label_out_of_range(data_dir):

@@ -1,6 +1,7 @@
 """What is said about networks that do not learn."""
 
 import dataclasses
+import types
 
 import keras
 import numpy as np
@@ -60,11 +61,19 @@ def test_with_weights_the_classes_count_as_they_do_in_the_loss():
 
 
 @pytest.mark.parametrize(
-    ("step", "is_last", "expected"),
-    [(299, False, False), (300, False, True), (79, True, False), (80, True, True)],
+    ("step", "last_step", "is_said"),
+    [(299, 900, False), (300, 900, True), (79, 79, False), (80, 80, True)],
 )
-def test_a_network_has_time_to_start(step, is_last, expected):
-    assert diagnostics.has_had_time(step, is_last) == expected
+def test_a_network_has_time_to_start(data_dir, step, last_step, is_said, monkeypatch):
+    loop = Loop.__new__(Loop)  # what the question needs, and nothing else
+    loop._timetable = types.SimpleNamespace(last_step=last_step)
+    loop._config, loop.remarks = make_config(data_dir), []
+    loop._trainer = types.SimpleNamespace(model=None, next_batch=lambda: (None, None))
+    loop._progress = types.SimpleNamespace(line=lambda text: None)
+    monkeypatch.setattr(diagnostics, "describe_layers", lambda *_: "")
+    result = Evaluation("validation", 1, 2, guess(np.log(2), 0.5, [1, 1]))
+    loop._advise_if_stuck(step, result)
+    assert len(loop.remarks) == is_said
 
 
 def test_layer_states_equal_numpy():
@@ -132,8 +141,8 @@ def test_what_is_said_of_a_stuck_network_is_said_at_the_end_again(
     data_dir, tmp_path, monkeypatch
 ):
     draw_no_pictures(monkeypatch.setattr)
-    for name in ("STEPS_TO_START", "_STEPS_TO_START_AT_END"):
-        monkeypatch.setattr(diagnostics, name, 4)
+    for name in ("STEPS_TO_START", "STEPS_TO_START_AT_END"):
+        monkeypatch.setattr(stuck, name, 4)
     trainer = make_trainer(data_dir, learning_rate=0.0, validate_every=2, train_steps=6)
     lines = []
     loop = Loop(trainer, Run(str(tmp_path)))

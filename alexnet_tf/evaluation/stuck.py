@@ -11,8 +11,9 @@ from alexnet_tf.files import shown
 
 # A network is stuck when its loss is not 2 % below what it would be without the image.
 _STUCK = 0.98
-# A network with the paper's initial weights may need a hundred steps and more to start.
-STEPS_TO_START = 300
+# A network with the paper's initial weights may need a hundred steps and more to start;
+# where training ends, so many are enough to say so.
+STEPS_TO_START, STEPS_TO_START_AT_END = 300, 80
 
 
 def is_stuck(predictions: Predictions, weights: Sequence[float] = ()) -> bool:

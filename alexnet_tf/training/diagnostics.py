@@ -4,21 +4,7 @@ import keras
 import tensorflow as tf
 
 from alexnet_tf.evaluation.metrics import cross_entropy as cross_entropy_of
-from alexnet_tf.evaluation.stuck import STEPS_TO_START
 from alexnet_tf.monitoring.layer_states import LAYERS, activations, layer_states
-
-# Steps after which a network should have started, where training ends there.
-_STEPS_TO_START_AT_END = 80
-
-
-def has_had_time(step: int, is_last: bool) -> bool:
-    """Whether a network should have started to learn.
-
-    Args:
-        step: Steps done.
-        is_last: Whether training ends here.
-    """
-    return step >= (_STEPS_TO_START_AT_END if is_last else STEPS_TO_START)
 
 
 def describe_layers(model: keras.Model, images: tf.Tensor) -> str:

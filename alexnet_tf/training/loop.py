@@ -17,8 +17,8 @@ from absl import logging
 
 from alexnet_tf.devices import is_chief
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation import stuck
 from alexnet_tf.evaluation.results import Evaluation
-from alexnet_tf.evaluation.stuck import describe_stuck, is_stuck
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.monitoring.metrics_log import MetricsLog
 from alexnet_tf.monitoring.progress import Progress
@@ -334,12 +334,12 @@ class Loop:
         )
 
     def _advise_if_stuck(self, step: int, result: Evaluation) -> None:
-        has_had_time = diagnostics.has_had_time(step, step == self._timetable.last_step)
-        weights = self._config.loss_weights
-        if not has_had_time or not is_stuck(result.predictions, weights):
+        is_last, weights = step == self._timetable.last_step, self._config.loss_weights
+        enough = stuck.STEPS_TO_START_AT_END if is_last else stuck.STEPS_TO_START
+        if step < enough or not stuck.is_stuck(result.predictions, weights):
             self.remarks = []
         elif not self.remarks:
             images, _ = self._trainer.next_batch()
             layers = diagnostics.describe_layers(self._trainer.model, images)
-            self.remarks = [describe_stuck(result, self._config)]
+            self.remarks = [stuck.describe_stuck(result, self._config)]
             self._progress.line(f"{self.remarks[0]}\n{layers}")
