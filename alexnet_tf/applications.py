@@ -11,11 +11,7 @@ from absl import logging
 
 from alexnet_tf import imagenet_classes
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.alexnet import (
-    IMAGENET_MEAN,
-    build_alexnet,
-    least_image_size,
-)
+from alexnet_tf.network.alexnet import IMAGENET_MEAN, build_alexnet
 from alexnet_tf.paths import expand
 from alexnet_tf.recipes import RECIPES, Recipe, check_fields
 from alexnet_tf.weights.published import PublishedWeights, assign
@@ -161,7 +157,7 @@ def AlexNet(  # noqa: N802  (as keras.applications has it)
 
 def _make_input(tensor, shape, recipe: Recipe, include_top: bool, published):
     """The image input of `AlexNet`."""
-    size, least = recipe.image_size, least_image_size(recipe)
+    size, least = recipe.image_size, recipe.least_image_size
     default = (size, size, 3)
     if not include_top and recipe.mean == "color":
         default = (None, None, 3)

@@ -273,6 +273,23 @@ class Recipe:
         check(self)
         if set(self.freeze or ()) == set(LAYERS):
             raise ValueError("freeze must leave a layer to train")
+        if self.image_size < self.least_image_size:
+            raise ValueError(
+                f"image_size must be at least {self.least_image_size} in the recipe "
+                f"{self.name}, received {self.image_size}"
+            )
+
+    @property
+    def least_image_size(self) -> int:
+        """Height and width, pixels, of the least images of which pool5 leaves a value.
+
+        Read backwards: pool5, pool2 and pool1 with a stride of 2, conv1 with 11×11 and
+        4.
+        """
+        side = 1
+        for _ in range(3):
+            side = 2 * (side - 1) + self.pool_size
+        return 4 * (side - 1) + 11 - sum(self.conv1_padding)
 
     @property
     def initial_rate(self) -> float:

@@ -14,7 +14,6 @@ from weight_writers import write_caffe
 import alexnet_tf
 from alexnet_tf import RECIPES, AlexNet, alexnet, decode_predictions, preprocess_input
 from alexnet_tf.errors import UserError
-from alexnet_tf.network.alexnet import least_image_size
 from alexnet_tf.recipes import LAYERS
 from alexnet_tf.weights import downloads
 from alexnet_tf.weights.weight_files import read_weights
@@ -265,7 +264,7 @@ def test_fields_of_a_recipe_are_keywords():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_least_size_of_images_is_said(recipe):
-    least = least_image_size(RECIPES[recipe])
+    least = RECIPES[recipe].least_image_size
     model = alexnet(2, recipe, image_size=least, width=0.02)
     assert model.get_layer("pool5").output.shape[1:3] == (1, 1)
     message = f"image_size must be at least {least} in the recipe {recipe}, received "

@@ -346,7 +346,8 @@ def test_of_a_network_with_another_head_the_body_is_taken(
     assert_same(weights.layers, {name: variables_of(model)[name] for name in names})
     assert weights.left == left
     assert weights.recipe_for().width == 0.03
-    with pytest.raises(UserError, match=f"instead of fc8 it has {left or 'nothing'}"):
+    instead = left or "nothing after conv5"
+    with pytest.raises(UserError, match=f"instead of fc8 it has {instead}"):
         load_network(tmp_path / "m.keras")
     # The weights alone: what they are for must be said.
     changed.save_weights(tmp_path / "m.weights.h5")

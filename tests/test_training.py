@@ -285,10 +285,12 @@ def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
     run = str(tmp_path / "run")
     for given, message in [
         ({"num_gpus": 9}, "num_gpus=9, but TensorFlow found"),
+        ({"image_size": 32}, "--image_size must be at least 64 in the recipe"),
         ({"simulate_gpus": 3}, "32 cannot be shared evenly by 3 replicas"),
     ]:
         with pytest.raises(UserError, match=message):
             train(data_dir, run, given=SMALL | given)
+    assert not Run(run).exists()  # which would refuse the next try
     with pytest.raises(UserError, match=r"no data set in .*none"):
         train(str(tmp_path / "none"), run, given=SMALL)
     (tmp_path / "empty").mkdir()

@@ -55,11 +55,7 @@ def build_alexnet(
         A model from RGB pixels 0..255, uint8 or float `(batch, size, size, 3)` with
         the recipe's `image_size`, to float32 logits `(batch, num_classes)`, to fc7's
         activations `(batch, 4096)` or to pool5's map `(batch, 6, 6, 256)`.
-
-    Raises:
-        ValueError: If there is no such network, as of too small images.
     """
-    _check_size(recipe)
     net = _Layers(recipe, dtype, seed)
     conv, lrn, pool = net.conv, net.lrn, net.pool
     groups, one, filters = recipe.groups, recipe.bias_init, recipe.filters
@@ -88,25 +84,6 @@ def build_alexnet(
     name, inputs = f"alexnet_{recipe.name}", keras.utils.get_source_inputs(images)[0]
     last_layer = keras.Model(inputs, x).get_layer(last)
     return keras.Model(inputs, last_layer.output, name=name)
-
-
-def least_image_size(recipe: Recipe) -> int:
-    """Height and width, pixels, of the smallest images of which pool5 leaves a value.
-
-    Read backwards: pool5, pool2 and pool1 with a stride of 2, conv1 with 11×11 and 4.
-    """
-    side = 1
-    for _ in range(3):
-        side = 2 * (side - 1) + recipe.pool_size
-    return 4 * (side - 1) + 11 - sum(recipe.conv1_padding)
-
-
-def _check_size(recipe: Recipe) -> None:
-    if recipe.image_size < (least := least_image_size(recipe)):
-        raise ValueError(
-            f"image_size must be at least {least} in the recipe {recipe.name}, "
-            f"received {recipe.image_size}"
-        )
 
 
 def scale_channels(channels: int, recipe: Recipe) -> int:

@@ -140,12 +140,12 @@ class Loop:
         batches = self._trainer.batches(self._config.cache)
         while True:
             step = self._trainer.step
+            self._stop_if_asked()
             # Also where a run was stopped between a checkpoint and its validation.
             if self._is_validation_missing(step):
                 self._validate(step)
             if self._ended or step >= self._timetable.last_step:
                 break
-            self._stop_if_asked()
             self._train(batches, step)
         if not self.evaluations:  # it was done before this process
             self._evaluate("validation")

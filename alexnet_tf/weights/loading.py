@@ -13,6 +13,7 @@ from alexnet_tf.config import Config
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import expand
 from alexnet_tf.pictures.fitting import Fitting
+from alexnet_tf.recipes import LAYERS
 from alexnet_tf.run import build_model, run_of
 from alexnet_tf.weights.downloads import find_file
 from alexnet_tf.weights.published import PublishedWeights, assign
@@ -85,7 +86,8 @@ def _configure(weights: PublishedWeights, path: str, recipe, class_names) -> Con
     """What is known of the training of published weights."""
     chosen = weights.recipe_for(None if recipe == "auto" else recipe)
     if weights.num_classes is None:
-        missing = weights.left or f"nothing after {[*weights.layers][-1]}"
+        last = max(weights.layers.keys() & LAYERS, key=LAYERS.index)
+        missing = weights.left or f"nothing after {last}"
         raise UserError(
             f"{weights.source} is no whole network: instead of {HEAD} it has "
             f"{missing}; train.py --init_weights takes the rest of it"
