@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import threading
 import time
@@ -87,8 +88,5 @@ def _load(directory: str) -> ExportedModel:
 
 def _list_files(directory: str) -> list[tuple[str, int, int]]:
     """The files of a version, their sizes and times: a copy may still be under way."""
-    paths = [
-        os.path.join(f, name) for f, _, names in os.walk(directory) for name in names
-    ]
-    states = [os.stat(path, follow_symlinks=False) for path in sorted(paths)]
+    states = map(os.lstat, sorted(pathlib.Path(directory).rglob("*")))
     return [(s.st_ino, s.st_size, s.st_mtime_ns) for s in states]
