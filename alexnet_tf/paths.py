@@ -131,9 +131,15 @@ def for_tensorflow(path: str) -> str:
         directory, which goes when the process ends.
 
     Raises:
-        UserError: If a file's own name has such a character.
+        UserError: If a file's own name has such a character, or a file of a checkpoint
+            is a pipe or a device, which may never end.
     """
-    if is_remote(path) or not _PATTERN.search(path):
+    if is_remote(path):
+        return path
+    for file in checkpoint_files(path):
+        if not os.path.isfile(file):
+            raise UserError(f"{file} is no regular file")
+    if not _PATTERN.search(path):
         return path
     parts = os.path.abspath(path).split("/")
     end = max(i for i, part in enumerate(parts) if _PATTERN.search(part)) + 1

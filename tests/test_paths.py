@@ -146,6 +146,14 @@ def test_plain_paths_stay_as_they_are(tmp_path):
         for_tensorflow(str(tmp_path / "missing[1]" / "ckpt-1"))
 
 
+def test_a_checkpoint_is_of_regular_files(tmp_path):
+    (tmp_path / "ckpt-3.index").touch()
+    assert for_tensorflow(str(tmp_path / "ckpt-3"))
+    (tmp_path / "ckpt-3.data-00000-of-00001").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="data-00000-of-00001 is no regular file"):
+        for_tensorflow(str(tmp_path / "ckpt-3"))
+
+
 def test_links_for_tensorflow_end_with_the_process(tmp_path):
     (tmp_path / "x[1]").mkdir()
     (tmp_path / "x[1]" / "kept").touch()
