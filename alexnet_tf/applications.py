@@ -68,7 +68,7 @@ def alexnet(
             (`UserError`) or are for another network.
     """
     check_fields(fields)
-    published = read_weights(expand(os.fspath(weights))) if weights else None
+    published = _read(weights)
     recipe = _choose_recipe(recipe, published, fields)
     mean = _choose_mean(image_mean, recipe, published)
     model = build_alexnet(
@@ -125,13 +125,13 @@ def AlexNet(  # noqa: N802  (as keras.applications has it)
     activation = keras.activations.get(classifier_activation)
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling must be None, avg or max, received {pooling!r}")
-    if weights and activation not in (softmax, keras.activations.linear):
+    if weights is not None and activation not in (softmax, keras.activations.linear):
         raise ValueError(
             "with weights classifier_activation must be None or softmax, received "
             f"{classifier_activation!r}"
         )
     weights = "bvlc" if weights == "imagenet" else weights
-    published = read_weights(expand(os.fspath(weights))) if weights else None
+    published = _read(weights)
     if include_top and published and classes != published.num_classes:
         raise ValueError(
             f"with weights={str(weights)!r} and include_top classes must be "
@@ -235,6 +235,16 @@ def decode_predictions(preds, top: int = 5) -> list[list[tuple[str, str, float]]
         [(synsets[i], names[i], float(row[i])) for i in indices]
         for row, indices in zip(preds, best, strict=True)
     ]
+
+
+def _read(weights) -> PublishedWeights | None:
+    if weights is None:
+        return None
+    if not weights or not isinstance(weights, str | os.PathLike):
+        raise ValueError(
+            f"weights must be None, a name or a path, received {weights!r}"
+        )
+    return read_weights(expand(os.fspath(weights)))
 
 
 def _put_in(model: keras.Model, published: PublishedWeights) -> None:

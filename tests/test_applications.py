@@ -157,6 +157,8 @@ def test_a_model_is_as_keras_makes_it(small, given):
     "given",
     [
         {"weights": "nowhere"},
+        {"weights": ""},
+        {"weights": 5},
         {"weights": None, "input_shape": (20, 20, 3)},
         {"weights": None, "input_shape": (None, None, 3)},
         {"weights": None, "input_shape": (224, 224)},
