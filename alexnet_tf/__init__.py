@@ -46,6 +46,7 @@ _PUBLIC = {
     "LocalResponseNormalization": "network.layers",
     "RECIPES": "recipes",
     "draw_layer": "evaluation.mosaics",
+    "excite": "evaluation.explaining",
     "explain": "evaluation.explaining",
     "load": "classifier",
     "train": "training.library",

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from alexnet_tf import files
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.explaining import before_activation, find_layer
 from alexnet_tf.evaluation.results import fingerprint, read_names
 from alexnet_tf.pictures.decoding import open_for_network
 from alexnet_tf.pictures.fitting import Fitting
@@ -141,20 +142,11 @@ def take_layers(
     Raises:
         UserError: If there is no such layer.
     """
-    known = [layer.name for layer in model.layers[1:]]  # behind the input
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(
-            f"there is no layer {unknown[0]!r}: give one of {', '.join(known)}"
-        )
-    outputs = {}
-    for name in names:
-        layer = model.get_layer(name)
-        outputs[name] = layer.output
-        if before_relu and hasattr(layer, "activation"):
-            config = layer.get_config() | {"activation": "linear"}
-            linear = type(layer).from_config(config | {"name": f"{name}_before_relu"})
-            outputs[name] = linear(layer.input)
-            linear.set_weights(layer.get_weights())
+    layers = {name: find_layer(model, name) for name in names}
+    outputs = {
+        name: before_activation(layer) if before_relu else layer.output
+        for name, layer in layers.items()
+    }
     return keras.Model(model.input, outputs)
 
 

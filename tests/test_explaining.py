@@ -7,6 +7,7 @@ import pytest
 import alexnet_tf
 from alexnet_tf.evaluation.explaining import (
     METHODS,
+    before_activation,
     describe_falls,
     draw_scale,
     hide_parts,
@@ -130,3 +131,30 @@ def test_what_cannot_be_explained_is_one_sentence(arguments, message):
     arguments = {"images": np.zeros((1, 6, 6, 3))} | arguments
     with pytest.raises(ValueError, match=message):
         alexnet_tf.explain(make_network(), **arguments)
+
+
+@pytest.mark.parametrize(("layer", "unit"), [("fc8", 2), ("fc7", 5), ("conv3", 7)])
+def test_a_picture_that_excites_a_unit_does(layer, unit):
+    model = alexnet_tf.alexnet(4, "small", width=0.05, image_size=67, seed=0)
+    before = keras.Model(model.inputs, before_activation(model.get_layer(layer)))
+
+    def excitement(pictures):
+        return (
+            before(np.float32(pictures))[..., unit].numpy().reshape(len(pictures), -1)
+        )
+
+    picture = alexnet_tf.excite(model, layer, unit, steps=24)
+    assert (picture.shape, picture.dtype) == ((67, 67, 3), np.uint8)
+    others = np.random.default_rng(0).integers(0, 256, (16, 67, 67, 3))
+    assert excitement([picture]).mean() > excitement(others).mean(axis=1).max()
+    np.testing.assert_array_equal(
+        alexnet_tf.excite(model, layer, unit, steps=24), picture
+    )
+
+
+def test_a_unit_that_is_none_is_one_sentence():
+    model = make_network()
+    with pytest.raises(ValueError, match=r"unit must be in 0\.\.2, received 3"):
+        alexnet_tf.excite(model, "fc8", 3)
+    with pytest.raises(ValueError, match="no layer 'fc9': give one of conv5,"):
+        alexnet_tf.excite(model, "fc9", 0)

@@ -7,6 +7,9 @@ It needs nothing but answers, so it works on an exported model too, and its unit
 same for every picture. Grad-CAM weighs the maps of a layer by one gradient (Selvaraju
 et al., "Grad-CAM", ICCV 2017). It is a hundred times faster, and relative: its largest
 value is 1 in every picture.
+
+What a unit looks for is drawn by following its gradient from noise to a picture
+(Simonyan et al., "Deep Inside Convolutional Networks", 2013).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +19,15 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from alexnet_tf.errors import UserError
+
 METHODS = ("gradcam", "occlusion")
 FULL_POINTS = 50  # percentage points of probability, from which a colour is full
 LEAST_POINTS = 2  # below which no single part matters
 _CELL = 32  # side of what is hidden at a time, pixels
 _BATCH = 32
+_SIDE = 224  # of the picture that excites a unit, where a model takes any size
+_STEP, _BLUR_EVERY = 4.0, 4  # of its ascent: pixel values, steps
 # From dark violet to yellow (matplotlib's "plasma"): light is more, in grey, too.
 _COLORS = np.array(
     [(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)]
@@ -76,12 +83,64 @@ def explain(
     return np.stack(list(shown))
 
 
-def _up_to(model, name: str):
-    """A network up to a layer; ValueError if there is no such layer."""
-    names = [layer.name for layer in model.layers]
+def excite(model, layer: str, unit: int, steps: int = 128) -> np.ndarray:
+    """Draws a picture that excites a unit, by gradient ascent from grey noise.
+
+    The picture is blurred now and then: without that, high frequencies excite every
+    unit (Yosinski et al., "Understanding Neural Networks Through Deep Visualization",
+    2015).
+
+    Example:
+    >>> picture = alexnet_tf.excite(model, "fc8", 3)
+
+    Args:
+        model: A Keras model from `alexnet`, `AlexNet` or `load`.
+        layer: Name of the unit's layer, such as "fc8" or "conv3".
+        unit: Its number: that of a class in fc8, that of a filter in a convolution,
+            whose mean over the map is raised. What counts is the value before a ReLU.
+        steps: Steps of the ascent.
+
+    Returns:
+        uint8 `(size, size, 3)`, RGB.
+
+    Raises:
+        ValueError: If there is no such layer or unit.
+    """
+    answer = keras.Model(model.inputs[0], before_activation(find_layer(model, layer)))
+    number = answer.output.shape[-1]
+    if not 0 <= unit < number:
+        raise ValueError(f"unit must be in 0..{number - 1}, received {unit}")
+    shape = [1, *(side or _SIDE for side in model.input_shape[1:])]
+    picture = tf.random.stateless_normal(shape, (0, unit), mean=128.0, stddev=8.0)
+    for step in range(steps):
+        if step % _BLUR_EVERY == 0:
+            picture = tf.nn.avg_pool2d(picture, 3, 1, "SAME")
+        with tf.GradientTape() as tape:
+            tape.watch(picture)
+            excitement = tf.reduce_mean(answer(picture, training=False)[..., unit])
+        gradient = tape.gradient(excitement, picture)
+        gradient /= tf.math.reduce_std(gradient) + 1e-12
+        picture = tf.clip_by_value(picture + _STEP * gradient, 0, 255)
+    return np.uint8(np.round(picture[0]))
+
+
+def find_layer(model, name: str):
+    """A layer behind the input, by its name; a `UserError` if there is none."""
+    names = [layer.name for layer in model.layers[1:]]
     if name not in names:
-        raise ValueError(f"there is no layer {name!r}: give one of {', '.join(names)}")
-    return keras.Model(model.inputs[0], model.get_layer(name).output)
+        raise UserError(f"there is no layer {name!r}: give one of {', '.join(names)}")
+    return model.get_layer(name)
+
+
+def before_activation(layer):
+    """What a layer computes before its own activation; without one, its output."""
+    if not hasattr(layer, "activation"):
+        return layer.output
+    config = layer.get_config() | {"activation": "linear"}
+    linear = type(layer).from_config(config | {"name": f"{layer.name}_before_relu"})
+    output = linear(layer.input)
+    linear.set_weights(layer.get_weights())
+    return output
 
 
 def _find_scores(model):
@@ -139,7 +198,7 @@ def measure_gradcam(
     Raises:
         ValueError: If there is no such layer, or it has no maps.
     """
-    below = _up_to(model, layer)
+    below = keras.Model(model.inputs[0], find_layer(model, layer).output)
     if len(below.output.shape) != 4:
         raise ValueError(
             f"layer {layer!r} has no maps: give a convolution or a pooling"
