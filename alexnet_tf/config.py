@@ -6,7 +6,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.files import read_whole
@@ -141,6 +141,13 @@ class Config:
         return self.recipe.image_size
 
 
+def check_names(given: Iterable[str]) -> None:
+    """Raises a `UserError` for a name that is no setting's."""
+    unknown = set(given) - set(_names(Recipe)) - set(_names(Config))
+    if unknown:
+        raise UserError(f"there is no setting {min(unknown)!r}")
+
+
 def resolve(
     data_set: "DataSet",
     recipe: str = "auto",
@@ -164,9 +171,7 @@ def resolve(
         UserError: A name is unknown, a value out of its range, or the weights are for
             another network than the recipe's.
     """
-    unknown = set(given) - set(_names(Recipe)) - set(_names(Config))
-    if unknown:
-        raise UserError(f"there is no setting {min(unknown)!r}")
+    check_names(given)
     num_train_examples = data_set.splits["train"].num_examples
     if previous and recipe in ("auto", previous.recipe.name):
         chosen = previous.recipe

@@ -5,6 +5,7 @@ import logging as python_logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -14,6 +15,7 @@ from PIL import Image
 from alexnet_tf import programs
 from alexnet_tf.classifier import Classifier
 from alexnet_tf.command_line import is_for_people
+from alexnet_tf.config import check_names
 from alexnet_tf.errors import UserError
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import expand
@@ -79,6 +81,7 @@ def train(
     """
     with _showing():
         try:
+            check_names(given)
             directory = _prepare(expand(os.fspath(data_dir)), model_dir)
             outcome = train_run(
                 directory, model_dir, recipe, given, overwrite=overwrite, export=export
@@ -102,7 +105,9 @@ def _prepare(data_dir: str, model_dir: str | None) -> str:
     """The data set that was given, or one that is made of what was given."""
     if (scripts := programs.find_directory()) not in sys.path:
         sys.path.append(scripts)  # `data` lies beside them
-    from data.own_data import find_own_data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm misses widgets that are not needed
+        from data.own_data import find_own_data
 
     prepared_dir = os.path.join(RUNS_DIR, "data")
     own_data = find_own_data(data_dir, prepared_dir, model_dir=model_dir)
