@@ -167,7 +167,7 @@ def _check_apart(data_dir: str, prepared_dir: str, model_dir: str | None) -> Non
 
 def _list_files(path: str, reading: Reading) -> tuple[str, list[tuple[str, str]]]:
     """Returns a name, and (what is known of it, path) of each file that is read."""
-    source = sources.recognise(path)
+    source = sources.recognise(path, reading)
     if not archive.find_archives(path) and source in ("folder", "csv"):
         pictures = sources.open_source(source, path, reading)
         names = pictures.class_names

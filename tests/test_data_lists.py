@@ -135,6 +135,15 @@ def test_a_list_of_a_split_finds_its_folder_of_images(tmp_path):
     assert source.num_items == 4
 
 
+def test_a_column_that_is_given_is_one_of_a_list(tmp_path):
+    """HAM10000: the pictures are in two parts, and the class is in the column dx."""
+    make(tmp_path, "x_part_1/0.png", "x_part_1/1.png", "x_part_2/2.png")
+    write(tmp_path, "metadata_of_x.csv", "image_id,dx,age\n0,mel,1\n1,nv,2\n2,mel,3\n")
+    with pytest.raises(UserError, match=r"parts of one set.* --label_column=NAME"):
+        open_any(tmp_path)
+    assert open_any(tmp_path, label_column="dx").class_names == ["mel", "nv"]
+
+
 def test_blanks_in_paths(tmp_path):
     make(tmp_path, *(f"{who} pets/{i}.png" for who in ("my", "her") for i in range(2)))
     rows = (

@@ -364,7 +364,7 @@ def test_tfds_directories_of_others(tmp_path, file_format):
         pytest.importorskip("array_record")
     directory = store(tmp_path, image="picture", file_format=file_format)
     for path in (tmp_path, tmp_path / "pets", directory):
-        assert sources.recognise(str(path)) == "tfds"
+        assert sources.recognise(str(path), Reading()) == "tfds"
     source = open_any(tmp_path)
     assert list(source.class_names) == ["cat", "dog"]
     found = read_items(source)

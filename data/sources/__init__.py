@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import importlib
 import os
 
@@ -36,14 +37,16 @@ _NOT_READ = {  # by their suffix: what they are, and what makes folders of them
 }
 
 
-def recognise(input: str) -> str:
+def recognise(input: str, reading: Reading) -> str:
     """Returns the name of the source that reads an input.
 
     What only one source can read comes first: files that are called in its own way. A
-    list is read where no folder but those of the splits says a class.
+    list is read where no folder but those of the splits says a class, or where one of
+    its columns is given.
 
     Args:
         input: A file or a directory, local or remote; no archive.
+        reading: How it is read.
     """
     from data.sources import cifar, csv, imagenet, tfds, tfrecord
 
@@ -52,7 +55,7 @@ def recognise(input: str) -> str:
         "tfrecord": tfrecord.find_files,
         "imagenet": imagenet.find_root,
         "cifar": cifar.find_version,
-        "csv": csv.is_only_list,
+        "csv": functools.partial(csv.is_only_list, reading=reading),
     }
     return next((name for name, finds in readers.items() if finds(input)), "folder")
 
@@ -70,7 +73,7 @@ def open_source(name: str, input: str | None, reading: Reading) -> Source:
             use.
     """
     if name == "auto":
-        name = "tfds" if reading.name else recognise(input)
+        name = "tfds" if reading.name else recognise(input, reading)
     if name in ("folder", "imagenet") and os.path.isfile(input):
         raise UserError(
             f"{shown(input)} is a file that is no list of pictures (.csv, .txt, "

@@ -77,17 +77,19 @@ def is_list(path: str) -> bool:
     return path.lower().endswith(_SUFFIXES) and os.path.isfile(path)
 
 
-def is_only_list(path: str) -> bool:
+def is_only_list(path: str, reading: Reading) -> bool:
     """Says whether nothing but a list tells the classes of the pictures in `path`.
 
     It is a list itself; or a directory with a list, and without folders that could be
-    classes; or one with a list by the name that Hugging Face gives it.
+    classes; or one with a list by the name that Hugging Face gives it, or with one of
+    which somebody has named a column.
     """
     if not os.path.isdir(path):
         return is_list(path)
-    names = [os.path.basename(table.path) for table in _find_all(path, Reading())]
-    if any(name.startswith("metadata.") for name in names):
-        return True
+    names = [os.path.basename(table.path) for table in _find_all(path, reading)]
+    is_asked = reading.image_column or reading.label_column or reading.split_column
+    if is_asked or any(name.startswith("metadata.") for name in names):
+        return bool(names)
     return bool(names) and len(find_layout(path, LeftOut()).classes) < 2
 
 
