@@ -1,10 +1,8 @@
 """What the server answers: classes of pictures, where the network looks, its state."""
 
 import asyncio
-import base64
 import concurrent.futures
 import contextlib
-import hashlib
 import io
 import os
 import pathlib
@@ -18,7 +16,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from alexnet_tf.evaluation import explaining
@@ -30,7 +28,13 @@ from serving.batching import Batcher
 from serving.gate import Gate, Limits, overloaded, unless_client_leaves
 from serving.models import Versions
 
-_PAGE = pathlib.Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+_FOLDER = pathlib.Path(__file__).parent
+_PAGE_HEADERS = {  # only the page's own script and style run, and it asks nobody else
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src "
+    "'self'; img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
 _MODEL = "/v1/models/alexnet"
 _JSON_TYPES = (
     "",
@@ -93,16 +97,16 @@ class Service:
     async def _answer(self, request: Request, body: bytes) -> Response:
         """Answers a request in JSON."""
         model = self._versions.current
-        asked = rest.parse(body, model)
-        with self._gate.room_for(len(asked.inputs)):
-            if model.input_of(asked.signature) == "images":
-                rows = rest.to_images(asked.inputs)
-                columns = await self._batcher.ask(asked.signature, rows)
+        signature, inputs, is_columns = rest.parse(body, model)
+        with self._gate.room_for(len(inputs)):
+            if model.input_of(signature) == "images":
+                rows = rest.to_images(inputs)
+                columns = await self._batcher.ask(signature, rows)
             else:
-                files = rest.to_files(asked.inputs)
-                columns = await self._ask_files(files, asked.signature)
-        request.state.number = len(asked.inputs)
-        return JSONResponse(rest.to_answer(columns, asked.is_columns))
+                files = rest.to_files(inputs)
+                columns = await self._ask_files(files, signature)
+        request.state.number = len(inputs)
+        return JSONResponse(rest.to_answer(columns, is_columns))
 
     async def _classify(self, request: Request, body: bytes) -> Response:
         """Answers a body that is a picture."""
@@ -155,12 +159,10 @@ class Service:
             for hidden in explaining.hide_parts(square, number):
                 answer = await self._batcher.ask("images", hidden)
                 probabilities.extend(pick_class(answer, class_id))
-        falls = explaining.to_falls(probabilities, square.shape[:2])
-        shares = explaining.to_shares(falls, square.shape[:2])
-        content = _to_png(explaining.overlay(square, shares))
+        pixels, words = explaining.show_falls(square, probabilities)
         request.state.number = 1
-        headers = {"X-Falls": explaining.describe_falls(falls)}
-        return Response(content, media_type="image/png", headers=headers)
+        headers = {"X-Falls": words}
+        return Response(_to_png(pixels), media_type="image/png", headers=headers)
 
     async def status(self, _: Request) -> Response:
         """What TensorFlow Serving says of a model."""
@@ -182,8 +184,9 @@ def make_app(versions: Versions, limits: Limits) -> Callable:
     async def be_healthy(_: Request) -> Response:  # nobody can ask before it is ready
         return JSONResponse({"status": "ok"})
 
-    async def show_page(_: Request) -> Response:
-        return HTMLResponse(_PAGE, headers=_page_headers())
+    async def show_page(request: Request) -> Response:
+        name = request.url.path[1:] or "page.html"
+        return FileResponse(_FOLDER / name, headers=_PAGE_HEADERS)
 
     async def refuse(_: Request, error: HTTPException) -> Response:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
@@ -193,7 +196,7 @@ def make_app(versions: Versions, limits: Limits) -> Callable:
 
     app = Starlette(
         routes=[
-            Route("/", show_page),
+            *(Route(path, show_page) for path in ("/", "/page.css", "/page.js")),
             Route(_MODEL, service.status),
             Route(f"{_MODEL}:predict", service.predict, methods=["POST"]),
             Route("/explain", service.explain, methods=["POST"]),
@@ -205,22 +208,6 @@ def make_app(versions: Versions, limits: Limits) -> Callable:
         exception_handlers={HTTPException: refuse, Exception: fail},
     )
     return gate.around(app)
-
-
-def _page_headers() -> dict[str, str]:
-    """Only the page's own script and style run, and it asks nobody else."""
-
-    def digest(tag: str) -> str:
-        content = re.search(rf"<{tag}>(.*?)</{tag}>", _PAGE, re.DOTALL)[1]
-        value = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        return f"'sha256-{value}'"
-
-    policy = (
-        f"default-src 'none'; script-src {digest('script')}; style-src "
-        f"{digest('style')}; img-src blob:; connect-src 'self'; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
-    )
-    return {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
 
 
 def _is_picture(request: Request) -> bool:

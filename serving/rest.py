@@ -5,7 +5,6 @@ columns, `signature_name`, and {"b64": …} for bytes.
 """
 
 import base64
-import dataclasses
 import json
 
 import numpy as np
@@ -17,23 +16,13 @@ from alexnet_tf.exported import ExportedModel
 _MAX_VALUES = 2**21  # half a second of reading, in which nobody else is answered
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What a request asks.
+def parse(body: bytes, model: ExportedModel) -> tuple[str, list, bool]:
+    """Reads a request; what it does not fulfil is answered by 400, or 413.
 
-    Attributes:
-        signature: Name of the signature.
-        inputs: A value for each row.
-        is_columns: Whether columns are to be answered.
+    Returns:
+        The name of the signature, a value for each row, and whether columns are to be
+        answered.
     """
-
-    signature: str
-    inputs: list
-    is_columns: bool
-
-
-def parse(body: bytes, model: ExportedModel) -> Question:
-    """Reads a request; what it does not fulfil is answered by 400, or 413."""
     if body.count(b",") > _MAX_VALUES:  # each value but the first follows a comma
         reason = f"JSON has at most {_MAX_VALUES:,} values: send picture files as b64"
         raise HTTPException(413, reason)
@@ -58,7 +47,7 @@ def parse(body: bytes, model: ExportedModel) -> Question:
     rows = [
         r[name] if is_one else r for r, is_one in zip(inputs, is_named, strict=True)
     ]
-    return Question(signature, rows, is_columns)
+    return signature, rows, is_columns
 
 
 def to_files(inputs: list) -> list[bytes]:

@@ -266,6 +266,12 @@ def test_pages_and_states(server):
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
+    for name, kind in {"page.css": "text/css", "page.js": "text/javascript"}.items():
+        assert f'"{name}"'.encode() in body
+        status, headers, _ = server.ask("GET", f"/{name}")
+        assert (status, headers["Content-Type"].split(";")[0]) == (200, kind)
+    for path in ("/rest.py", "/page.html/../rest.py", "/..%2frest.py"):
+        assert server.ask("GET", path)[0] == 404
     assert server.ask("GET", "/health/live")[0] == 200
     state = json.loads(server.ask("GET", "/v1/models/alexnet")[2])
     assert state["model_version_status"][0]["state"] == "AVAILABLE"

@@ -235,7 +235,14 @@ def show_occlusion(
         part that matters most.
     """
     probabilities = [classify(hidden) for hidden in hide_parts(image, batch_size)]
-    falls = to_falls(np.concatenate(probabilities), image.shape[:2])
+    return show_falls(image, np.concatenate(probabilities))
+
+
+def show_falls(
+    image: np.ndarray, probabilities: Sequence[float]
+) -> tuple[np.ndarray, str]:
+    """Shows `to_falls` of what `hide_parts` hid; see `show_occlusion`."""
+    falls = to_falls(probabilities, image.shape[:2])
     return overlay(image, to_shares(falls, image.shape[:2])), describe_falls(falls)
 
 
