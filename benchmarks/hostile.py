@@ -35,7 +35,7 @@ from benchmarks.server_process import ServerProcess, ask, make_export
 _SAVED_MODEL = flags.DEFINE_string("saved_model", None, "Default: a new full network.")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "That a request of 1 MB may take.")
 _HTTP = flags.DEFINE_bool("http", False, "Ask the model server instead.")
-_MUTANTS = flags.DEFINE_integer("mutants", 40, "Of each kind of picture.")
+_MUTANTS = flags.DEFINE_integer("mutants", 40, "How many damaged files of each kind.")
 
 
 def noise(height: int, width: int, mode: str = "RGB", cells: int = 8) -> Image.Image:

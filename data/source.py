@@ -256,8 +256,8 @@ class Tally:
             first = next(p for (s, _), p in self._first.items() if s == "validation")
             raise UserError(
                 f"the pictures of validation, {shown(first)} first, cannot validate: "
-                "none is of a class that train has; mend that, or move them away to "
-                "have a part of train held out instead"
+                "none is of a class that train has; correct that, or move them away: "
+                "then a part of train is held out instead"
             )
         return labels
 

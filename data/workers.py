@@ -55,7 +55,7 @@ def in_workers(
             yield from pending.popleft().result()
     except concurrent.futures.process.BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, perhaps for want of memory; run data.prepare "
+            "a worker was killed, perhaps because memory ran out; run data.prepare "
             f"with fewer than --num_workers={num_workers}"
         ) from None
     except BaseException:  # the pictures in work are not waited for

@@ -29,7 +29,7 @@ from alexnet_tf.recipes import RECIPES, Recipe
 
 LENGTHS = (9, 1, 14, 0, 6)
 N = sum(LENGTHS)
-SIDE, CROP = 40, 32
+SIDE, CROP = 72, 64
 STATISTICS = PixelStatistics(
     mean_image=np.full((SIDE, SIDE, 3), 110, np.float32),
     mean_color=np.array([120.0, 110.0, 100.0]),
@@ -338,7 +338,7 @@ def test_bad_records_are_explained(tmp_path, caplog):
         (no_example, wrong_type.SerializeToString()),
         (no_example, example(encode(picture(0)), [])),
         ("label 7 is out of range: expected 0..6", example(encode(picture(0)), 7)),
-        ("not a JPEG of 40×40 pixels", example(encode(picture(0, 20, 20)), 1)),
+        (f"not a JPEG of {SIDE}×{SIDE} pixels", example(encode(picture(0, 20, 20)), 1)),
         ("Invalid JPEG data", example(b"not a picture", 1)),
         ("", example(encode(picture(0)), 0)),
     ]
@@ -409,7 +409,7 @@ def test_workers_evaluate_their_own_part_of_each_batch(tmp_path, workers, replic
     labels = np.concatenate([labels for _, labels in parts])
     assert labels.tolist() == [*range(13), -1, *range(14, N), *[-1] * 6]
     for image, label in zip(np.concatenate([x for x, _ in parts]), labels, strict=True):
-        assert np.array_equal(image, picture(label)[4:36, 4:36] * (label >= 0))
+        assert np.array_equal(image, picture(label)[4:-4, 4:-4] * (label >= 0))
     # The others do not even decode it; what fills the last batch up is no bad record.
     assert sorted(map(len, collectors)) == [0] * (workers - 1) + [1]
 
@@ -442,7 +442,7 @@ def test_memory_is_that_of_the_container(tmp_path, monkeypatch, jpegs):
     assert cache.memory_limit() == machine
     (tmp_path / "a" / "memory.max").write_text("30000\n")  # of the group above it
     assert cache.memory_limit() == 30_000
-    with pytest.raises(UserError, match=r"the cache needs .* go without it"):
+    with pytest.raises(UserError, match=r"--cache needs .* train without it"):
         take(jpegs, 1, cache=True)
     (tmp_path / "own").write_text("5:cpu:/\n4:memory,hugetlb:/c\n")  # version 1
     (tmp_path / "memory" / "c" / "memory.limit_in_bytes").write_text("20000\n")
@@ -485,7 +485,7 @@ def test_evaluation_crops_the_centre(tmp_path):
     ((images, labels),) = evaluation_batches(data_set, "train", **options)
     ((views, _),) = evaluation_batches(data_set, "train", views=10, **options)
     for image, ten, label in zip(images, views, labels, strict=True):
-        assert np.array_equal(image, picture(label)[4:36, 4:36])
+        assert np.array_equal(image, picture(label)[4:-4, 4:-4])
         assert np.array_equal(ten[4], image)
         assert np.array_equal(ten[3], picture(label)[8:, 8:])
         assert np.array_equal(ten[9], image[:, ::-1])

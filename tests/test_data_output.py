@@ -261,7 +261,7 @@ def test_output_where_nothing_can_be_written(tmp_path):
 
 
 def test_a_worker_that_was_killed():
-    with pytest.raises(UserError, match="a worker process was killed"):
+    with pytest.raises(UserError, match="a worker was killed"):
         list(workers.in_workers(_Killed(), range(100), 1))
 
 

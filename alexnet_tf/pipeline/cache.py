@@ -34,7 +34,7 @@ def load_images(
     needed, limit = number * image_size**2 * 3 / 2**30, memory_limit() / 2**30
     what = f"{needed:.2f} GiB for {number:,} decoded images"
     if needed > limit:
-        raise UserError(f"the cache needs {what}, of {limit:.2f}; go without it")
+        raise UserError(f"--cache needs {what}, and has {limit:.2f}: train without it")
     logging.info("caching in memory %s", what)
     all_labels, start = [], 0
     with tf.init_scope(), tf.device("CPU"):

@@ -50,7 +50,7 @@ def count_records(filename: str) -> tuple[int, bool]:
                         raise UserError(
                             f"{shown(filename)} has a record at byte "
                             f"{content.tell() - 12} that declares {length:,} bytes: "
-                            "prepare the data set again"
+                            "copy the file again, or prepare the data set again"
                         )
                     return count, False
                 content.seek(length + 3, os.SEEK_CUR)

@@ -294,7 +294,9 @@ def read_list(path: str, reading: Reading) -> List:
     try:
         text = read_whole(path, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{shown(path)} is no text in UTF-8: save it so") from None
+        raise UserError(
+            f"{shown(path)} is not text in UTF-8: save it as UTF-8"
+        ) from None
     except UserError as error:
         raise UserError(f"{shown(path)} cannot be read as a list: {error}") from None
     if path.lower().endswith((".jsonl", ".ndjson")):
@@ -377,7 +379,7 @@ def _find_columns(path, columns: Sequence[str], table, reading: Reading) -> list
     if not columns:  # the picture and the label come first
         first, second = (_count_paths(table, column) for column in range(2))
         if 2 * max(first, second) < len(table[:_TRIED]):
-            raise UserError(f"{shown(path)} names no pictures")
+            raise UserError(f"{shown(path)} names no pictures in its first two columns")
         return [0, 1, None, None] if first >= second else [1, 0, None, None]
     by_plain_name = {_plain(column): column for column in reversed(columns)}
     image, label, split = (
