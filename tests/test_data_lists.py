@@ -144,6 +144,22 @@ def test_a_column_that_is_given_is_one_of_a_list(tmp_path):
     assert open_any(tmp_path, label_column="dx").class_names == ["mel", "nv"]
 
 
+def test_a_split_of_another_name_is_not_left_out(tmp_path):
+    make(tmp_path, *(f"{i}.png" for i in range(4)))
+    for other, rest in (("PublicTest", "Training"), ("extra", "val")):
+        rows = (f"{i}.png,{'ab'[i % 2]},train\n" for i in range(2))
+        more = f"2.png,a,{other}\n3.png,b,{rest}\n"
+        write(tmp_path, "x.csv", "image,label,set\n" + "".join(rows) + more)
+        if rest == "val":  # then nothing takes its place
+            notes = open_any(tmp_path / "x.csv").notes
+            assert notes == [
+                "left out: rows of no split that is known: 1, the first 2.png: extra"
+            ]
+            continue
+        with pytest.raises(UserError, match="has rows of PublicTest, which is no spl"):
+            open_any(tmp_path / "x.csv")
+
+
 def test_blanks_in_paths(tmp_path):
     make(tmp_path, *(f"{who} pets/{i}.png" for who in ("my", "her") for i in range(2)))
     rows = (

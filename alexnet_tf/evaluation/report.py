@@ -29,7 +29,7 @@ from alexnet_tf.files import shown, writing
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
-from alexnet_tf.run import Run, run_of
+from alexnet_tf.run import run_of
 from alexnet_tf.weights.loading import Loaded
 
 POOL = 4096  # pictures of a split, at most, that are compared with others
@@ -225,18 +225,13 @@ def _add_summary(page: Page, subject: Subject) -> None:
     if len(facts["sha256"]) > 1:
         text += " Where it looks, kernels and features are of the first network."
     page.text(text)
-    config = subject.network.config
-    if _run_of(subject) and is_stuck(subject.predictions, config.loss_weights):
+    path, config = subject.network.path, subject.network.config
+    if run_of(path) and is_stuck(subject.predictions, config.loss_weights):
         page.text(describe_stuck(evaluation, config))
 
 
-def _run_of(subject: Subject) -> Run | None:
-    run, _ = run_of(subject.network.path) or (None, None)
-    return run
-
-
 def _add_curves(page: Page, subject: Subject) -> None:
-    run = _run_of(subject)
+    run, _ = run_of(subject.network.path) or (None, None)
     if run and (records := read_records(run.metrics_file)):
         page.section("How it learnt", "tall")
         curves = {"": [figures.Curve("validation", "", records)]}

@@ -166,11 +166,15 @@ def _find_splits(input: str, lists: list[List], left_out) -> list[tuple[List, st
 def _collect(table: List, split: str, reading, rows: dict[str, _Row], left_out) -> None:
     """Adds a list's rows by their pictures, and counts those that cannot be used."""
     files, several = Files(table.path, reading), 0
-    meant = {
-        value: split_meant_by(value) for value in {row.split for row in table.rows}
-    }
+    meant = {row.split: split_meant_by(row.split) for row in table.rows}
+    unknown = sorted(value for value in meant if value and not meant[value])
     if not any(meant.values()):
         meant = dict.fromkeys(meant, split)
+    elif unknown and "validation" not in meant.values():
+        raise UserError(
+            f"{shown(table.path)} has rows of {shown(unknown[0])}, which is no split: "
+            "call the splits train, val and test, or take those rows out"
+        )
     for column in table.unused:
         left_out.add("columns", column)
     for row in table.rows:
