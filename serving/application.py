@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import contextlib
-import io
 import os
 import pathlib
 import re
@@ -12,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import prometheus_client as prometheus
 import tensorflow as tf
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -68,7 +66,6 @@ class Service:
         )
         self._versions.watch()
         yield
-        await self._batcher.close()
 
     async def predict(self, request: Request) -> Response:
         """Answers pictures or arrays."""
@@ -142,10 +139,14 @@ class Service:
             (self._decoding, _SMALL_PIXELS),
             (self._decoding_large, MAX_PIXELS),
         ):
-            with contextlib.suppress(TooManyPixelsError):
+            try:
                 return await loop.run_in_executor(
                     threads, _decode, file, fitting, pixels
                 )
+            except TooManyPixelsError:
+                continue
+            except ValueError:
+                break
         return None
 
     async def _explain(self, request: Request, body: bytes) -> Response:
@@ -220,17 +221,10 @@ def _is_picture(request: Request) -> bool:
     return kind.startswith("image/")
 
 
-def _decode(file: bytes, fitting: Fitting, max_pixels: int) -> np.ndarray | None:
-    try:
-        image, _ = load_rgb(file, image_size=fitting.stored_size, max_pixels=max_pixels)
-    except TooManyPixelsError:
-        raise
-    except ValueError:
-        return None
+def _decode(file: bytes, fitting: Fitting, max_pixels: int) -> np.ndarray:
+    image, _ = load_rgb(file, image_size=fitting.stored_size, max_pixels=max_pixels)
     return np.asarray(fit_picture(image, fitting))
 
 
 def _to_png(pixels: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG", compress_level=1)
-    return content.getvalue()
+    return tf.io.encode_png(pixels, compression=1).numpy()

@@ -35,13 +35,6 @@ class Batcher:
         self._arrived.set()
         return await answer
 
-    async def close(self) -> None:
-        """Ends the work; what still waits is cancelled."""
-        self._task.cancel()
-        for _, _, answer in self._jobs:
-            answer.cancel()
-        self._thread.shutdown(wait=True)
-
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:

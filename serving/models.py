@@ -12,6 +12,7 @@ from absl import logging
 
 from alexnet_tf.exported import ExportedModel
 
+_INTERVAL = 5.0  # seconds between two looks for another version
 _WARM_UP = (1, 8, 32)  # batches, so that no client meets a first call
 
 
@@ -22,7 +23,6 @@ class Versions:
 
     Args:
         directory: A SavedModel, a run, or a directory of numbers that are such.
-        interval: Seconds between two looks for another version.
 
     Attributes:
         current: The model in use.
@@ -32,8 +32,8 @@ class Versions:
         UserError: There is no model at all.
     """
 
-    def __init__(self, directory: str, interval: float = 5.0):
-        self._directory, self._interval = directory, interval
+    def __init__(self, directory: str):
+        self._directory = directory
         self._refused: dict[int, list] = {}
         self.current, self.number = None, 0
         self.look()
@@ -69,7 +69,7 @@ class Versions:
 
         def watch() -> None:
             while True:
-                time.sleep(self._interval)
+                time.sleep(_INTERVAL)
                 with contextlib.suppress(OSError):  # a file came or went meanwhile
                     self.look()
 

@@ -383,7 +383,6 @@ def test_what_waits_becomes_one_batch_and_what_is_left_is_left_out():
         ]
         with pytest.raises(ValueError, match="broken"):
             await bad
-        await batcher.close()
 
     asyncio.run(try_it())
     assert sizes == [("a", 4), ("a", 1), ("bad", 1)]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from matplotlib import colormaps
 from PIL import Image
 
 from alexnet_tf.errors import UserError
@@ -28,10 +29,6 @@ _CELL = 32  # side of what is hidden at a time, pixels
 _BATCH = 32
 _SIDE = 224  # of the picture that excites a unit, where a model takes any size
 _STEP, _BLUR_EVERY = 4.0, 4  # of its ascent: pixel values, steps
-# From dark violet to yellow (matplotlib's "plasma"): light is more, in grey, too.
-_COLORS = np.array(
-    [(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)]
-)
 
 
 def explain(
@@ -335,9 +332,6 @@ def overlay(image: np.ndarray, shares: np.ndarray) -> np.ndarray:
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
     # Half of it stays to be seen under a full colour, and a share of 0 has none.
     opacity = np.minimum(2 * shares, 1)[..., np.newaxis] * 0.6
-    return np.uint8(np.round(grey * (1 - opacity) + _color(shares) * opacity))
-
-
-def _color(shares: np.ndarray) -> np.ndarray:
-    at = np.linspace(0, 1, len(_COLORS))
-    return np.stack([np.interp(shares, at, channel) for channel in _COLORS.T], axis=-1)
+    # From dark violet to yellow: light is more, in grey, too.
+    color = 255 * colormaps["plasma"](shares)[..., :3]
+    return np.uint8(np.round(grey * (1 - opacity) + color * opacity))
