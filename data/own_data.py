@@ -180,9 +180,8 @@ def _list_files(path: str, reading: Reading) -> tuple[str, list[tuple[str, str]]
         folders = find_folders(path, LeftOut())
         found = [e.path for f in folders for e in os.scandir(os.path.join(path, f))]
     found = sorted(filter(os.path.isfile, found))
-    return data_set_name(archive.stem_of(os.path.abspath(path))), [
-        (f, f) for f in found
-    ]
+    name = data_set_name(archive.stem_of(os.path.abspath(path)))
+    return name, [(f, f) for f in found]
 
 
 def _describe_file(known: str, path: str) -> str:

@@ -120,7 +120,7 @@ def test_output_through_a_link(tmp_path):
     for _ in range(2):
         run(source, tmp_path / "out", overwrite=True)
     assert (tmp_path / "out").is_symlink()
-    assert check(str(tmp_path / "disk" / "data"), fast=True) == []
+    assert check(str(tmp_path / "disk" / "data")) == []
 
 
 def test_brackets_in_a_path_are_no_pattern(tmp_path):
@@ -300,7 +300,7 @@ def test_a_script_needs_no_guard(tmp_path, is_file):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("8 pictures") == 1
     assert "Traceback" not in ended.stderr
-    assert check(str(output), fast=True) == []
+    assert check(str(output)) == []
 
 
 class _Killed:

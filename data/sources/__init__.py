@@ -132,17 +132,15 @@ def open_unpacked(name: str, input: str, reading: Reading, directory: str) -> So
                 archive.unpack(archives, folder)
                 archive.link_files(input, set(archives), folder)
                 input = folder
-    above = os.path.dirname(input or "") + os.sep
+    if input == given:
+        return open_source(name, input, reading)
+    above = os.path.dirname(input) + os.sep
     try:
         source = open_source(name, input, reading)
     except UserError as error:
-        if input == given or above not in str(error):
-            raise
         inside = str(error).replace(above, "")
         raise UserError(
             f"{inside} (unpack {shown(given)} first, into a folder of its name)"
         ) from None
-    if input != given:
-        notes = [note.replace(above, "") for note in source.notes]
-        source = dataclasses.replace(source, notes=notes)
-    return source
+    notes = [note.replace(above, "") for note in source.notes]
+    return dataclasses.replace(source, notes=notes)
