@@ -30,6 +30,7 @@ from alexnet_tf.pipeline.data_set import DataSet
 from alexnet_tf.pipeline.examples import CHUNK, BadRecords
 
 BATCH_SIZE = CHUNK  # the numbers do not depend on where a process was killed
+_MAX_BYTES = 2**28  # of what is known of millions of pictures
 _STATE = "features.json"
 
 
@@ -226,8 +227,7 @@ def _open_state(directory: str, settings: Mapping[str, object]) -> _State:
     if not os.path.exists(path):
         _State(settings).write(directory)
     try:
-        with open(path, encoding="utf-8") as file:
-            state = _State(**json.load(file))
+        state = _State(**json.loads(files.read_whole(path, _MAX_BYTES)))
     except (ValueError, TypeError):
         raise UserError(
             f"{path} is damaged or of another version: give a new directory"

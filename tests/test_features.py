@@ -254,6 +254,10 @@ def test_an_output_of_something_else_stays(data_dir, model, tmp_path):
     (output / "features.json").write_text("{")
     with pytest.raises(UserError, match="damaged or of another version"):
         write(model, pictures, output, ["fc7"], weights="a")
+    (output / "features.json").unlink()
+    os.mkfifo(output / "features.json")
+    with pytest.raises(UserError, match="damaged or of another version"):
+        write(model, pictures, output, ["fc7"], weights="a")
 
 
 def test_half_precision_and_what_it_cannot_hold(data_dir, model, tmp_path):
