@@ -173,7 +173,7 @@ class Service:
 
     async def metrics(self, _: Request) -> Response:
         """Counts and times in Prometheus' format."""
-        content = prometheus.generate_latest(self._gate.registry)
+        content = prometheus.generate_latest()
         return Response(content, media_type=prometheus.CONTENT_TYPE_LATEST)
 
 

@@ -24,6 +24,12 @@ _RETRY = {"Retry-After": "1"}
 _BODIES = 8  # of the largest size, that all requests together may hold
 _MAX_CONNECTIONS = 500
 _QUIET = ("/health/live", "/health/ready", "/metrics")  # machines ask all the time
+_REQUESTS = prometheus.Counter("alexnet_requests", "Requests by status.", ["status"])
+_ANSWERED = prometheus.Counter("alexnet_pictures", "Pictures that were answered.")
+_SECONDS = prometheus.Histogram(
+    "alexnet_request_seconds", "Time from request to answer."
+)
+_WAITING = prometheus.Gauge("alexnet_waiting", "Pictures that wait or are computed.")
 _NO_ROOM = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
     b"Content-Length: 0\r\n\r\n"
@@ -79,27 +85,12 @@ class Gate:
 
     Attributes:
         pictures: Those that wait or are computed.
-        registry: What Prometheus may ask.
     """
 
     def __init__(self, limits: Limits):
         self.limits, self.pictures = limits, Budget(limits.waiting)
         self._bytes = Budget(_BODIES * limits.body)
-        self.registry = prometheus.CollectorRegistry()
-        common = {"registry": self.registry}
-        self._requests = prometheus.Counter(
-            "alexnet_requests", "Requests by status.", ["status"], **common
-        )
-        self._answered = prometheus.Counter(
-            "alexnet_pictures", "Pictures that were answered.", **common
-        )
-        self._seconds = prometheus.Histogram(
-            "alexnet_request_seconds", "Time from request to answer.", **common
-        )
-        waiting = prometheus.Gauge(
-            "alexnet_waiting", "Pictures that wait or are computed.", **common
-        )
-        waiting.set_function(lambda: self.pictures.used)
+        _WAITING.set_function(lambda: self.pictures.used)
 
     def around(self, app: Callable) -> Callable:
         """The application of which no request goes on for ever or ends unsaid."""
@@ -139,9 +130,9 @@ class Gate:
 
     def _note(self, scope: dict, status: int, seconds: float) -> None:
         number = scope["state"].get("number", 0)
-        self._requests.labels(str(status)).inc()
-        self._answered.inc(number)
-        self._seconds.observe(seconds)
+        _REQUESTS.labels(str(status)).inc()
+        _ANSWERED.inc(number)
+        _SECONDS.observe(seconds)
         if scope["path"] not in _QUIET:
             asked = shown(f"{scope['method']} {scope['path']}")[:100]
             logging.info(

@@ -282,6 +282,7 @@ def test_pages_and_states(server):
     _, _, metrics = server.ask("GET", "/metrics")
     assert b'alexnet_requests_total{status="200"}' in metrics
     assert b"alexnet_request_seconds_bucket" in metrics
+    assert b"process_resident_memory_bytes" in metrics
 
 
 def test_a_signal_lets_requests_in_flight_be_answered(server):
