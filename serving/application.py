@@ -34,12 +34,8 @@ _PAGE_HEADERS = {  # only the page's own script and style run, and it asks nobod
     "X-Content-Type-Options": "nosniff",
 }
 _MODEL = "/v1/models/alexnet"
-_JSON_TYPES = (
-    "",
-    "application/json",
-    "text/plain",
-    "application/x-www-form-urlencoded",
-)
+_FORM = "application/x-www-form-urlencoded"  # what curl -d says
+_JSON_TYPES = ("", "application/json", "text/plain", _FORM)
 _SMALL_PIXELS = 2**23  # many such pictures are decoded at once, larger ones one by one
 _BATCH = 32
 _BAD = "it is no picture of a kind that is taken"

@@ -20,15 +20,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alexnet_tf.files import shown
 
-_RETRY = {"Retry-After": "1"}
 _BODIES = 8  # of the largest size, that all requests together may hold
 _MAX_CONNECTIONS = 500
 _QUIET = ("/health/live", "/health/ready", "/metrics")  # machines ask all the time
 _REQUESTS = prometheus.Counter("alexnet_requests", "Requests by status.", ["status"])
 _ANSWERED = prometheus.Counter("alexnet_pictures", "Pictures that were answered.")
-_SECONDS = prometheus.Histogram(
-    "alexnet_request_seconds", "Time from request to answer."
-)
+_SECONDS = prometheus.Histogram("alexnet_request_seconds", "Time of a request.")
 _WAITING = prometheus.Gauge("alexnet_waiting", "Pictures that wait or are computed.")
 _NO_ROOM = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -53,7 +50,7 @@ class Limits:
 
 def overloaded(reason: str) -> HTTPException:
     """What is answered to a client that may ask again a second later."""
-    return HTTPException(503, f"{reason}: come again", _RETRY)
+    return HTTPException(503, f"{reason}: come again", {"Retry-After": "1"})
 
 
 class Budget:
@@ -215,9 +212,8 @@ def make_protocol(seconds: float) -> type[H11Protocol]:
 
         def _look_later(self) -> None:
             # By then the gate has ended a request, unless its client reads no answer.
-            self._timer = self.loop.call_later(
-                1.2 * seconds, self._end_unless_new, self.cycle
-            )
+            wait = 1.2 * seconds
+            self._timer = self.loop.call_later(wait, self._end_unless_new, self.cycle)
 
         def _end_unless_new(self, last_cycle) -> None:
             if self.cycle is last_cycle:

@@ -27,8 +27,7 @@ FULL_POINTS = 50  # percentage points of probability, from which a colour is ful
 LEAST_POINTS = 2  # below which no single part matters
 _CELL = 32  # side of what is hidden at a time, pixels
 _BATCH = 32
-_SIDE = 224  # of the picture that excites a unit, where a model takes any size
-_STEP, _BLUR_EVERY = 4.0, 4  # of its ascent: pixel values, steps
+_STEP, _BLUR_EVERY = 4.0, 4  # of an ascent: pixel values, steps
 
 
 def explain(
@@ -107,7 +106,8 @@ def excite(model, layer: str, unit: int, steps: int = 128) -> np.ndarray:
     number = answer.output.shape[-1]
     if not 0 <= unit < number:
         raise ValueError(f"unit must be in 0..{number - 1}, received {unit}")
-    shape = [1, *(side or _SIDE for side in model.input_shape[1:])]
+    # Where a model takes any size, the paper's.
+    shape = [1, *(side or 224 for side in model.input_shape[1:])]
     picture = tf.random.stateless_normal(shape, (0, unit), mean=128.0, stddev=8.0)
     for step in range(steps):
         if step % _BLUR_EVERY == 0:

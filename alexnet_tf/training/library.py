@@ -105,9 +105,8 @@ def _prepare(data_dir: str, model_dir: str | None) -> str:
     """The data set that was given, or one that is made of what was given."""
     if (scripts := programs.find_directory()) not in sys.path:
         sys.path.append(scripts)  # `data` lies beside them
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm misses widgets that are not needed
-        from data.own_data import find_own_data
+    warnings.filterwarnings("ignore", "IProgress not found")  # which nobody needs
+    from data.own_data import find_own_data
 
     prepared_dir = os.path.join(RUNS_DIR, "data")
     own_data = find_own_data(data_dir, prepared_dir, model_dir=model_dir)
