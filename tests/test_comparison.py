@@ -133,7 +133,7 @@ def test_runs_on_other_data_have_a_table_of_their_own(runs, capsys, tmp_path):
 
 def test_curves_share_colours_by_recipe_and_dashes_by_setting(runs):
     settings = [
-        {"recipe": recipe, "seed": seed, "learning_rate": rate}
+        {"recipe": recipe, "seed": seed, "learning_rate": rate, "loss_weights": (rate,)}
         for recipe, seed, rate in (
             ("small", 0, 0.1),
             ("small", 1, 0.1),

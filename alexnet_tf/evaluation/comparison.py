@@ -22,6 +22,7 @@ from alexnet_tf.run import Run
 
 # What two runs may differ in without being other experiments.
 _NO_SETTINGS = ("given", "class_names", "num_train_examples", "data_dir", "data")
+_NO_SETTINGS += ("loss_weights",)  # which follow from class_weights
 _HEAD = (
     *("run", "accuracy", "interval", "balanced", "macro-F1", "largest", "loss"),
     *("parameters", "images/s", "measured on"),
