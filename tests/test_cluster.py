@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.training.cluster import Workers, find_slow_worker
+from alexnet_tf.training.cluster import Workers, _number, find_slow_worker
 
 NAMES = ["chief 0", "worker 0", "worker 1"]
 
@@ -41,11 +41,11 @@ class _Several(Workers):
 def test_workers_that_differ_are_told_in_what():
     values = {"step": 4, "seed": "a", "data": (1, 2)}
     with pytest.raises(UserError) as caught:
-        _Several([4.0, 0.0, 0.0]).check_equal(values, "give all the same")
+        _Several([_number(4), 0.0, 0.0]).check_equal(values, "give all the same")
     assert str(caught.value) == (
         "the 2 workers do not have the same seed, data (this one: a): give all the same"
     )
-    _Several([4.0]).check_equal({"step": 4}, "")
+    _Several([_number(4)]).check_equal({"step": 4}, "")
     assert _Several([0.0], [1.0]).any(False)
     assert not _Several([0.0], [0.0]).any(False)
 

@@ -177,18 +177,17 @@ def _open_data(data_dir: str | None, split: str, network: Loaded) -> DataSet:
             f"the {data_set.num_classes} of {data_set.data_dir}: give the data set "
             "that it was trained on, or another one with the same classes"
         )
-    compare_fits(config, data_set)
+    compare_fits(config.fitting.fit, data_set.fit)
     return data_set
 
 
-def compare_fits(config: Config, data_set: DataSet) -> None:
+def compare_fits(trained: str, given: str) -> None:
     """Says if pictures were made square in another way than those of the training."""
-    own, other = config.fitting.fit, data_set.fit
-    if own != other:
+    if given != trained:
         logging.info(
-            "these pictures were made square by %s, those of the training by %s: to "
-            "compare with published figures, prepare them with --fit=%s",
-            *(other, own, own),
+            "these pictures were made square by %s, those that the weights are from by "
+            "%s: data.prepare --fit=%s makes them alike",
+            *(given, trained, trained),
         )
 
 

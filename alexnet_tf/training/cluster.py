@@ -79,9 +79,7 @@ class Workers:
 
 
 def _number(value: object) -> float:
-    """A whole number that a float64 holds exactly: the value's own, or its hash."""
-    if isinstance(value, int):
-        return float(value)
+    """A hash of a value, as a whole number that a float64 holds exactly."""
     digest = hashlib.sha256(repr(value).encode()).digest()
     return float(int.from_bytes(digest[:6]))
 

@@ -76,8 +76,6 @@ class Loop:
             self._monitor = Monitor(
                 self._log, trainer.model, trainer.data_set, self._config
             )
-            trained = (x for x in self._log.records[::-1] if x["split"] == "train")
-            self._trained = next(trained, {})
         self._progress = Progress(self._timetable.last_step, trainer.step)
         default = _STEPS_PER_LOOP_OF_WORKERS if self._workers.are_several else 1
         self._steps_per_loop = self._config.steps_per_loop or default
@@ -315,7 +313,7 @@ class Loop:
         self._ended = trainer.update_plateau()
 
     def _show_epoch(self, step: int, result: Evaluation, is_best: bool) -> None:
-        # After a start the first row may have no training record: its columns stay.
+        # The first row after a start may have no training record: its columns stay.
         trained = {"loss": "", "top1": ""}
         if self._trained:
             trained["loss"] = f"{self._trained['cross_entropy']:.4f}"

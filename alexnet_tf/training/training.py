@@ -23,6 +23,7 @@ from alexnet_tf.devices import (
     make_training_strategy,
 )
 from alexnet_tf.errors import UserError
+from alexnet_tf.evaluation.evaluation import compare_fits
 from alexnet_tf.evaluation.results import describe_evaluation, write_results
 from alexnet_tf.export.export import export_run
 from alexnet_tf.files import check_output, lock
@@ -259,12 +260,8 @@ def _make_trainer(config: Config, data_set: DataSet, strategy, weights) -> Train
         is_frozen = layer in (config.recipe.freeze or ())
         logging.info("  %s: %s%s", layer, state, ", frozen" if is_frozen else "")
     for recipe in weights.recipes:
-        if recipe.name == config.recipe.name and recipe.fit != data_set.fit:
-            logging.info(
-                "  these weights saw pictures made square by %s, here it is %s",
-                recipe.fit,
-                data_set.fit,
-            )
+        if recipe.name == config.recipe.name:
+            compare_fits(recipe.fit, data_set.fit)
     return trainer
 
 

@@ -83,7 +83,7 @@ _ACTIVATIONS = {"Softmax": "softmax", "TanH": "tanh"}
 
 def _make_message(name: str) -> type:
     """Makes the class of a message; a repeated number may be packed or not."""
-    file = descriptor_pb2.FileDescriptorProto(name="caffe", package="alexnet_caffe")
+    file = descriptor_pb2.FileDescriptorProto(name="caffe", package="caffe")
     for message, fields in _MESSAGES.items():
         described = file.message_type.add(name=message)
         for field in filter(None, fields.split(", ")):
@@ -92,15 +92,12 @@ def _make_message(name: str) -> type:
             is_list, kind = kind.endswith("*"), kind.removesuffix("*")
             added.label = added.LABEL_REPEATED if is_list else added.LABEL_OPTIONAL
             if kind in _MESSAGES:
-                added.type, added.type_name = (
-                    added.TYPE_MESSAGE,
-                    f".{file.package}.{kind}",
-                )
+                added.type, added.type_name = added.TYPE_MESSAGE, f".caffe.{kind}"
             else:
                 added.type = added.Type.Value(f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    found = pool.FindMessageTypeByName(f"{file.package}.{name}")
+    found = pool.FindMessageTypeByName(f"caffe.{name}")
     return message_factory.GetMessageClass(found)
 
 
@@ -233,12 +230,8 @@ def _read_window(given, size: str) -> dict[str, object]:
 
 
 def _read_blob(layer: str, blob) -> np.ndarray:
-    shape = tuple(blob.shape.dim) or (
-        blob.num,
-        blob.channels,
-        blob.height,
-        blob.width,
-    )
+    older = (blob.num, blob.channels, blob.height, blob.width)
+    shape = tuple(blob.shape.dim) or older
     values = np.array(blob.double_data or blob.data)
     if len(shape) > 4 or min(shape) < 0 or math.prod(shape) != len(values):
         raise UserError(

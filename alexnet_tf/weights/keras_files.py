@@ -185,8 +185,8 @@ def _read_arrays(content: bytes) -> dict[str, dict[str, np.ndarray]]:
         # What a compiled model's optimizer keeps is no part of the network.
         if not isinstance(group, h5py.Group) or path.startswith("optimizer/"):
             return
-        keys = [key for key in sorted(group) if not _is_group(group, key)]
-        held = {key: _read_array(group, key) for key in keys}
+        found = {key: _read_array(group, key) for key in sorted(group)}
+        held = {key: array for key, array in found.items() if array is not None}
         name = str(group.attrs.get("name", f"{group.name} ({', '.join(held)})"))
         if held and name in arrays:
             raise UserError(f"two of its layers are called {name}")
@@ -202,17 +202,12 @@ def _read_arrays(content: bytes) -> dict[str, dict[str, np.ndarray]]:
     return arrays
 
 
-def _is_own(group: h5py.Group, key: str) -> bool:
-    """Whether it is in this file; a link may lead to any other file."""
-    return isinstance(group.get(key, getlink=True), h5py.HardLink)
-
-
-def _is_group(group: h5py.Group, key: str) -> bool:
-    return _is_own(group, key) and isinstance(group[key], h5py.Group)
-
-
-def _read_array(group: h5py.Group, key: str) -> np.ndarray:
-    array = group[key] if _is_own(group, key) else None
+def _read_array(group: h5py.Group, key: str) -> np.ndarray | None:
+    """An array in a group; None for another group in it."""
+    is_own = isinstance(group.get(key, getlink=True), h5py.HardLink)
+    array = group[key] if is_own else None
+    if isinstance(array, h5py.Group):
+        return None
     if not isinstance(array, h5py.Dataset) or array.external or array.is_virtual:
         raise UserError(f"its {group.name}/{key} is no array in this file")
     if array.nbytes > array.id.get_storage_size():

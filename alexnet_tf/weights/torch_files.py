@@ -1,6 +1,7 @@
 """PyTorch's files and safetensors: tensors by the names of torchvision's AlexNet."""
 
 import argparse
+import dataclasses
 import io
 import json
 import pickle
@@ -66,13 +67,12 @@ def read_torch(content: bytes) -> PublishedWeights:
     if not isinstance(state, Mapping):
         raise UserError(f"it is PyTorch's {type(state).__name__}, not a state_dict")
     for name, x in state.items():
-        if not isinstance(x, torch.Tensor):
+        is_tensor = isinstance(x, torch.Tensor) and x.layout == torch.strided
+        if not is_tensor or x.is_quantized or x.is_meta:
             raise UserError(
-                f"it holds {name} ({type(x).__name__}), which is no tensor: save the "
-                "state_dict() of the network alone"
+                f"it holds {name} ({type(x).__name__}), which is no plain tensor: save "
+                "the state_dict() of a plain network alone"
             )
-        if x.is_quantized or x.is_meta or x.layout != torch.strided:
-            raise UserError(f"{name} holds no plain numbers ({x.dtype}, {x.layout})")
     if sum(tensor.numel() for tensor in state.values()) > _MAX_NUMBERS:
         raise UserError("its tensors have more numbers than any AlexNet")
     arrays = {
@@ -103,7 +103,7 @@ def read_safetensors(content: bytes) -> PublishedWeights:
     for name, tensor in safetensors.deserialize(content):
         if tensor["dtype"] not in _DTYPES:
             raise UserError(
-                f"{name} holds {tensor['dtype']}, not one of {', '.join(_DTYPES)}"
+                f"{name} holds {tensor['dtype']}: give floats of 16 bits up"
             )
         values = np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]])
         arrays[name] = values.reshape(tensor["shape"])
@@ -114,10 +114,12 @@ def read_safetensors(content: bytes) -> PublishedWeights:
         return weights
     ours = json.loads(metadata["alexnet_tf"])
     mean = np.asarray(ours["mean"], np.float32)
-    return PublishedWeights(
-        "safetensors of ours",
-        weights.layers | {"input_normalization": {"mean": mean}},
-        (from_json(Recipe, ours["recipe"]),),
+    return dataclasses.replace(
+        weights,
+        source="safetensors of ours",
+        layers=weights.layers | {"input_normalization": {"mean": mean}},
+        recipes=(from_json(Recipe, ours["recipe"]),),
+        is_exact=True,
         class_names=tuple(ours["class_names"]),
     )
 
