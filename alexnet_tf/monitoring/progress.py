@@ -2,10 +2,14 @@
 
 import sys
 import time
+import warnings
 
 from absl import logging
 from tqdm import tqdm
-from tqdm.contrib import DummyTqdmFile
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook it misses widgets: not needed here
+    from tqdm.contrib import DummyTqdmFile
 
 _BOLD, _PLAIN = "\033[1m", "\033[0m"
 

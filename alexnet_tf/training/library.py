@@ -5,7 +5,6 @@ import logging as python_logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -105,7 +104,6 @@ def _prepare(data_dir: str, model_dir: str | None) -> str:
     """The data set that was given, or one that is made of what was given."""
     if (scripts := programs.find_directory()) not in sys.path:
         sys.path.append(scripts)  # `data` lies beside them
-    warnings.filterwarnings("ignore", "IProgress not found")  # which nobody needs
     from data.own_data import find_own_data
 
     prepared_dir = os.path.join(RUNS_DIR, "data")
