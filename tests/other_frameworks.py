@@ -575,10 +575,11 @@ def test_two_towers_by_torchvisions_names_must_be_named(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_onnx_as_torch_exports_it(tmp_path):
+@pytest.mark.parametrize("dynamo", [False, True])  # its older exporter and today's
+def test_onnx_as_torch_exports_it(tmp_path, dynamo):
     network = torchvision.models.alexnet(num_classes=7).eval()
     path = tmp_path / "a.onnx"
-    torch.onnx.export(network, torch.zeros(1, 3, 224, 224), path, dynamo=False)
+    torch.onnx.export(network, torch.zeros(1, 3, 224, 224), path, dynamo=dynamo)
     images = photographs(224)
     normalize = torchvision.transforms.Normalize(
         [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
