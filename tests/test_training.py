@@ -286,6 +286,7 @@ def test_bad_arguments_are_one_clear_line(data_dir, tmp_path):
     for given, message in [
         ({"num_gpus": 9}, "num_gpus=9, but TensorFlow found"),
         ({"image_size": 32}, "--image_size must be at least 64 in the recipe"),
+        ({"image_size": 300}, "have 256 pixels a side, the network takes 300"),
         ({"simulate_gpus": 3}, "32 cannot be shared evenly by 3 replicas"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -184,13 +184,18 @@ def _check_arguments(data_set: DataSet, split: str, image_size: int) -> Split:
     records = data_set.splits[split]
     if not records.num_examples:
         raise UserError(f"the split {split} of {data_set.data_dir} holds no examples")
+    check_image_size(data_set, image_size)
+    return records
+
+
+def check_image_size(data_set: DataSet, image_size: int) -> None:
+    """Raises a `UserError` where the pictures are smaller than what a network takes."""
     if data_set.image_size < image_size:
         raise UserError(
             f"the pictures of {data_set.data_dir} have {data_set.image_size} pixels a "
             f"side, the network takes {image_size}: prepare them with data.prepare "
             f"--image_size={max(256, image_size)}, or train with a smaller --image_size"
         )
-    return records
 
 
 def _reporter(bad_records, data_set: DataSet, records: Split) -> Callable | None:

@@ -29,6 +29,7 @@ from alexnet_tf.export.export import export_run
 from alexnet_tf.files import check_output, lock
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import from_here, list_checkpoints
+from alexnet_tf.pipeline.batches import check_image_size
 from alexnet_tf.pipeline.data_set import DataSet, open_data_set
 from alexnet_tf.pipeline.tfrecords import check_lengths
 from alexnet_tf.run import Run
@@ -137,6 +138,7 @@ def train_run(
         weights = _first_weights(run, previous, given)
         config = complete(previous, weights)
         check_batch_size(config.recipe.global_batch_size, strategy)
+        check_image_size(data_set, config.recipe.image_size)
         _check_workers_agree(config, data_set, strategy)
         run = run or make_run(config, stack)
         run.start(config, overwrite, write=is_chief(strategy))
