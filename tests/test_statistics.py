@@ -76,18 +76,13 @@ def test_a_bad_record_weighs_nothing(tmp_path, pictures):
 
 
 def test_of_many_pictures_as_large_a_part_of_every_shard(
-    tmp_path, pictures, monkeypatch, caplog
+    tmp_path, pictures, monkeypatch
 ):
     data_set = write_raw(tmp_path, pictures)
     monkeypatch.setattr(pixels, "MAX_IMAGES", 6)
-    with caplog.at_level("INFO", logger="absl"):
-        measured = measure_pixels(data_set)
+    measured = measure_pixels(data_set)
     sample = pictures[[0, 1, 4, 5, 6, 7]].astype(np.float64)  # 4 and 7 of 11, of 6
     check(measured, sample)
-    deviation = np.sqrt(sample.var(axis=0).mean() / 6)
-    assert f"of 6 of 11 pictures; a pixel's standard error is {deviation:.2f}" in (
-        caplog.text
-    )
 
 
 def test_data_without_a_picture_to_measure(tmp_path, pictures):
