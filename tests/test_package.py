@@ -21,6 +21,7 @@ PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # What a checkout installs at once; `pip install` leaves it to those who ask for it.
 IN_CHECKOUT = ("demo", "dev", "serving", "warmup")
+TESTS_ALONE = {"onnxscript"}  # need it, to write files as others do
 
 
 def versions(lines, operator):
@@ -37,7 +38,7 @@ def test_what_is_tested_is_within_the_lower_bounds():
     for name, lines in files.items():
         pinned = versions((ROOT / name).read_text().splitlines(), "==")
         bounds = versions(lines, ">=")
-        assert pinned.keys() == bounds.keys(), name
+        assert pinned.keys() - TESTS_ALONE == bounds.keys(), name
         assert all(pinned[package] >= bounds[package] for package in bounds), name
 
 
