@@ -68,12 +68,12 @@ class _ChoiceParser(flags.ArgumentParser):
     """One of some words; the first where the flag stands alone, None for `--noflag`."""
 
     def __init__(self, choices: list[str]):
-        self.enum_values = self._choices = choices
+        self.enum_values = choices
 
     def parse(self, argument: str) -> str | None:
-        argument = {"true": self._choices[0], "false": None}.get(argument, argument)
-        if argument not in (None, *self._choices):
-            raise ValueError(f"must be one of {', '.join(self._choices)}")
+        argument = {"true": self.enum_values[0], "false": None}.get(argument, argument)
+        if argument not in (None, *self.enum_values):
+            raise ValueError(f"must be one of {', '.join(self.enum_values)}")
         return argument
 
 

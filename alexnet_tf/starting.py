@@ -12,7 +12,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 
-_THREADS, _THREADS_OF_CORE = 32, 8  # what TensorFlow starts in training, and some more
+# TensorFlow starts some 40 threads in training, and a few pools with one for each core.
+_THREADS, _THREADS_OF_CORE = 40, 4
 
 
 def import_tensorflow(is_verbose: bool = False) -> None:

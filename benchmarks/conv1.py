@@ -1,12 +1,12 @@
-"""conv1 as it is, and of blocks of pixels: milliseconds on the processor and the clock.
+"""conv1 as it is, and after space-to-depth: milliseconds of processor and clock.
 
     python benchmarks/conv1.py
 
 The convolution of 227×227 pixels with 96 kernels of 11×11×3 and stride 4 as TensorFlow
-has it, and as one of 57×57 blocks of 48 channels with kernels of 3×3 and no stride:
-forward, and the gradient of the kernel. Training takes the latter where
-`devices.has_matrix_unit` says so. All take turns; the medians are printed. Processor
-time is that of the host, which says nothing of a GPU.
+has it, and after space-to-depth (`s2d`), as one of 57×57 blocks of 48 channels with
+kernels of 3×3 and no stride: forward, and the gradient of the kernel. Training takes
+the last where `devices.has_matrix_unit` says so. All take turns; medians are printed.
+Processor time is that of the host, which says nothing of a GPU.
 """
 
 import os
@@ -21,7 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import tensorflow as tf
 from absl import app, flags
 
-from alexnet_tf.network.layers import kernel_gradient_in_blocks
+from alexnet_tf.network.layers import kernel_gradient_by_space_to_depth
 
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images.")
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds; the medians are printed.")
@@ -38,7 +38,7 @@ def make_functions(batch: int, dtype: str) -> dict[str, Callable]:
     def forward():
         return tf.nn.conv2d(x[:, :227, :227], kernel, 4, "VALID")
 
-    def forward_in_blocks():
+    def forward_s2d():
         rows = tf.transpose(tf.reshape(x, [batch, 57, 4, 57, 12]), [0, 1, 3, 2, 4])
         return tf.nn.conv2d(
             tf.reshape(rows, [batch, 57, 57, 48]), block_kernel, 1, "VALID"
@@ -53,10 +53,10 @@ def make_functions(batch: int, dtype: str) -> dict[str, Callable]:
             padding="VALID",
         )
 
-    def gradient_in_blocks():
-        return kernel_gradient_in_blocks(x[:, :227, :227], kernel.shape, dy, 4)
+    def gradient_s2d():
+        return kernel_gradient_by_space_to_depth(x[:, :227, :227], kernel.shape, dy, 4)
 
-    functions = (forward, forward_in_blocks, gradient, gradient_in_blocks)
+    functions = (forward, forward_s2d, gradient, gradient_s2d)
     return {f.__name__: tf.function(lambda f=f: f()[0, 0, 0, 0]) for f in functions}
 
 

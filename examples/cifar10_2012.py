@@ -217,8 +217,8 @@ class Trainer:
     Args:
         network: What is trained.
         data: As `load_cifar10` returns it.
-        seed: Of the weights, the order of the images, the crops and the mirror images.
-        rate: Of the weights; the biases' is twice as high.
+        seed: Decides the weights, the order of the images, crops and mirror images.
+        rate: The learning rate of the weights; that of the biases is twice as high.
     """
 
     def __init__(self, network: Network, data: dict, seed=0, rate=0.001):

@@ -25,7 +25,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from alexnet_tf import alexnet
 from alexnet_tf.errors import UserError
-from alexnet_tf.export import export
+from alexnet_tf.export import export, network_files
 from alexnet_tf.export import saved_model as saving
 from alexnet_tf.export.checking import Measured, open_validation
 from alexnet_tf.export.export import LIBRARIES, Form, export_run
@@ -649,6 +649,23 @@ def test_quantized_files_are_smaller_and_measured(run_on_data, tmp_path, quantiz
     found = answer(images=images)["probabilities"]
     expected = tf.nn.softmax(network.model(images)).numpy()
     assert 0 < np.abs(found - expected).max() < 0.1
+
+
+def test_the_speed_of_a_file_is_its_ratio_to_float32(run_on_data, monkeypatch):
+    network = load_network(run_on_data)
+    clock, seconds = [0.0], {"float32": 3.0, "int8": 1.0}
+
+    def load(path):
+        def answer(_):
+            clock[0] += seconds[path]
+
+        return answer
+
+    monkeypatch.setattr(network_files, "_load", load)
+    monkeypatch.setattr(network_files, "write_network", lambda *_: "float32")
+    monkeypatch.setattr(network_files.time, "perf_counter", lambda: clock[0])
+    speed = network_files.compare_speed(network, "int8")
+    assert speed == pytest.approx(3.0)
 
 
 def test_accuracy_that_is_lost_is_said(caplog):

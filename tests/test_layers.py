@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from alexnet_tf.devices import make_strategy
+from alexnet_tf.network import layers
 from alexnet_tf.network.layers import (
     Dropout,
     GroupedConv2D,
@@ -164,7 +165,9 @@ def test_grouped_convolution_equals_keras(groups):
 @pytest.mark.parametrize(
     ("side", "size", "stride"), [(67, 11, 4), (68, 11, 4), (31, 8, 4), (20, 5, 3)]
 )
-def test_the_gradient_in_blocks_is_that_of_the_convolution(side, size, stride):
+def test_the_gradient_by_space_to_depth_is_that_of_the_convolution(
+    side, size, stride, monkeypatch
+):
     layer = GroupedConv2D(6, size, strides=stride)
     x = tf.random.stateless_normal((2, side, side, 3), (0, 1))
     layer.build(x.shape)
@@ -176,11 +179,18 @@ def test_the_gradient_in_blocks_is_that_of_the_convolution(side, size, stride):
             loss = tf.reduce_sum(y**2)
         return y, *tape.gradient(loss, [x, *layer.trainable_variables])
 
+    used, compute = [], layers.kernel_gradient_by_space_to_depth
+    monkeypatch.setattr(
+        layers,
+        "kernel_gradient_by_space_to_depth",
+        lambda *args: used.append(1) or compute(*args),
+    )
     expected = run()
-    layer.gradient_in_blocks = True
+    layer.gradient_by_space_to_depth = True
     for found, wanted in zip(run(), expected, strict=True):
         limit = 1e-5 * np.abs(wanted).max()
         np.testing.assert_allclose(found, wanted, atol=limit)
+    assert len(used) == 1
 
 
 @pytest.mark.parametrize("units", [500, 410, 7])

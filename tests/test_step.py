@@ -46,10 +46,10 @@ def expected_rate(recipe, path, step):
     return 0.01 if step < DROP else 0.001
 
 
-@pytest.mark.parametrize(("name", "in_blocks"), [("paper", True), ("original", False)])
-def test_steps_of_training_equal_numpy(data_dir, monkeypatch, name, in_blocks):
+@pytest.mark.parametrize(("name", "has_unit"), [("paper", True), ("original", False)])
+def test_steps_of_training_equal_numpy(data_dir, monkeypatch, name, has_unit):
     """With the recipe's colours, across a drop of the rate."""
-    monkeypatch.setattr(step_module, "has_matrix_unit", lambda: in_blocks)
+    monkeypatch.setattr(step_module, "has_matrix_unit", lambda: has_unit)
     trainer = make_trainer(
         data_dir,
         recipe=name,
@@ -60,6 +60,7 @@ def test_steps_of_training_equal_numpy(data_dir, monkeypatch, name, in_blocks):
         seed=0,
     )
     model, recipe = trainer.model, trainer.recipe
+    assert model.get_layer("conv1").gradient_by_space_to_depth is has_unit
     for variable in model.trainable_variables:  # of size, so that every part counts
         variable.assign(variable * (4 if variable.path.endswith("kernel") else 1))
     weights = {v.path: v.numpy().astype(np.float64) for v in model.weights}

@@ -106,7 +106,7 @@ def excite(model, layer: str, unit: int, steps: int = 128) -> np.ndarray:
     number = answer.output.shape[-1]
     if not 0 <= unit < number:
         raise ValueError(f"unit must be in 0..{number - 1}, received {unit}")
-    # Where a model takes any size, the paper's.
+    # A model that takes any size gets a picture of the paper's.
     shape = [1, *(side or 224 for side in model.input_shape[1:])]
     picture = tf.random.stateless_normal(shape, (0, unit), mean=128.0, stddev=8.0)
     for step in range(steps):

@@ -164,21 +164,22 @@ class SpatialResponseNormalization(keras.layers.Layer):
         return input_shape
 
 
-def kernel_gradient_in_blocks(
+def kernel_gradient_by_space_to_depth(
     x: tf.Tensor, kernel_shape: Sequence[int], dy: tf.Tensor, stride: int
 ) -> tf.Tensor:
-    """The gradient of a convolution's kernel, as one of a convolution without stride.
+    """Computes the gradient of a convolution's kernel after space-to-depth.
 
-    Three channels leave most of a matrix unit idle. Of blocks of `stride` × `stride`
-    pixels as one pixel with all their channels, 48 for conv1, the same convolution has
-    a kernel of 3×3 instead of 11×11 and no stride.
+    The three channels of conv1 leave most of a matrix unit idle. Space-to-depth makes
+    each block of `stride` × `stride` pixels one pixel with all their channels, 48 for
+    conv1. The same convolution then has a kernel of 3×3 instead of 11×11, and no
+    stride.
 
     Args:
         x: What was convolved, `(batch, height, width, channels)`.
         kernel_shape: `(size, size, channels, filters)`.
         dy: The gradient of the result, `(batch, rows, columns, filters)`; there was no
             padding.
-        stride: Of the convolution.
+        stride: The stride of the convolution.
 
     Returns:
         A tensor of `kernel_shape`.
@@ -189,6 +190,7 @@ def kernel_gradient_in_blocks(
     x = x[:, : rows * stride, : columns * stride]
     missing = (rows * stride - x.shape[1], columns * stride - x.shape[2])
     x = tf.pad(x, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+    # `tf.nn.space_to_depth` gives the same in five times as long.
     x = tf.reshape(x, [-1, rows, stride, columns, stride * channels])
     x = tf.transpose(x, [0, 1, 3, 2, 4])
     depth = stride * stride * channels
@@ -206,7 +208,7 @@ def kernel_gradient_in_blocks(
 
 
 @functools.cache
-def _convolution_with_gradient_in_blocks(stride: int):
+def _convolution_by_space_to_depth(stride: int):
     @tf.custom_gradient
     def convolve(x, kernel):
         def backward(dy):
@@ -217,7 +219,7 @@ def _convolution_with_gradient_in_blocks(stride: int):
                 strides=[1, stride, stride, 1],
                 padding="VALID",
             )
-            return dx, kernel_gradient_in_blocks(x, kernel.shape, dy, stride)
+            return dx, kernel_gradient_by_space_to_depth(x, kernel.shape, dy, stride)
 
         return tf.nn.conv2d(x, kernel, stride, "VALID"), backward
 
@@ -233,16 +235,16 @@ class GroupedConv2D(keras.layers.Conv2D):
     XLA marker in an exported graph.
 
     Attributes:
-        gradient_in_blocks: Whether the gradient of the kernel is computed by
-            `kernel_gradient_in_blocks`: for one group, channels last, no padding.
+        gradient_by_space_to_depth: Whether `kernel_gradient_by_space_to_depth` computes
+            the gradient of the kernel. It is for one group, channels last, no padding.
     """
 
-    gradient_in_blocks = False
+    gradient_by_space_to_depth = False
 
     def convolution_op(self, inputs, kernel):
         """Returns the convolution of `inputs` with `kernel`, without the bias."""
-        if self.gradient_in_blocks:
-            convolve = _convolution_with_gradient_in_blocks(self.strides[0])
+        if self.gradient_by_space_to_depth:
+            convolve = _convolution_by_space_to_depth(self.strides[0])
             return convolve(inputs, tf.convert_to_tensor(kernel))
         if self.groups == 1 or self.data_format != "channels_last":
             return super().convolution_op(inputs, kernel)

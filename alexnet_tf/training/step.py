@@ -122,7 +122,7 @@ class Trainer:
         self.model = build_model(config, config.precision, mean_image)
         # Half the time of this gradient on such a unit, longer without it:
         # benchmarks/conv1.py.
-        self.model.get_layer("conv1").gradient_in_blocks = has_matrix_unit()
+        self.model.get_layer("conv1").gradient_by_space_to_depth = has_matrix_unit()
         self.optimizer = make_optimizer(recipe)
         self.optimizer.build(self.model.trainable_variables)
         self._paths = [v.path for v in self.model.trainable_variables]
