@@ -35,6 +35,7 @@ from alexnet_tf.evaluation.results import Evaluation, Predictions
 from alexnet_tf.paths import list_checkpoints
 from alexnet_tf.run import Run
 from alexnet_tf.signals import Interrupted
+from alexnet_tf.training import training
 from alexnet_tf.training.checkpoints import Checkpoints
 from alexnet_tf.training.loop import Loop
 
@@ -210,8 +211,8 @@ def test_a_run_goes_on_with_another_batch_in_mid_epoch(data_dir, tmp_path, monke
 def guess(error):
     """What a validation found of which only the error matters."""
     ranks = (np.arange(100) < round(100 * error)).astype(int)
-    three = np.zeros((100, 3))
-    answers = np.arange(100) % 3, ranks, np.ones(100), three, three
+    classes, three = np.zeros((100, 3), int), np.zeros((100, 3))
+    answers = np.arange(100) % 3, ranks, np.ones(100), classes, three
     return Evaluation("validation", 1, 100, Predictions(np.arange(100), *answers))
 
 
@@ -221,10 +222,16 @@ def test_patience_ends_a_run_and_the_best_is_kept(data_dir, tmp_path, monkeypatc
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: guess(next(errors)))
     trainer = make_trainer(data_dir, validate_every=2, patience=2, image_size=67)
     run = Run(str(tmp_path))
-    assert Loop(trainer, run).run()
+    loop = Loop(trainer, run)
+    assert loop.run()
     assert trainer.step == 8
     assert trainer.validations[:, 1].tolist() == [0.5, 0.3, 0.4, 0.35]
     assert os.path.basename(run.checkpoint_path("best")) == "ckpt-4"
+    for name in ("describe_evaluation", "write_results"):
+        monkeypatch.setattr(training, name, lambda *_: None)
+    _, ended, best = training._write_results(loop, trainer, run)
+    assert ended.startswith("Training ended at step 8 of ")
+    assert re.match(r"The best validation was that of epoch [\d.]+: 70\.0%", best)
 
 
 # Real processes.
