@@ -399,9 +399,7 @@ def replacing(path: str, names: Sequence[str]) -> Iterator[str]:
             os.rename(new, path)
         finally:
             _tidy_up(path, new, old, names)
-            with contextlib.suppress(OSError):  # another process has begun
-                os.remove(os.path.join(holder, LOCK_FILE))
-                os.rmdir(holder)
+            _remove_locked(holder)
 
 
 def _tidy_up(path: str, new: str, old: str, names: Sequence[str]) -> None:
@@ -480,8 +478,9 @@ def lock(directory: str, output: str | None = None) -> Iterator[None]:
     """Keeps other processes from writing a directory until the end, or the kill.
 
     The operating system lets the lock go when its process ends, in whatever way. Its
-    file, `LOCK_FILE`, names the process that has it, and stays. Where there can be no
-    lock (a remote directory), a line says so.
+    file, `LOCK_FILE`, names the process that has it, and stays; but a directory that
+    was made here goes where nothing was put into it. Where there can be no lock (a
+    remote directory), a line says so.
 
     Args:
         directory: It is made if there is none.
@@ -496,7 +495,7 @@ def lock(directory: str, output: str | None = None) -> Iterator[None]:
         yield
         return
     directory = os.path.realpath(directory)  # a link to nothing becomes one to it
-    path = os.path.join(directory, LOCK_FILE)
+    path, is_new = os.path.join(directory, LOCK_FILE), not os.path.isdir(directory)
     try:
         os.makedirs(directory, exist_ok=True)
         file = open(path, "ab+", buffering=0, opener=_open_no_link)  # noqa: SIM115
@@ -504,7 +503,18 @@ def lock(directory: str, output: str | None = None) -> Iterator[None]:
         raise UserError(f"{output} was being written: run the command again") from None
     with file:
         _take_lock(file, output)
-        yield
+        try:
+            yield
+        finally:
+            if is_new and not list_names(directory):
+                _remove_locked(directory)
+
+
+def _remove_locked(directory: str) -> None:
+    """Removes a directory that holds a lock of this process and nothing else."""
+    with contextlib.suppress(OSError):  # another process has begun
+        os.remove(os.path.join(directory, LOCK_FILE))
+        os.rmdir(directory)
 
 
 def _open_no_link(path: str, flags: int) -> int:

@@ -542,9 +542,21 @@ def test_lock_names_its_owner_and_ends_with_it(tmp_path):
 
 
 def test_lock_is_nothing_that_a_directory_holds(tmp_path):
-    with files.lock(str(tmp_path / "new")):
-        assert list_names(str(tmp_path / "new")) == []
-    files.check_ours(str(tmp_path / "new"), ["a"])
+    (tmp_path / "old").mkdir()
+    with files.lock(str(tmp_path / "old")):
+        assert list_names(str(tmp_path / "old")) == []
+    files.check_ours(str(tmp_path / "old"), ["a"])
+
+
+def test_directory_that_a_lock_made_goes_while_it_is_empty(tmp_path):
+    with files.lock(str(tmp_path / "empty")):
+        pass
+    with files.lock(str(tmp_path / "full")):
+        (tmp_path / "full" / "a").write_text("")
+    (tmp_path / "own").mkdir()
+    with files.lock(str(tmp_path / "own")):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["full", "own"]
 
 
 def test_only_one_of_many_processes_replaces_a_directory(tmp_path):
