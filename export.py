@@ -73,7 +73,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def main(values: flags.FlagValues, _) -> None:
     """Exports as the flags say."""
-    from alexnet_tf.export.export import Form, export_run
+    from alexnet_tf.export.exporting import Form, export_run
 
     output = export_run(
         values.model_dir or values.init_weights,

@@ -64,7 +64,7 @@ def check(values: flags.FlagValues, arguments: list[str]) -> list[str]:
 
 def main(values: flags.FlagValues, paths: list[str]) -> int:
     """Writes the features as the flags say."""
-    from alexnet_tf import features
+    from alexnet_tf import extracting
     from alexnet_tf.pipeline.data_set import open_data_set
     from alexnet_tf.run import checkpoint_sha256
     from alexnet_tf.weights.loading import load_network
@@ -79,13 +79,13 @@ def main(values: flags.FlagValues, paths: list[str]) -> int:
     size = model.input_shape[1]
     if values.input:
         folder, fitting = values.input, config.fitting
-        pictures = features.pictures_of_folder(folder, paths, fitting, size)
+        pictures = extracting.pictures_of_folder(folder, paths, fitting, size)
     else:
         data_set = open_data_set(values.data_dir)
-        pictures = features.pictures_of_split(data_set, values.split, size)
+        pictures = extracting.pictures_of_split(data_set, values.split, size)
     layers = list(dict.fromkeys(values.layer))
-    left_out = features.write_features(
-        features.take_layers(model, layers, values.before_relu),
+    left_out = extracting.write_features(
+        extracting.take_layers(model, layers, values.before_relu),
         pictures,
         values.output,
         {"weights": checkpoint_sha256(path), "before_relu": values.before_relu},

@@ -23,7 +23,7 @@ The rooms around it are read for their own sake:
   its directory.
 - `weights/`: what others published, and ours.
 - `monitoring/`: what a run reports about itself.
-- `export/`, `exported.py`, `features.py`, `classifier.py`: the SavedModel and its
+- `export/`, `exported.py`, `extracting.py`, `classifier.py`: the SavedModel and its
   sisters, and how one is asked; activations on disk; a run as a model that takes
   pictures.
 - `predicting.py`, `predictions.py`: what predict.py does, and how it shows answers.

@@ -18,7 +18,7 @@ from helpers import (
 
 from alexnet_tf.config import Config, resolve, weigh_classes
 from alexnet_tf.errors import UserError
-from alexnet_tf.export.export import export_run
+from alexnet_tf.export.exporting import export_run
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.recipes import (
     RECIPES,

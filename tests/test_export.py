@@ -28,7 +28,7 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.export import export, network_files
 from alexnet_tf.export import saved_model as saving
 from alexnet_tf.export.checking import Measured, open_validation
-from alexnet_tf.export.export import LIBRARIES, Form, export_run
+from alexnet_tf.export.exporting import LIBRARIES, Form, export_run
 from alexnet_tf.export.model_card import _FIGURES, write_card
 from alexnet_tf.export.saved_model import MAX_BATCH_SIZE, export_model
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting

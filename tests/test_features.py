@@ -18,7 +18,7 @@ import tensorflow as tf
 from helpers import make_config
 from numpy_alexnet import NumpyAlexNet
 
-from alexnet_tf import RECIPES, alexnet, features
+from alexnet_tf import RECIPES, alexnet, extracting
 from alexnet_tf.errors import UserError
 from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.pipeline.batches import evaluation_batches
@@ -60,17 +60,17 @@ def run(data_dir, model, tmp_path_factory):
 
 
 def write(model, pictures, output, layers=LAYERS, dtype="float32", **facts):
-    network = features.take_layers(model, layers)
-    return features.write_features(network, pictures, str(output), facts, dtype)
+    network = extracting.take_layers(model, layers)
+    return extracting.write_features(network, pictures, str(output), facts, dtype)
 
 
 def of_split(data_dir, split="validation"):
-    return features.pictures_of_split(open_data_set(data_dir), split, 224)
+    return extracting.pictures_of_split(open_data_set(data_dir), split, 224)
 
 
 def of_folder(folder, paths):
     paths = list(map(str, paths))
-    return features.pictures_of_folder(str(folder), paths, Fitting(), 224)
+    return extracting.pictures_of_folder(str(folder), paths, Fitting(), 224)
 
 
 def load(directory):
@@ -84,8 +84,8 @@ def test_layers_equal_numpy_before_and_after_their_relu(model):
     reference.found = {}
     reference.forward(image)
     names = ["conv1", "conv4", "fc6", "fc7"]
-    before = features.take_layers(model, names, before_relu=True)(image)
-    after = features.take_layers(model, names)(image)
+    before = extracting.take_layers(model, names, before_relu=True)(image)
+    after = extracting.take_layers(model, names)(image)
     for name in names:
         expected = reference.found[name]
         assert expected.min() < 0 < expected.max()
@@ -97,7 +97,7 @@ def test_layers_equal_numpy_before_and_after_their_relu(model):
 
 def test_an_unknown_layer_names_those_that_there_are(model):
     with pytest.raises(UserError, match=r"no layer 'fc9': give one of .*conv1, lrn1"):
-        features.take_layers(model, ["fc7", "fc9"])
+        extracting.take_layers(model, ["fc7", "fc9"])
 
 
 def test_rows_are_what_evaluation_sees_with_names_and_labels(data_dir, model, tmp_path):
@@ -107,7 +107,7 @@ def test_rows_are_what_evaluation_sees_with_names_and_labels(data_dir, model, tm
         open_data_set(data_dir), "validation", global_batch_size=25
     )
     for name in LAYERS:
-        expected = features.take_layers(model, [name])(images)[name]
+        expected = extracting.take_layers(model, [name])(images)[name]
         assert found[name].shape == (25, *expected.shape[1:])
         np.testing.assert_allclose(found[name], expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_array_equal(found["labels"], labels)
@@ -145,7 +145,7 @@ def test_a_folder_is_seen_as_the_model_sees_pictures(tmp_path, model):
 
 def test_bad_records_have_a_row_of_nan(data_dir, model, tmp_path):
     two = dataclasses.replace(open_data_set(data_dir), class_names=("blue", "green"))
-    pictures = features.pictures_of_split(two, "validation", 224)
+    pictures = extracting.pictures_of_split(two, "validation", 224)
     left_out = write(model, pictures, tmp_path / "out", ["fc7"])
     assert len(left_out) == 5
     assert all(name.startswith("validation/red/") for name, _ in left_out)
@@ -190,14 +190,14 @@ KILLED = """
 import os, runpy, signal, sys
 script, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0], sys.path[0] = script, os.path.dirname(script)
-from alexnet_tf import features
-store, calls = features._store, []
+from alexnet_tf import extracting
+store, calls = extracting._store, []
 def store_or_die(*arguments):
     calls.append(arguments)
     if len(calls) == 4:  # a layer of the second batch is written, the other is not
         os.kill(os.getpid(), signal.SIGKILL)
     store(*arguments)
-features._store = store_or_die
+extracting._store = store_or_die
 runpy.run_path(script, run_name="__main__")
 """
 

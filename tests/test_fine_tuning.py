@@ -20,7 +20,7 @@ from weight_writers import write_caffe
 from alexnet_tf import RECIPES, alexnet
 from alexnet_tf.config import resolve
 from alexnet_tf.errors import UserError
-from alexnet_tf.export.export import export_run
+from alexnet_tf.export.exporting import export_run
 from alexnet_tf.exported import ExportedModel, pick_class
 from alexnet_tf.pictures.decoding import open_picture
 from alexnet_tf.pictures.fitting import fit_for_network

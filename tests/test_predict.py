@@ -28,7 +28,7 @@ import predict as script
 from alexnet_tf import predictions
 from alexnet_tf.classifier import Classifier
 from alexnet_tf.errors import UserError
-from alexnet_tf.features import pictures_of_folder
+from alexnet_tf.extracting import pictures_of_folder
 from alexnet_tf.pictures.fitting import FITTING_FILE, Fitting, fit_for_network
 from alexnet_tf.run import Run, build_model
 from data.source import Item

@@ -33,7 +33,7 @@ from alexnet_tf.evaluation.evaluation import (
     compare_fits,
     load_networks,
 )
-from alexnet_tf.export.export import export_run
+from alexnet_tf.export.exporting import export_run
 from alexnet_tf.imagenet_classes import synsets
 from alexnet_tf.pictures.fitting import Fitting, fit_picture
 from alexnet_tf.pipeline.batches import evaluation_batches

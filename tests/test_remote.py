@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import SMALL, evaluate_run, train
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.export.export import export_run
+from alexnet_tf.export.exporting import export_run
 from alexnet_tf.paths import local_only
 from alexnet_tf.run import Run
 

@@ -25,7 +25,7 @@ from alexnet_tf.devices import (
 from alexnet_tf.errors import UserError
 from alexnet_tf.evaluation.evaluation import compare_fits
 from alexnet_tf.evaluation.results import describe_evaluation, write_results
-from alexnet_tf.export.export import export_run
+from alexnet_tf.export.exporting import export_run
 from alexnet_tf.files import check_output, lock
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import from_here, list_checkpoints
