@@ -102,7 +102,7 @@ def report(left_out: list[tuple[str, str]], number: int) -> int:
         return 0
     print(f"error: {len(left_out)} of {number} not read:", file=sys.stderr)
     for name, error in left_out[:_NAMED]:
-        print(f"  {files.shown(name)}: {error}", file=sys.stderr)
+        print(f"  {name}: {error}", file=sys.stderr)
     if len(left_out) > _NAMED:
         print(f"  and {len(left_out) - _NAMED:,} more", file=sys.stderr)
     return 1

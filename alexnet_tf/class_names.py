@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole, shown
+from alexnet_tf.files import read_whole
 
 _NUMBERED = re.compile(r"(\d+)\s*[:,\t]\s*(.+)")  # "0:daisy", as TF-Slim writes it
 _WITH_SYNSET = re.compile(r"(n\d{8})[\s,:]+(.+)")  # "n01440764 tench, Tinca tinca"
@@ -23,7 +23,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
     try:
         text = read_whole(path, _MAX_BYTES).decode("utf-8-sig")
     except (UserError, UnicodeDecodeError) as error:
-        raise UserError(f"{shown(path)} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
     names = [line.strip() for line in text.splitlines()]
     numbered = list(map(_NUMBERED.fullmatch, names))
     with_synsets = list(map(_WITH_SYNSET.fullmatch, names))
@@ -35,7 +35,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
     elif all(with_synsets):
         names = take_first_words(match[2] for match in with_synsets)
     if not names or not all(names) or len(set(names)) < len(names):
-        raise UserError(f"{shown(path)} must have a name on each line, and none twice")
+        raise UserError(f"{path} must have a name on each line, and none twice")
     return tuple(names)
 
 

@@ -28,7 +28,7 @@ except ModuleNotFoundError:
     )
 
 from alexnet_tf import files, programs, signals
-from alexnet_tf.errors import UserError
+from alexnet_tf.errors import UserError, escape
 from alexnet_tf.paths import expand, is_remote
 from alexnet_tf.recipes import RECIPES
 from alexnet_tf.settings import Limits, settings_of
@@ -443,11 +443,11 @@ def _report(error: Exception, argv: Sequence[str]) -> int:
     if logging.level_debug():
         traceback.print_exception(error)
     if isinstance(error, flags.Error):
-        line = files.shown(_describe_flags_error(error))
+        line = escape(_describe_flags_error(error))
         print(f"error: {line} (--help shows the flags)", file=sys.stderr)
         return EXIT_USAGE
     line = str(error) if isinstance(error, UserError) else files.explain(error)
-    line = files.shown(line) if line else _describe_unforeseen(error, argv)
+    line = line or _describe_unforeseen(error, argv)
     print(f"error: {programs.as_typed(line)}", file=sys.stderr)
     return EXIT_ERROR
 
@@ -475,7 +475,7 @@ def _likeness(given: str, name: str) -> int:
 
 
 def _describe_unforeseen(error: Exception, argv: Sequence[str]) -> str:
-    message = files.shown(" ".join(str(error).rsplit("}} ", 1)[-1].split()))[:200]
+    message = escape(" ".join(str(error).rsplit("}} ", 1)[-1].split()))[:200]
     line = f"{type(error).__name__}: {message}"
     if "OOM when allocating" in message:
         line = "out of memory: give a smaller batch size"

@@ -31,7 +31,7 @@ from typing import IO
 
 from absl import logging
 
-from alexnet_tf.errors import UserError
+from alexnet_tf.errors import UserError, escape
 from alexnet_tf.paths import LOCK_FILE, is_remote, list_names, remote_files
 
 try:
@@ -55,25 +55,10 @@ _ADVICE = {
 }
 
 
-def shown(text: str) -> str:
-    """A name as a terminal or a page can show it, on one line.
-
-    Names of classes and files may hold anything. Characters that would steer a terminal
-    are written as escapes.
-    """
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    if "\udc80" <= char <= "\udcff":  # a byte of a file's name that is not in UTF-8
-        return f"\\x{ord(char) - 0xDC00:02x}"
-    return char.encode("unicode_escape").decode()
-
-
 def format_cell(text: str) -> str:
     """A text for a CSV file, which a spreadsheet must not take for a formula."""
     is_formula = text.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return shown("'" + text if is_formula else text)
+    return escape("'" + text if is_formula else text)
 
 
 # Reading what others made.
@@ -233,7 +218,7 @@ def check_ours(directory: str, names: Sequence[str]) -> None:
         found = (name for name in list_names(directory) if not _is_unfinished(name))
     if others := sorted(found):
         raise UserError(
-            f"{directory} holds {shown(others[0])}, which this program did not write "
+            f"{directory} holds {others[0]}, which this program did not write "
             "there: move it away, or give another directory"
         )
 
@@ -528,7 +513,7 @@ def _take_lock(file: IO[bytes], output: str) -> None:
         file.seek(0)
         owner = " ".join(file.read(1000).decode(errors="replace").split())
         raise UserError(
-            f"{output} is being written by {shown(owner) or 'another process'}: wait "
+            f"{output} is being written by {owner or 'another process'}: wait "
             "for its end, or give another directory"
         ) from None
     except OSError as error:  # a file system without locks

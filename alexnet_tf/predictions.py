@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image
 
-from alexnet_tf.files import format_cell, shown
+from alexnet_tf.errors import escape
+from alexnet_tf.files import format_cell
 
 PAGE_MARK = 'content="alexnet_tf predict"'
 PAGE_HEAD = f"""<!DOCTYPE html>
@@ -61,8 +62,8 @@ def print_text(predictions: Iterable[Prediction], _: int) -> None:
     for prediction in predictions:
         if prediction.error:
             continue
-        print(shown(prediction.path))
-        names = [shown(name) for name, _ in prediction.classes]
+        print(escape(prediction.path))
+        names = [escape(name) for name, _ in prediction.classes]
         width = max(map(len, names))
         for name, (_, probability) in zip(names, prediction.classes, strict=True):
             eighths = round(probability * _BAR_CELLS * 8)
@@ -122,14 +123,14 @@ def _print_row(*cells) -> None:
 def summarize(predictions: Sequence[Prediction]) -> list[str]:
     """Returns lines: counts of the classes, the least sure pictures, the errors."""
     best = [(p.classes[0], p.path) for p in predictions if not p.error]
-    errors = [f"  {shown(p.path)}: {p.error}" for p in predictions if p.error]
+    errors = [f"  {escape(p.path)}: {p.error}" for p in predictions if p.error]
     lines = []
     if len(best) > 1:
         counts = collections.Counter(name for (name, _), _ in best).most_common()
-        counted = ", ".join(f"{shown(name)} {number:,}" for name, number in counts)
+        counted = ", ".join(f"{escape(name)} {number:,}" for name, number in counts)
         lines += [f"{len(best):,} pictures: {counted}", "least sure:"]
         for (name, p), path in sorted(best, key=lambda row: row[0][1])[:_LEAST_SURE]:
-            lines.append(f"  {p:6.1%} {shown(name)}: {shown(path)}")
+            lines.append(f"  {p:6.1%} {escape(name)}: {escape(path)}")
     if errors:
         lines += [f"error: {len(errors)} of {len(predictions)} not read:", *errors]
     return lines
@@ -150,7 +151,7 @@ def format_figure(
         meaning: What the colours mean.
     """
     images = _format_image(image, "")
-    caption = html.escape(shown(prediction.path)) + "".join(
+    caption = html.escape(escape(prediction.path)) + "".join(
         f"<br><meter value={probability:.4f}></meter> {probability:.1%} "
         f"{html.escape(name)}"
         for name, probability in prediction.classes

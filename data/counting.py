@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tqdm
 
-from alexnet_tf.files import shown
+from alexnet_tf.errors import escape
 
 # The copies of a picture, by the hash of its content.
 _COPIES = """
@@ -19,7 +19,7 @@ def enumerate_some(names: Iterable[str]) -> str:
     """Returns the first three names, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(map(shown, names[:3])) + more
+    return ", ".join(map(escape, names[:3])) + more
 
 
 def progress_bar(items: Iterable | None, total: int | None, unit: str) -> tqdm.tqdm:

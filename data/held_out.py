@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from data.source import Item, Source
 
 _ITEMS_AT_ONCE = 256
@@ -117,6 +116,6 @@ def _with_groups(items, pattern: re.Pattern, part) -> Iterator[Item]:
         if not group and item.split == "train":
             raise UserError(
                 f"--group_by={pattern.pattern} is no column with a value for "
-                f"{shown(item.name)}, and finds nothing in that name"
+                f"{item.name}, and finds nothing in that name"
             )
         yield item._replace(group=group)

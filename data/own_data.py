@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from alexnet_tf import files
 from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names
 from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data import sources
@@ -53,7 +52,7 @@ class OwnData:
         Raises:
             UserError: It is not there, and other workers would prepare it, too.
         """
-        path, directory = shown(self.path), shown(self.directory)
+        path, directory = self.path, self.directory
         if _is_data_set(self.directory):
             print(f"{path} is prepared in {directory}")
         else:
@@ -61,9 +60,7 @@ class OwnData:
             print(f"preparing {path} in {directory}, where the next run finds it")
             prepare(input=self.path, output=self.directory, reading=self.reading)
         for older in self.older:
-            print(
-                f"  {shown(older)} is of an earlier state: {command('rm', '-r', older)}"
-            )
+            print(f"  {older} is of an earlier state: {command('rm', '-r', older)}")
         with files.writing(os.path.join(self.directory, _MADE_OF)) as file:
             made_of = {"path": os.path.abspath(self.path), "state": self.state}
             json.dump(made_of, file)
@@ -80,9 +77,9 @@ class OwnData:
             words = f"--input={self.path}", f"--output={self.directory}"
             words = "-m", "data.prepare", *_flags(self.reading), *words
             raise UserError(
-                f"{shown(self.path)} is to be prepared before {number} workers train "
+                f"{self.path} is to be prepared before {number} workers train "
                 f"on it: type {command('python', *words)}, and give "
-                f"--data_dir={shown(self.directory)}"
+                f"--data_dir={self.directory}"
             )
 
 
@@ -118,7 +115,7 @@ def find_own_data(
     if is_remote(data_dir) or not is_there or _is_data_set(data_dir):
         if reading != Reading():
             raise UserError(
-                f"{shown(data_dir)} is not prepared here, but a data set that knows "
+                f"{data_dir} is not prepared here, but a data set that knows "
                 f"its classes: leave out {' and '.join(_flags(reading))}"
             )
         return None
@@ -159,7 +156,7 @@ def _check_apart(data_dir: str, prepared_dir: str, model_dir: str | None) -> Non
             continue
         if os.path.commonpath([os.path.realpath(output), root]) == root:
             raise UserError(
-                f"--data_dir={shown(data_dir)} holds {flag}{shown(output)}, which "
+                f"--data_dir={data_dir} holds {flag}{output}, which "
                 "train.py writes, and would read the next time: "
                 + ("give another" if flag else "start it in another directory")
             )

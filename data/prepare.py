@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from alexnet_tf import command_line, files
 from alexnet_tf.command_line import flags
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.recipes import RECIPES
 from data import sources
 from data.held_out import find_thresholds, group_by_name
@@ -90,7 +89,7 @@ def prepare(
         print(*pictures.notes, sep="\n", end="\n" if pictures.notes else "")
         report = _write(directory, pictures, options, num_workers, beam_options)
         shutil.rmtree(unpacked, ignore_errors=True)
-    print(f"{shown(output)}: {report.summary()}")
+    print(f"{output}: {report.summary()}")
 
 
 def _write(

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.pictures.listing import LeftOut
 from alexnet_tf.settings import setting
 
@@ -183,7 +182,7 @@ def find_splits(names: Iterable[str], where: str) -> dict[str, str]:
     for first, second in itertools.combinations(alike, 2):
         if alike[first] == alike[second]:
             raise UserError(
-                f"{shown(first)} and {shown(second)} in {shown(where)} both mean the "
+                f"{first} and {second} in {where} both mean the "
                 f"split {alike[first]}; rename one of them or move it away"
             )
     return alike
@@ -212,10 +211,10 @@ def choose_key(
     for key in [given] if given else usual:
         if key in keys:
             return key
-    known = f"no {shown(given)}" if given else f"nothing that is known to be the {role}"
+    known = f"no {given}" if given else f"nothing that is known to be the {role}"
     raise UserError(
-        f"{shown(where)} has {known}: give --{role}_column=NAME, one of "
-        f"{', '.join(map(shown, keys)) or 'none that fits'}"
+        f"{where} has {known}: give --{role}_column=NAME, one of "
+        f"{', '.join(keys) or 'none that fits'}"
     )
 
 
@@ -247,7 +246,7 @@ class Tally:
             if name not in labels:
                 reason = f"pictures of {split} without a class"
                 if name is not None:
-                    reason = f"pictures of {shown(name)}, a class of {split} but not of"
+                    reason = f"pictures of {name}, a class of {split} but not of"
                     reason += " train"
                 left_out.add(reason, self._first[split, name], number)
         self._counts = {k: n for k, n in self._counts.items() if k[1] in labels}
@@ -255,7 +254,7 @@ class Tally:
         if labels and "validation" in lost:
             first = next(p for (s, _), p in self._first.items() if s == "validation")
             raise UserError(
-                f"the pictures of validation, {shown(first)} first, cannot validate: "
+                f"the pictures of validation, {first} first, cannot validate: "
                 "none is of a class that train has; correct that, or move them away: "
                 "then a part of train is held out instead"
             )
@@ -285,11 +284,11 @@ def check_class_names(class_names: Sequence[str]) -> None:
             problem = f"has more than {_MAX_NAME} characters"
         else:
             continue
-        name = shown(name[:_MAX_NAME])
+        name = name[:_MAX_NAME]
         raise UserError(f"the name of the class '{name}' {problem}; rename it")
     twins = [n for n, times in collections.Counter(class_names).items() if times > 1]
     if twins:
-        raise UserError(f"two classes are called {shown(twins[0])}; rename one of them")
+        raise UserError(f"two classes are called {twins[0]}; rename one of them")
 
 
 def picture_name(path: str, root: str) -> str:

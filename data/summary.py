@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
+from alexnet_tf.errors import UserError, escape
 from data.counting import Duplicates, describe_counts, describe_imbalance, find_gaps
 from data.transcode import Record
 
@@ -52,7 +51,7 @@ class Report:
 
     def _describe_last(self) -> str:
         name, reason = (self._rejected or [("", "")])[-1]
-        return f", the last one {shown(name)}: {reason}" if name else ""
+        return f", the last one {name}: {reason}" if name else ""
 
     def write(self, directory: str) -> None:
         """Writes `rejected.tsv` and `duplicates.tsv`, where there are any.
@@ -101,4 +100,4 @@ def _write_table(directory: str, name: str, header, rows) -> None:
         return
     with tf.io.gfile.GFile(os.path.join(directory, name), "w") as file:
         for row in itertools.chain((header, first), rows):
-            file.write("\t".join(shown(" ".join(f.split())) for f in row) + "\n")
+            file.write("\t".join(escape(" ".join(f.split())) for f in row) + "\n")

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from alexnet_tf.files import shown
+from alexnet_tf.errors import escape
 
 _BODIES = 8  # of the largest size, that all requests together may hold
 _MAX_CONNECTIONS = 500
@@ -131,7 +131,7 @@ class Gate:
         _ANSWERED.inc(number)
         _SECONDS.observe(seconds)
         if scope["path"] not in _QUIET:
-            asked = shown(f"{scope['method']} {scope['path']}")[:100]
+            asked = escape(f"{scope['method']} {scope['path']}")[:100]
             logging.info(
                 "%s %d, %d pictures, %.0f ms", asked, status, number, 1000 * seconds
             )

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from alexnet_tf.config import flat
-from alexnet_tf.errors import UserError
+from alexnet_tf.errors import UserError, escape
 from alexnet_tf.evaluation import figures, mosaics
-from alexnet_tf.files import read_whole, shown, writing
+from alexnet_tf.files import read_whole, writing
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import expand
 from alexnet_tf.run import Run
@@ -71,18 +71,18 @@ def compare_runs(model_dirs: Sequence[str], output: str | None = None) -> None:
                 run = _read(model_dir)
                 by_data[run.data].append(run)
             except UserError as error:  # the others can be compared all the same
-                print(f"left out: {shown(str(error))}")
+                print(f"left out: {error}")
     if not by_data:
         raise UserError("no run to compare: give the directories of runs, as in runs/*")
     for data, runs in by_data.items():
-        print(f"Data: {shown(data)}\n{format_comparison(runs)}\n")
+        print(f"Data: {data}\n{format_comparison(runs)}\n")
     print("(interval: 95 %; balanced: mean of the classes; largest: always that class)")
     if output:
         curves = {data: make_curves(runs) for data, runs in by_data.items()}
         drawn = figures.draw_curves(curves)
         with writing(output, "wb") as file:
             file.write(mosaics.encode_png(drawn, "alexnet_tf compare"))
-        print(f"The curves are in {shown(output)}")
+        print(f"The curves are in {output}")
 
 
 def _read(model_dir: str) -> ComparedRun:
@@ -101,7 +101,7 @@ def _read(model_dir: str) -> ComparedRun:
             settings=flat(config) | {"classes": len(config.class_names)},
             records=records,
             top_1_error=1.0 if measured is None else measured["top_1_error"],
-            cells=(shown(model_dir), *cells),
+            cells=(model_dir, *cells),
         )
     except UserError as error:
         raise UserError(f"{run.eval_file} cannot be read: {error}") from None
@@ -118,7 +118,7 @@ def format_comparison(runs: Sequence[ComparedRun]) -> str:
     if differing := _find_differing(runs):
         table = [("run", *differing)]
         for run in runs:
-            values = (shown(str(run.settings.get(key, "–"))) for key in differing)
+            values = (str(run.settings.get(key, "–")) for key in differing)
             table.append((run.cells[0], *values))
         text += "\n\nThey differ in\n" + _align(table)
     elif len(runs) > 1:
@@ -164,7 +164,7 @@ def _format_cells(measured: dict | None, speeds: Sequence[float]) -> tuple[str, 
         f"{measured['cross_entropy']:.4f}",
         _format(measured.get("parameters"), ","),
         _format(statistics.median(speeds) if speeds else None, ",.0f"),
-        shown(source),
+        source,
     )
 
 
@@ -173,6 +173,7 @@ def _format(value: float | None, how: str) -> str:
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:
+    rows = [[escape(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *cells in rows:

@@ -45,8 +45,8 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
             axes.text(column, row, f"{count}", color=color, fontsize=8, **center)
     legend = figure.colorbar(image, ax=axes, location="top", shrink=0.8, aspect=30)
     legend.set_ticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"], fontsize=8)
-    what = " (numbers: images)" if num_classes <= 12 else ""
-    legend.set_label("share of the true class" + what, fontsize=8)
+    remark = " (numbers: images)" if num_classes <= 12 else ""
+    legend.set_label("share of the true class" + remark, fontsize=8)
     return figure
 
 

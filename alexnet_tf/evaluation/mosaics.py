@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from alexnet_tf.files import shown
+from alexnet_tf.errors import escape
 
 _DPI = 220  # of a figure; two pixels for each of the page's
 _MAPS, _KERNELS, _UNITS = 64, 16, 256  # of a layer, at most, that are drawn
@@ -134,7 +134,7 @@ def shorten(name: str, length: int = 32) -> str:
 
 def cut(name: str, length: int) -> str:
     """A name of at most so many letters."""
-    name = shown(name)
+    name = escape(name)
     return name if len(name) <= length else name[: length - 1] + "…"
 
 

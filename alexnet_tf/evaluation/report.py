@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from alexnet_tf.errors import escape
 from alexnet_tf.evaluation import explaining, figures, mosaics
 from alexnet_tf.evaluation.results import (
     Evaluation,
@@ -25,7 +26,7 @@ from alexnet_tf.evaluation.results import (
     tabulate_classes,
 )
 from alexnet_tf.evaluation.stuck import describe_stuck, is_stuck
-from alexnet_tf.files import shown, writing
+from alexnet_tf.files import writing
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.pipeline.batches import evaluation_batches, read_pictures
 from alexnet_tf.pipeline.data_set import DataSet
@@ -173,7 +174,7 @@ class Page:
         )
         end = "</section></main>" if self._titles else ""
         page = template.substitute(
-            title=html.escape(shown(title)),
+            title=html.escape(escape(title)),
             contents="".join(links),
             body="\n".join([*self._parts, end]),
         )
@@ -404,7 +405,7 @@ def _add_copies(page: Page, subject: Subject) -> None:
         "network knows by heart makes its accuracy look higher than it is."
     )
     ours, theirs = (read_names(subject.data_set.splits[s]) for s in (split, "train"))
-    rows = ((shown(ours[i]), shown(theirs[j])) for i, j in copies[:_NAMED])
+    rows = ((escape(ours[i]), escape(theirs[j])) for i, j in copies[:_NAMED])
     page.table(rows, (split, "train"))
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from alexnet_tf.command_line import command
 from alexnet_tf.config import Config
 from alexnet_tf.evaluation.results import Evaluation, Predictions
-from alexnet_tf.files import shown
 
 # A network is stuck when its loss is not 2 % below what it would be without the image.
 _STUCK = 0.98
@@ -72,5 +71,5 @@ def _find_dominant_class(labels: np.ndarray, config: Config) -> str:
     share = counts.max() / len(labels)
     if config.loss_weights or share < max(0.5, 1.5 / len(config.class_names)):
         return ""
-    name = shown(config.class_names[counts.argmax()])
+    name = config.class_names[counts.argmax()]
     return f" ({share:.0%} of them are one class, {name!r})"

@@ -131,8 +131,8 @@ def compare_speed(network: Loaded, path: str) -> float:
                 start = time.perf_counter()
                 run(image)
                 seconds[file].append(time.perf_counter() - start)
-    one, float32 = map(np.median, seconds.values())
-    return float32 / one
+    given, float32 = map(np.median, seconds.values())
+    return float32 / given
 
 
 def _load(path: str) -> Callable[[np.ndarray], np.ndarray]:

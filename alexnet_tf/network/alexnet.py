@@ -58,7 +58,7 @@ def build_alexnet(
     """
     net = _Layers(recipe, dtype, seed)
     conv, lrn, pool = net.conv, net.lrn, net.pool
-    groups, one, filters = recipe.groups, recipe.bias_init, recipe.filters
+    groups, bias, filters = recipe.groups, recipe.bias_init, recipe.filters
 
     if images is None:
         shape = (recipe.image_size, recipe.image_size, 3)
@@ -70,11 +70,11 @@ def build_alexnet(
     else:
         x = conv(x, "conv1", filters[0], 11, strides=4)
         x = net.lrn_and_pool(x, "lrn1", "pool1")
-    x = conv(x, "conv2", filters[1], 5, bias=one, groups=groups)
+    x = conv(x, "conv2", filters[1], 5, bias=bias, groups=groups)
     x = net.lrn_and_pool(x, "lrn2", "pool2")
     x = conv(x, "conv3", filters[2], 3)
-    x = conv(x, "conv4", filters[3], 3, bias=one, groups=groups)
-    x = conv(x, "conv5", filters[4], 3, bias=one, groups=groups)
+    x = conv(x, "conv4", filters[3], 3, bias=bias, groups=groups)
+    x = conv(x, "conv5", filters[4], 3, bias=bias, groups=groups)
     x = pool(x, "pool5")
     if last != "pool5":
         x = net.flatten(x)

@@ -13,8 +13,8 @@ import stat
 import sys
 from collections.abc import Iterator
 
-from alexnet_tf.errors import UserError
-from alexnet_tf.files import MAX_PICTURE_BYTES, shown
+from alexnet_tf.errors import UserError, escape
+from alexnet_tf.files import MAX_PICTURE_BYTES
 
 # As Pillow calls them. It decodes these by itself; for others (EPS) it starts programs.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000")
@@ -53,7 +53,7 @@ class LeftOut:
     def lines(self) -> list[str]:
         """Returns a line for each reason."""
         return [
-            f"left out: {reason}: {number:,}, the first {shown(self._first[reason])}"
+            escape(f"left out: {reason}: {number:,}, the first {self._first[reason]}")
             for reason, number in self._counts.items()
         ]
 
@@ -80,7 +80,7 @@ def pictures_below(root: str) -> list[str]:
     for line in left_out.lines():
         print(line, file=sys.stderr)
     if not paths:
-        raise UserError(f"no pictures in {shown(root)}: give a folder that has some")
+        raise UserError(f"no pictures in {root}: give a folder that has some")
     return paths
 
 

@@ -125,8 +125,8 @@ def _adjust_words(words, offset, contrast, saturation):
         green = right(green, np.uint32(6)) & np.uint32(0xFF00)
         return red | green | left(blue, np.uint32(2)) & np.uint32(0xFF0000)
 
-    before, here, after = neighbors(-1), neighbors(0), neighbors(1)
+    before, current, after = neighbors(-1), neighbors(0), neighbors(1)
     begun = right(before, bits(0, 24, 16)) & bits(0, 0xFF, 0xFFFF)
-    first = adjust(left(here, bits(0, 8, 16)) | begun)
-    second = adjust(right(here, bits(24, 16, 8)) | left(after, bits(8, 16, 24)))
+    first = adjust(left(current, bits(0, 8, 16)) | begun)
+    second = adjust(right(current, bits(24, 16, 8)) | left(after, bits(8, 16, 24)))
     return right(first, bits(0, 8, 16)) | left(second, bits(24, 16, 8))

@@ -17,7 +17,6 @@ from typing import IO
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, remote_files
 
 _MAX_RECORD = 2**31  # bytes; protocol buffers hold no more
@@ -48,7 +47,7 @@ def count_records(filename: str) -> tuple[int, bool]:
                 if length > _MAX_RECORD:
                     if checksum == masked_crc32c(header[:8]):
                         raise UserError(
-                            f"{shown(filename)} has a record at byte "
+                            f"{filename} has a record at byte "
                             f"{content.tell() - 12} that declares {length:,} bytes: "
                             "copy the file again, or prepare the data set again"
                         )
@@ -87,7 +86,7 @@ def count_whole(filenames: Sequence[str]) -> int:
     for filename, (count, is_whole) in zip(filenames, counts, strict=True):
         if not is_whole:
             raise UserError(
-                f"{shown(filename)} is cut short, damaged or no TFRecord file (its "
+                f"{filename} is cut short, damaged or no TFRecord file (its "
                 f"first {count:,} records are whole); copy it again"
             )
     return sum(count for count, _ in counts)
@@ -96,7 +95,7 @@ def count_whole(filenames: Sequence[str]) -> int:
 def first_line(error: Exception) -> str:
     """Returns what an error says, without the names of TensorFlow's operations."""
     line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return shown(line.rsplit("}} ", 1)[-1].split(" [Op:")[0])
+    return line.rsplit("}} ", 1)[-1].split(" [Op:")[0]
 
 
 def _open(filename: str) -> IO:

@@ -65,7 +65,7 @@ def _find_network(layers: list[dict]) -> tuple[list[dict], list[str]]:
     Raises:
         UserError: If there is none, or something changes the pixels before it.
     """
-    for place, layer in enumerate(layers):
+    for index, layer in enumerate(layers):
         name, kind = layer["config"]["name"], layer["class_name"]
         if kind == "InputNormalization":
             return layers, []
@@ -77,7 +77,7 @@ def _find_network(layers: list[dict]) -> tuple[list[dict], list[str]]:
                 "pixels 0..255"
             )
         network, after = _find_network(layer["config"]["layers"])
-        return network, after + [x["config"]["name"] for x in layers[place + 1 :]]
+        return network, after + [x["config"]["name"] for x in layers[index + 1 :]]
     raise UserError("it is a Keras model without layers")
 
 

@@ -9,7 +9,6 @@ import importlib
 import os
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names, local_only
 from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data.source import Reading, Source, check_class_names
@@ -76,14 +75,14 @@ def open_source(name: str, input: str | None, reading: Reading) -> Source:
         name = "tfds" if reading.name else recognise(input, reading)
     if name in ("folder", "imagenet") and os.path.isfile(input):
         raise UserError(
-            f"{shown(input)} is a file that is no list of pictures (.csv, .txt, "
+            f"{input} is a file that is no list of pictures (.csv, .txt, "
             ".jsonl), no TFRecord file and no zip or tar archive"
         )
     module = importlib.import_module(f"data.sources.{name}")
     takes = {*module.TAKES, "group_by"}
     for field, value in dataclasses.asdict(reading).items():
         if value is not None and field not in takes:
-            what = f"{shown(input)} is read as --source={name}, which" if input else ""
+            what = f"{input} is read as --source={name}, which" if input else ""
             raise UserError(
                 f"{what or f'--source={name}'} has no --{field}; leave it out"
             )
@@ -104,7 +103,7 @@ def _refuse_known(input: str) -> None:
     for suffix, (kind, unpack) in _NOT_READ.items():
         if found := [name for name in names if name.endswith(suffix)]:
             raise UserError(
-                f"{kind}, such as {shown(min(found))}, are not read here: unpack each "
+                f"{kind}, such as {min(found)}, are not read here: unpack each "
                 f"with {unpack} FILE, and give --input=out"
             )
 
@@ -140,7 +139,7 @@ def open_unpacked(name: str, input: str, reading: Reading, directory: str) -> So
     except UserError as error:
         inside = str(error).replace(above, "")
         raise UserError(
-            f"{inside} (unpack {shown(given)} first, into a folder of its name)"
+            f"{inside} (unpack {given} first, into a folder of its name)"
         ) from None
     notes = [note.replace(above, "") for note in source.notes]
     return dataclasses.replace(source, notes=notes)

@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Sequence, Set
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.paths import list_names
 from alexnet_tf.pictures.listing import is_litter
 
@@ -46,7 +45,7 @@ def unpack(archives: Sequence[str], directory: str) -> None:
         UserError: An archive is damaged, needs a password or more room than there is,
             or would write outside its folder.
     """
-    print(f"unpacking {', '.join(map(shown, archives))}")
+    print(f"unpacking {', '.join(archives)}")
     for path in archives:
         folder = os.path.join(directory, stem_of(path) if len(archives) > 1 else "")
         os.makedirs(folder, exist_ok=True)
@@ -58,7 +57,7 @@ def unpack(archives: Sequence[str], directory: str) -> None:
             if isinstance(error, OSError) and error.errno:
                 raise  # of the disk, which has words of its own
             reason = " ".join(str(error).split())[:150] or type(error).__name__
-            raise UserError(f"{shown(path)} cannot be unpacked: {reason}") from None
+            raise UserError(f"{path} cannot be unpacked: {reason}") from None
 
 
 def link_files(source: str, archives: Set[str], directory: str) -> None:
@@ -75,7 +74,7 @@ def _unpack_zip(path: str, folder: str) -> None:
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
-                f"{shown(path)} unpacks to {needed / 1e9:.1f} GB, and {shown(folder)} "
+                f"{path} unpacks to {needed / 1e9:.1f} GB, and {folder} "
                 f"has {free / 1e9:.1f} GB of free disk space"
             )
         archive.extractall(folder)  # which leaves out ".." and the like

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole, shown
+from alexnet_tf.files import read_whole
 from alexnet_tf.pickles import load_arrays
 from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data.source import Item, Source, encode_pixels
@@ -42,7 +42,7 @@ def open_source(input: str, _=None) -> Source:
     """Returns the pictures of a folder with the files of CIFAR."""
     found = find_version(input)
     if not found:
-        raise UserError(f"no file of CIFAR-10 or CIFAR-100 in {shown(input)}")
+        raise UserError(f"no file of CIFAR-10 or CIFAR-100 in {input}")
     directory, name, train, test, names, keys = found
     try:
         class_names = _read_names(os.path.join(directory, names), keys)
@@ -54,7 +54,7 @@ def open_source(input: str, _=None) -> Source:
     except Exception as error:  # a damaged or foreign file raises all sorts of things
         reason = " ".join(str(error).split())[:150] or type(error).__name__
         raise UserError(
-            f"{shown(directory)} is not {name} as it is published: {reason}"
+            f"{directory} is not {name} as it is published: {reason}"
         ) from None
     number = sum(len(labels) for *_, labels in parts)
     return Source(name, class_names, parts, _items, {"train", "test"}, number)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole, shown
+from alexnet_tf.files import MAX_PICTURE_BYTES, read_whole
 from alexnet_tf.paths import list_names
 from alexnet_tf.pictures.listing import LeftOut, find_pictures
 from data.source import (
@@ -121,7 +121,7 @@ def find_lists(
             table = read_list(path, reading)
         except UserError as error:
             if not name.lower().endswith((".txt", ".lst", ".list")):
-                errors.append(f"{error}, and --input={shown(path)}")
+                errors.append(f"{error}, and --input={path}")
             continue
         files, tried = Files(path, reading), table.rows[:_TRIED]
         if sum(1 for row in tried if files.find(row.image)) * 2 >= len(tried):
@@ -134,13 +134,13 @@ def open_source(input: str, reading: Reading) -> Source:
     is_folder = os.path.isdir(input)
     lists = _find_all(input, reading) if is_folder else [read_list(input, reading)]
     if not lists:
-        raise UserError(f"no list in {shown(input)} names pictures that are there")
+        raise UserError(f"no list in {input} names pictures that are there")
     left_out, rows = LeftOut(), {}
     for table, split in _find_splits(input, lists, left_out):
         _collect(table, split, reading, rows, left_out)
     if not rows:
         lines = "; ".join(left_out.lines())
-        raise UserError(f"no row of {shown(lists[0].path)} can be used: {lines}")
+        raise UserError(f"no row of {lists[0].path} can be used: {lines}")
     if reading.class_names:
         rows = _name_labels(rows, reading)
     return _make_source(input, lists[0], rows, left_out)
@@ -154,8 +154,8 @@ def _find_splits(input: str, lists: list[List], left_out) -> list[tuple[List, st
     names = [os.path.dirname(p) or os.path.splitext(p)[0] for p in paths]
     found = find_splits(names, input)
     if not found:
-        paths = " or ".join(shown(table.path) for table in lists[:3])
-        raise UserError(f"{shown(input)} has several lists: give --input={paths}")
+        paths = " or ".join(table.path for table in lists[:3])
+        raise UserError(f"{input} has several lists: give --input={paths}")
     for name, table in zip(names, lists, strict=True):
         if name not in found:
             left_out.add("lists of no split", table.path)
@@ -172,7 +172,7 @@ def _collect(table: List, split: str, reading, rows: dict[str, _Row], left_out) 
         meant = dict.fromkeys(meant, split)
     elif unknown and "validation" not in meant.values():
         raise UserError(
-            f"{shown(table.path)} has rows of {shown(unknown[0])}, which is no split: "
+            f"{table.path} has rows of {unknown[0]}, which is no split: "
             "call the splits train, val and test, or take those rows out"
         )
     for column in table.unused:
@@ -194,7 +194,7 @@ def _collect(table: List, split: str, reading, rows: dict[str, _Row], left_out) 
             left_out.add("rows that give a picture a second class", row.image)
     if several > len(rows) / 10:
         raise UserError(
-            f"{shown(table.path)} gives {several:,} pictures several classes; training "
+            f"{table.path} gives {several:,} pictures several classes; training "
             "needs a list with one class for each picture"
         )
 
@@ -222,9 +222,9 @@ def _make_source(
     labels = tally.choose_classes(left_out)
     if len(labels) < 2 or (len(rows) >= 20 and 2 * len(labels) > len(rows)):
         raise UserError(
-            f"the labels in {shown(table.path)} have {len(labels)} different values "
+            f"the labels in {table.path} have {len(labels)} different values "
             f"for {len(rows)} pictures: they are no classes; give --label_column, one "
-            f"of {', '.join(map(shown, table.columns)) or 'a table with a header'}"
+            f"of {', '.join(table.columns) or 'a table with a header'}"
         )
     root = os.path.commonpath([os.path.dirname(path) for path in rows])
     items = [
@@ -298,18 +298,16 @@ def read_list(path: str, reading: Reading) -> List:
     try:
         text = read_whole(path, _MAX_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(
-            f"{shown(path)} is not text in UTF-8: save it as UTF-8"
-        ) from None
+        raise UserError(f"{path} is not text in UTF-8: save it as UTF-8") from None
     except UserError as error:
-        raise UserError(f"{shown(path)} cannot be read as a list: {error}") from None
+        raise UserError(f"{path} cannot be read as a list: {error}") from None
     if path.lower().endswith((".jsonl", ".ndjson")):
         columns, table = _parse_json(text, path)
     else:
         columns, table = _parse_text(text, reading)
     if not table:
         raise UserError(
-            f"{shown(path)} has no rows of a picture and its label; all rows must have "
+            f"{path} has no rows of a picture and its label; all rows must have "
             "the same number of columns"
         )
     used = _find_columns(path, columns, table, reading)
@@ -329,7 +327,7 @@ def _parse_json(text: str, path: str) -> tuple[tuple[str, ...], list[list[str]]]
         columns = tuple(dict.fromkeys(itertools.chain.from_iterable(content)))
         rows = [[_as_text(row.get(name)) for name in columns] for row in content]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{shown(path)} is no list in JSON: {error}") from None
+        raise UserError(f"{path} is no list in JSON: {error}") from None
     return columns, rows
 
 
@@ -383,7 +381,7 @@ def _find_columns(path, columns: Sequence[str], table, reading: Reading) -> list
     if not columns:  # the picture and the label come first
         first, second = (_count_paths(table, column) for column in range(2))
         if 2 * max(first, second) < len(table[:_TRIED]):
-            raise UserError(f"{shown(path)} names no pictures in its first two columns")
+            raise UserError(f"{path} names no pictures in its first two columns")
         return [0, 1, None, None] if first >= second else [1, 0, None, None]
     by_plain_name = {_plain(column): column for column in reversed(columns)}
     image, label, split = (

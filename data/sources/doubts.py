@@ -9,7 +9,6 @@ import itertools
 import os
 import re
 
-from alexnet_tf.files import shown
 from data.counting import enumerate_some
 from data.source import Reading, split_meant_by
 from data.sources import csv
@@ -35,15 +34,15 @@ _UNNAMED = (
 
 def see_no_classes(layout: Layout) -> str:
     """Returns why the folders cannot be the classes; "" where they can."""
-    where, splits, flat = shown(layout.root), layout.splits, layout.flat
+    where, splits, flat = layout.root, layout.splits, layout.flat
     if "train" in flat.values() or not splits:
-        named = " and ".join(map(shown, flat))
+        named = " and ".join(flat)
         return f"{named} in {where} should have a folder for each class, and have none"
     trained = [f for f, split in splits.items() if split == "train"] or splits
     names = {name for folder in trained for _, name in layout.walk(folder)} - {""}
     if len(names) < 2:
-        found = ", ".join(map(shown, names)) or "none with a picture"
-        where = shown(os.path.join(layout.root, min(trained)).rstrip("/"))
+        found = ", ".join(names) or "none with a picture"
+        where = os.path.join(layout.root, min(trained)).rstrip("/")
         return (
             f"expected a folder for each of two or more classes in {where}, found "
             + found
@@ -62,8 +61,8 @@ def _see_two_levels(layout: Layout) -> str:
         return ""
     first = min(below.values())
     return (
-        f"the pictures in {shown(layout.root)} lie two folders down, as in "
-        f"{shown(first)}: the upper folders or the lower ones may be the classes, or "
+        f"the pictures in {layout.root} lie two folders down, as in "
+        f"{first}: the upper folders or the lower ones may be the classes, or "
         "the upper ones splits, which are called train, val and test"
     )
 
@@ -82,7 +81,7 @@ def _see_left_out(layout: Layout) -> str:
         names = {name for _, name in layout.walk(folder)}
         if "train" not in layout.splits.values() or len(names & {*layout.classes}) > 1:
             return (
-                f"{enumerate_some(layout.others)} in {shown(layout.root)} would be "
+                f"{enumerate_some(layout.others)} in {layout.root} would be "
                 f"left out beside {enumerate_some(layout.splits)}: call the folders of "
                 "splits train, val and test, and move the rest away"
             )
@@ -102,7 +101,7 @@ def _see_list(layout: Layout) -> str:
         sides = [{pair[i] for pair in pairs} for i in range(2)]
         if not len(pairs) == len(sides[0]) == len(sides[1]):
             return (
-                f"the list {shown(table.path)} gives the pictures other classes than "
+                f"the list {table.path} gives the pictures other classes than "
                 f"their folders {enumerate_some(layout.classes)}"
             )
     return ""
@@ -114,7 +113,7 @@ def _see_classes_inside(layout: Layout) -> str:
         inner = {*map(os.path.basename, paths)} & {*layout.classes} - {name}
         if len(inner) > 1:
             return (
-                f"{shown(name)} in {shown(layout.root)} has folders of the classes "
+                f"{name} in {layout.root} has folders of the classes "
                 f"{enumerate_some(sorted(inner))} in it"
             )
     return ""
@@ -127,8 +126,8 @@ def _see_masks(layout: Layout) -> str:
         masks = [match for match in matches if match["picture"] in known]
         if len(masks) > 1:
             return (
-                f"{shown(name)} in {shown(layout.root)} has masks beside the pictures, "
-                f"such as {shown(masks[0][0])}, which "
+                f"{name} in {layout.root} has masks beside the pictures, "
+                f"such as {masks[0][0]}, which "
                 f"--label_from='^([^/]+)/(?!.*{masks[0]['end']})' leaves out"
             )
     return ""
@@ -152,7 +151,7 @@ def _see_parts(layout: Layout) -> str:
 
 
 def _describe(layout: Layout, what: str) -> str:
-    folders, where = enumerate_some(layout.classes), shown(layout.root)
+    folders, where = enumerate_some(layout.classes), layout.root
     return f"the folders {folders} in {where} look like {what}, not like classes"
 
 
@@ -176,8 +175,8 @@ def _see_twins(layout: Layout) -> str:
         fewer = min(len(stems[first]), len(stems[second]))
         if fewer > 1 and len(shared) >= _ALIKE * fewer and not _are_counted(shared):
             return (
-                f"{shown(first)} and {shown(second)} in {shown(layout.root)} have "
-                f"pictures of the same names, such as {shown(min(shared))}: they look "
+                f"{first} and {second} in {layout.root} have "
+                f"pictures of the same names, such as {min(shared)}: they look "
                 "like two versions of the same pictures, not like classes"
             )
     return ""

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from alexnet_tf.command_line import command
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.pictures.listing import LeftOut, list_pictures
 from data.counting import enumerate_some
 from data.source import Item, Reading, Source, Tally, data_set_name, picture_name
@@ -75,10 +74,10 @@ def _open_by_pattern(layout: Layout, pattern: str, left_out: LeftOut) -> Source:
     if len(labels) < 2:
         raise UserError(
             f"--label_from={pattern} finds {len(labels)} classes in the paths of the "
-            f"pictures in {shown(root)}; it should find two or more"
+            f"pictures in {root}; it should find two or more"
         )
     renamed = [
-        f"{shown(folder)}/ is {split}"
+        f"{folder}/ is {split}"
         for folder, split in layout.splits.items()
         if folder not in ("", split)
     ]
@@ -175,10 +174,10 @@ def _advise(layout: Layout, inner: Layout) -> str:
         read = functools.partial(_open_by_pattern, inner, pattern, LeftOut())
         words = _command(inner, f"--label_from={pattern}")
         advice[words] = _classes_of_whole(read, whole, 2 * (pattern in _IN_NAMES))
-    said, lines = [set(), set(layout.classes)], [f"; {error}" for error in unclear]
+    named, lines = [set(), set(layout.classes)], [f"; {error}" for error in unclear]
     for words, classes in advice.items():
-        if set(classes) not in said:
-            said.append(set(classes))
+        if set(classes) not in named:
+            named.append(set(classes))
             lines.append(f"; for the classes {enumerate_some(classes)} type {words}")
     return "".join(lines)
 

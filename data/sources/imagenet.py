@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.imagenet_classes import (
     NUM_CLASSES,
     class_names,
@@ -190,7 +189,7 @@ def _tree_parts(
     if not parts:
         raise UserError(
             f"expected {TRAIN_ARCHIVE} and {VALIDATION_ARCHIVE}, or folders train "
-            f"and val, in {shown(root)}"
+            f"and val, in {root}"
         )
     return parts
 

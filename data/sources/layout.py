@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.pictures.listing import LeftOut, find_folders, list_pictures
 from data.source import find_splits
 
@@ -98,7 +97,7 @@ def find_pictures(root: str, left_out: LeftOut) -> dict[str, list[str]]:
         UserError: There is no such folder, or no picture in it.
     """
     if not os.path.isdir(root):
-        raise UserError(f"no such directory: {shown(root)}")
+        raise UserError(f"no such directory: {root}")
     pictures, above = {}, {""}
     folders = find_folders(root, left_out)
     for folder in folders:
@@ -111,7 +110,7 @@ def find_pictures(root: str, left_out: LeftOut) -> dict[str, list[str]]:
         if folder not in used and os.path.dirname(folder) in used:
             left_out.add("folders without a picture", folder)
     if not pictures:
-        raise UserError(f"no picture in {shown(root)} or in the folders below it")
+        raise UserError(f"no picture in {root} or in the folders below it")
     return pictures
 
 
@@ -151,7 +150,7 @@ def _check_levels(root: str, pictures: Mapping, names: Iterable[str]) -> None:
         inner = find_splits(_names(pictures, folder), folder)
         if len(set(inner.values())) > 1:
             raise UserError(
-                f"{shown(root)} has a split inside another folder, "
-                f"{shown(os.path.join(folder, min(inner)))}: put the folders of splits "
+                f"{root} has a split inside another folder, "
+                f"{os.path.join(folder, min(inner))}: put the folders of splits "
                 "side by side, and those of the classes into them"
             )

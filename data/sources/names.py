@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from alexnet_tf import imagenet_classes
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 
 _AGREEING = 0.99  # part of the records that must agree with ImageNet's synsets
 _ADVICE = "give --class_names=FILE, a name on each line, and --label_offset=N"
@@ -63,7 +62,7 @@ def find_classes(
     low, high = labels[0], labels[-1]
     if isinstance(low, str):
         if names is not None and (missing := sorted(set(labels) - set(names))):
-            raise UserError(f"{shown(missing[0])} is none of the class names")
+            raise UserError(f"{missing[0]} is none of the class names")
         return Classes(tuple(names or labels))
     offsets = (0, 1) if offset is None else (offset,)
     if names is not None:

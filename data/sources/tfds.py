@@ -15,7 +15,7 @@ import numpy as np
 
 from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole, shown
+from alexnet_tf.files import read_whole
 from alexnet_tf.paths import is_remote, list_names, local_only
 from alexnet_tf.pictures.listing import LeftOut, find_folders
 from alexnet_tf.pipeline.tfrecords import count_whole, first_line
@@ -90,7 +90,7 @@ def _load(input: str | None, name: str | None):
         raise
     except Exception as error:  # of the network, of the disk, of each data set's code
         raise UserError(
-            f"TFDS cannot load {shown(name or directory)}: {first_line(error)}"
+            f"TFDS cannot load {name or directory}: {first_line(error)}"
         ) from error
     return builder
 
@@ -102,11 +102,11 @@ def _find_directory(root: str | None) -> str:
         )
     found = [root] if is_remote(root) else find_directories(root)
     if not found:
-        raise UserError(f"no data set of TFDS in {shown(root)}: there is no {_INFO}")
+        raise UserError(f"no data set of TFDS in {root}: there is no {_INFO}")
     if len(found) > 1:
         raise UserError(
-            f"{shown(root)} holds several data sets or versions of one; give one of: "
-            + ", ".join(map(shown, found))
+            f"{root} holds several data sets or versions of one; give one of: "
+            + ", ".join(found)
         )
     return found[0]
 
@@ -125,13 +125,12 @@ def _check_metadata(directory: str) -> None:
             is_own = entry.is_file(follow_symlinks=False) or entry.is_dir()
             if entry.is_symlink() or not is_own:
                 raise UserError(
-                    f"{shown(entry.path)} is a link, or no file: copy the file itself "
-                    "there"
+                    f"{entry.path} is a link, or no file: copy the file itself there"
                 )
             if not entry.name.endswith((".json", ".txt")):
                 continue
             if entry.stat().st_size > _MAX_BYTES:
-                raise UserError(f"{shown(entry.path)} is too large for what it is")
+                raise UserError(f"{entry.path} is too large for what it is")
         _check_features(os.path.join(folder, _FEATURES))
 
 
@@ -143,7 +142,7 @@ def _check_shards(builder) -> None:
         # So many that they cannot be there are not even named.
         paths = split.filepaths if split.num_shards <= len(files) else [""]
         if not files.issuperset(map(str, paths)):
-            raise UserError(f"shards of {shown(split.name)} are missing in {directory}")
+            raise UserError(f"shards of {split.name} are missing in {directory}")
         if builder.info.file_format.value == "tfrecord" and not is_remote(directory):
             count_whole(list(map(str, paths)))
 

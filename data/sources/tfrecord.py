@@ -18,7 +18,6 @@ from google.protobuf.message import DecodeError
 
 from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import shown
 from alexnet_tf.paths import is_remote, list_names
 from alexnet_tf.pictures.listing import LeftOut, find_folders
 from alexnet_tf.pipeline.tfrecords import count_whole, find_compression, first_line
@@ -93,7 +92,7 @@ def open_source(input: str, reading: Reading) -> Source:
     """Returns the pictures in the TFRecord files that `input` is, or holds."""
     files, root = find_files(input), input
     if not files:
-        raise UserError(f"there is no TFRecord file in {shown(input)}")
+        raise UserError(f"there is no TFRecord file in {input}")
     if os.path.basename(input) == files[0].path:
         root = os.path.dirname(input)
     splits, left_out = _find_splits(files, input)
@@ -148,8 +147,8 @@ def _check_complete(files: Sequence[_File], root: str) -> None:
             example = next(iter(members.values()))
             first = re.sub(r"\d{5}(?=-of-)", f"{missing[0]:05d}", example)
             raise UserError(
-                f"{shown(root)} is incomplete: {len(missing)} of {total} shards such "
-                f"as {shown(example)} are missing, the first of them {shown(first)}"
+                f"{root} is incomplete: {len(missing)} of {total} shards such "
+                f"as {example} are missing, the first of them {first}"
             )
 
 
@@ -177,7 +176,7 @@ def _read(path: str) -> Iterator[Mapping]:
                 yield {}
     except tf.errors.OpError as error:
         raise UserError(
-            f"{shown(path)} cannot be read: {first_line(error)}; copy it again"
+            f"{path} cannot be read: {first_line(error)}; copy it again"
         ) from None
 
 
@@ -214,7 +213,7 @@ def _find_keys(paths: Sequence[str], reading: Reading) -> _Keys:
             kind = type(values[0]).__name__ if len(values) == 1 else "several"
             kinds[key][kind] += 1
     if not kinds:
-        raise UserError(f"the records of {shown(paths[0])} are no tf.train.Example")
+        raise UserError(f"the records of {paths[0]} are no tf.train.Example")
     kind_of = {key: counts.most_common(1)[0][0] for key, counts in kinds.items()}
 
     def find(names: str) -> str:
@@ -241,7 +240,7 @@ def _count_labels(paths, keys: _Keys, number: int) -> Mapping:
             counts[_label(features, keys), *texts] += 1
     counts = {key: number for key, number in counts.items() if key[0] is not None}
     if not counts:
-        raise UserError(f"no record of {shown(paths[0])} has a {keys.label}")
+        raise UserError(f"no record of {paths[0]} has a {keys.label}")
     return counts
 
 
