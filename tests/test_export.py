@@ -25,7 +25,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from alexnet_tf import alexnet
 from alexnet_tf.errors import UserError
-from alexnet_tf.export import export, network_files
+from alexnet_tf.export import exporting, network_files
 from alexnet_tf.export import saved_model as saving
 from alexnet_tf.export.checking import Measured, open_validation
 from alexnet_tf.export.exporting import LIBRARIES, Form, export_run
@@ -482,7 +482,7 @@ def test_an_export_that_answers_otherwise_replaces_nothing(run, monkeypatch, tmp
         write(model, *args)
         kernel.assign(value)
 
-    monkeypatch.setattr(export, "export_model", write_another)
+    monkeypatch.setattr(exporting, "export_model", write_another)
     output = tmp_path / "earlier"
     output.mkdir()
     (output / "saved_model.pb").write_text("earlier")
@@ -601,7 +601,8 @@ def test_bfloat16_halves_the_size_and_is_measured(run_on_data, tmp_path, monkeyp
     whole, half = str(tmp_path / "whole"), str(tmp_path / "half")
     lines = []
     with monkeypatch.context() as patch:
-        patch.setattr(export.logging, "info", lambda x, *args: lines.append(x % args))
+        log = exporting.logging
+        patch.setattr(log, "info", lambda x, *args: lines.append(x % args))
         export_run(run_on_data, half, Form(precision="bfloat16"))
     told = r"the same answer to \d+\.\d\d% of 25 validation images"
     assert re.search(told, "\n".join(lines))
@@ -619,7 +620,7 @@ def test_bfloat16_halves_the_size_and_is_measured(run_on_data, tmp_path, monkeyp
     )
     assert 0 < np.abs(found - expected).max() < 0.05 * expected.max()
 
-    monkeypatch.setattr(export, "LEAST_AGREEMENT", 1.01)
+    monkeypatch.setattr(exporting, "LEAST_AGREEMENT", 1.01)
     with pytest.raises(UserError, match="less than 101%: export it in float32"):
         export_run(run_on_data, half, Form(precision="bfloat16"))
 
@@ -670,11 +671,11 @@ def test_the_speed_of_a_file_is_its_ratio_to_float32(run_on_data, monkeypatch):
 
 def test_accuracy_that_is_lost_is_said(caplog):
     measured = Measured(200, before=0.9, after=0.89, agreement=0.95)
-    export._judge(Form("litert", quantize="int8"), measured)
+    exporting._judge(Form("litert", quantize="int8"), measured)
     assert "--quantize=int8 loses 1.0 points of top-1 accuracy" in caplog.text
     caplog.clear()
     measured = dataclasses.replace(measured, after=0.896)
-    export._judge(Form("litert", quantize="int8"), measured)
+    exporting._judge(Form("litert", quantize="int8"), measured)
     assert "loses" not in caplog.text
 
 
