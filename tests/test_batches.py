@@ -141,6 +141,12 @@ def test_batches_have_the_promised_form(jpegs):
     assert batches.cardinality() == tf.data.INFINITE_CARDINALITY
 
 
+def test_the_first_batch_is_made_before_it_is_asked_for(jpegs):
+    """While Python traces the step."""
+    dataset = make_batches(jpegs, seed=7, image_size=CROP, global_batch_size=4)
+    assert dataset.options().experimental_warm_start
+
+
 def test_an_epoch_holds_every_example_once_and_epochs_differ(data_set):
     labels = take(data_set, 3 * N // 3, global_batch_size=3)[1]
     epochs = labels.reshape(3, N)

@@ -414,6 +414,25 @@ def test_where_threads_run_out_tensorflow_is_not_started(monkeypatch):
     assert "tensorflow" not in sys.modules
 
 
+def test_training_begins_without_matplotlib():
+    """Keras would import it; pictures are drawn later, and then it is there."""
+    code = (
+        "import gc, sys\n"
+        "from alexnet_tf.starting import import_tensorflow\n"
+        "import_tensorflow()\n"
+        "import alexnet_tf.training.training, alexnet_tf.predicting\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "assert gc.isenabled()\n"
+        "import alexnet_tf.evaluation.figures\n"
+        "assert 'matplotlib' in sys.modules\n"
+    )
+    environment = os.environ | {"ALEXNET_TF_PROGRAM": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert not ended.returncode, ended.stderr
+
+
 def test_terminal_says_at_once_that_it_starts(program, tmp_path):
     """Where TensorFlow, here one that takes its time, is imported."""
     (tmp_path / "keras.py").write_text("import time; time.sleep(60)")

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib import colormaps
 from PIL import Image
 
 from alexnet_tf.errors import UserError
@@ -329,6 +328,8 @@ def overlay(image: np.ndarray, shares: np.ndarray) -> np.ndarray:
     Returns:
         uint8 `(height, width, 3)`.
     """
+    from matplotlib import colormaps  # takes half a second, and few ask for it
+
     grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)
     # Half of it stays to be seen under a full colour, and a share of 0 has none.
     opacity = np.minimum(2 * shares, 1)[..., np.newaxis] * 0.6

@@ -1,4 +1,8 @@
-"""What people look at while a network trains: pictures, histograms, settings."""
+"""What people look at while a network trains: pictures, histograms, settings.
+
+Modules that draw are imported where they are needed: matplotlib takes half a second,
+and training shall begin before.
+"""
 
 import dataclasses
 import functools
@@ -18,7 +22,6 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
 from alexnet_tf.config import Config, flat
-from alexnet_tf.evaluation import figures, mosaics
 from alexnet_tf.evaluation.results import Evaluation
 from alexnet_tf.monitoring.layer_states import layer_states
 from alexnet_tf.monitoring.metrics_log import MetricsLog
@@ -75,6 +78,8 @@ class Monitor:
 
     def _draw_training_batch(self) -> bytes:
         """A PNG of augmented training pictures, of half the size, and their classes."""
+        from alexnet_tf.evaluation import figures, mosaics
+
         config, names = self._config, self._data_set.class_names
         recipe = dataclasses.replace(config.recipe, global_batch_size=_BATCH)
         batches = training_batches(self._data_set, recipe, seed=config.seed)
@@ -108,6 +113,8 @@ class Monitor:
             step: Steps done.
             evaluation: That of the validation split.
         """
+        from alexnet_tf.evaluation import figures, mosaics
+
         model, names = self._model, self._data_set.class_names
         states = layer_states(model, self._images)
         summaries = [
@@ -139,6 +146,8 @@ class Monitor:
 
 def _image_pb(name: str, figure) -> summary_pb2.Summary:
     """A matplotlib figure or uint8 pixels, as `tf.summary.image` writes it."""
+    from alexnet_tf.evaluation import mosaics
+
     png = mosaics.encode_png(figure)
     width, height = (str(int.from_bytes(png[i : i + 4])).encode() for i in (16, 20))
     parts = tf.make_tensor_proto([width, height, png], tf.string)

@@ -96,7 +96,9 @@ def training_batches(
         batches = _distribute(batches, data_service, name)
     # Else all workers would ask each other before every step whether one has no more.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return batches.apply(endless).prefetch(2)
+    options = tf.data.Options()
+    options.experimental_warm_start = True  # the first batch is made during the tracing
+    return batches.apply(endless).prefetch(2).with_options(options)
 
 
 def evaluation_batches(

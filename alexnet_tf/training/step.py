@@ -34,8 +34,6 @@ from alexnet_tf.training.optimizers import (
 from alexnet_tf.training.timetable import Timetable
 
 _SAMPLE = 4096  # values of a tensor that stand for all
-# They branch on Python values alone: nothing to convert, which would take seconds.
-_as_it_stands = tf.autograph.experimental.do_not_convert
 
 
 @dataclasses.dataclass
@@ -162,21 +160,23 @@ class Trainer:
 
     # The step.
 
-    @tf.function
+    @tf.function(autograph=False)  # which would take longer than to trace it
     def run_steps(self, batches: Iterator, num_steps: tf.Tensor) -> None:
         """Trains `num_steps` steps (int32 scalar) without coming back to Python.
 
         Stops before the update of a step whose loss or gradient is not finite: then
         `step` is less than it should be, and the weights are as they were before.
         """
-        for _ in tf.range(num_steps):
-            if not self._run_step(batches):
-                break
+        tf.while_loop(
+            lambda step, is_finite: (step < num_steps) & is_finite,
+            lambda step, _: (step + 1, self._run_step(batches)),
+            (tf.constant(0), tf.constant(True)),
+        )
 
     # A graph of its own: oneDNN takes a pooling and its gradient over together, and in
     # a graph with a loop sometimes sees them in the wrong order and leaves out the
     # gradient, which then takes ten times as long and adds in another order.
-    @tf.function(experimental_attributes={"_noinline": True})
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
     def _run_step(self, batches: Iterator) -> tf.Tensor:
         """Trains a step, unless it is not finite; returns whether it is."""
         state, replicas = self.state, self.strategy
@@ -191,7 +191,8 @@ class Trainer:
         # A NaN in one weight is in all of them a step later. So the host looks first:
         # a run then stops with the weights of before, and can say which layer it was.
         is_finite = tf.math.is_finite(tf.reduce_sum(sums) + norm)
-        if is_finite:
+
+        def update():
             self.optimizer.rate_factors.assign(self._rate_factors(state.images))
             replicas.run(self._replica_update, args=(gradients,))
             state.images.assign_add(self.recipe.global_batch_size)
@@ -199,9 +200,10 @@ class Trainer:
             state.gradient_norm.assign(norm)
             first = replicas.experimental_local_results(seconds)[0]
             state.computed.assign_add(first)
+
+        tf.cond(is_finite, update, lambda: None)
         return is_finite
 
-    @_as_it_stands
     def _replica_gradients(self, images: tf.Tensor, labels: tf.Tensor) -> tuple:
         start = self._clock([images])
         # What is not watched costs no backward pass, nor does what only it depends on:
@@ -224,7 +226,6 @@ class Trainer:
         norm = tf.linalg.global_norm(gradients)
         return tf.stack(sums), norm, seconds, gradients
 
-    @_as_it_stands
     def _replica_update(self, gradients: list[tf.Tensor]) -> None:
         self.optimizer.apply(gradients, self._learning)
 
@@ -241,7 +242,6 @@ class Trainer:
         with tf.control_dependencies(after):
             return tf.timestamp()
 
-    @_as_it_stands
     def _take_batch(self, batches: Iterator) -> tuple:
         if self.config.deterministic:  # TensorFlow then refuses to look at a clock
             return next(batches)
@@ -280,7 +280,6 @@ class Trainer:
         images = tf.constant(self.timetable.images(step), tf.int64)
         return self.recipe.initial_rate * float(self._factor(self._epoch(images)))
 
-    @_as_it_stands
     def _rate_factors(self, images: tf.Tensor) -> tf.Tensor:
         """What multiplies the initial rate of each variable now, float32."""
         epoch = self._epoch(images)
