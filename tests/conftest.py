@@ -146,8 +146,9 @@ def _memory_goes_back():
 
 def pytest_collection_modifyitems(items):
     """The longest files come first, so that no worker ends alone with one of them."""
-    longest = ("test_resume.py", "test_training.py")
-    items.sort(key=lambda item: item.path.name not in longest)
+    longest = "resume export batches training kernels fine_tuning evaluation monitoring"
+    order = {f"test_{name}.py": number for number, name in enumerate(longest.split())}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 def pytest_runtest_setup(item):

@@ -24,6 +24,7 @@ from alexnet_tf.training.step import Trainer
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIVEN = {
     "image_size": 67,
+    "lrn": False,  # which takes long to compile
     "num_epochs": 3.0,
     "checkpoint_every": 3,
     "steps_per_loop": 1,
@@ -68,7 +69,7 @@ def print_to(output):
         os.dup2(file.fileno(), 2)
 
 
-def run(data_dir, model_dir, where, replicas, output):
+def run(data_dir, model_dir, where, output):
     """Trains until it is killed."""
     print_to(output)
     draw_no_pictures()
@@ -82,17 +83,16 @@ def run(data_dir, model_dir, where, replicas, output):
     elif where == "step":
         during_step = threading.Timer(0.02, kill)
         before(Trainer, "run_steps", during_step.start, lambda t, *_: t.step == 6)
-    given = SMALL | GIVEN
-    given |= {"num_gpus" if on_gpus else "simulate_gpus": replicas}
-    finished = train(
-        data_dir, model_dir, given=given | {"deterministic": on_gpus}, export=False
-    )
+    given = SMALL | GIVEN | {"deterministic": on_gpus}
+    given |= {"num_gpus" if on_gpus else "simulate_gpus": 1}
+    finished = train(data_dir, model_dir, given=given, export=False)
     sys.exit(0 if finished else 75)
 
 
 def run_script(words, environment, output):
-    """Runs `python train.py`, but for the time that its imports take."""
+    """Runs `python train.py`, but for the time that imports and pictures take."""
     print_to(output)
+    draw_no_pictures()
     os.environ.update(environment)
     sys.argv = ["train.py", *words]
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")

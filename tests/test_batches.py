@@ -184,15 +184,15 @@ def test_batches_depend_on_the_seed_only(jpegs, monkeypatch):
 def test_starting_at_a_step_yields_what_an_uninterrupted_run_yields(data_set):
     color = "pca" if data_set.encoding == "raw" else "jitter"
     images, labels = take(data_set, 20, color=color)
-    for step in (1, 5, 8, 16):
+    for step in (1, 8, 16):  # in the first epoch, the second, the third
         resumed = take(data_set, 4, color=color, start=4 * step)
         rest = slice(4 * step, 4 * step + 16)
         assert same(resumed, (images[rest], labels[rest])), step
 
 
-@pytest.mark.parametrize(("workers", "color"), [(2, "jitter"), (7, "none")])
-def test_workers_together_see_what_one_sees(jpegs, workers, color):
-    options = {"global_batch_size": 14, "start": 28, "color": color}
+def test_workers_together_see_what_one_sees(jpegs):
+    workers = 7  # more than there are shards
+    options = {"global_batch_size": 14, "start": 28, "color": "jitter"}
     alone = take(jpegs, 5, **options)
     contexts = [tf.distribute.InputContext(workers, i, workers) for i in range(workers)]
     parts = [take(jpegs, 5, input_context=context, **options) for context in contexts]

@@ -2,8 +2,6 @@
 
 import json
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -213,9 +211,8 @@ def test_picture_in_both_splits(data_dir):
 
 
 def test_command(data_dir, capsys):
-    command = [sys.executable, "-m", "data.check", f"--data_dir={data_dir}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "good")
+    assert run_script("data.check", f"--data_dir={data_dir}") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "good"
     info = data_dir / "dataset_info.json"
     content = json.loads(info.read_text())
     (data_dir / f"{content['name']}-train.tfrecord-00000-of-00001").unlink()

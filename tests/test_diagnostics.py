@@ -143,7 +143,8 @@ def test_what_is_said_of_a_stuck_network_is_said_at_the_end_again(
     draw_no_pictures(monkeypatch.setattr)
     for name in ("STEPS_TO_START", "STEPS_TO_START_AT_END"):
         monkeypatch.setattr(stuck, name, 4)
-    trainer = make_trainer(data_dir, learning_rate=0.0, validate_every=2, train_steps=6)
+    given = {"image_size": 67, "lrn": False, "learning_rate": 0.0}
+    trainer = make_trainer(data_dir, **given, validate_every=2, train_steps=6)
     lines = []
     loop = Loop(trainer, Run(str(tmp_path)))
     loop._progress.line = lines.append

@@ -267,7 +267,7 @@ def many_predictions(number, num_classes):
 
 def test_classes_cost_no_memory_for_each_pair_of_them(data_set, tmp_path):
     """The whole ImageNet has 21,841: a count for each pair would take 3.6 GiB."""
-    num_classes, number = 21_841, 100_000
+    num_classes, number = 21_841, 40_000
     names = tuple(map(str, range(num_classes)))
     many = DataSet(**vars(data_set) | {"class_names": names})
     predictions = many_predictions(number, num_classes)
@@ -281,7 +281,7 @@ def test_classes_cost_no_memory_for_each_pair_of_them(data_set, tmp_path):
     report._add_confusion(page, subject)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < number * 1000  # bytes; of pairs of classes it would be 38 times that
+    assert peak < 10**8  # bytes; of pairs of classes it would be 38 times that
     rows = read_csv(tmp_path / "per_class.csv")
     assert len(rows) == num_classes
     assert not (tmp_path / "confusion_matrix.png").exists()
@@ -356,9 +356,9 @@ def test_wilson_interval_against_published_values():
     np.testing.assert_allclose((low, high), (0.4027, 0.4113), atol=1e-4)
 
 
-def make_run(folder, data_dir, seed, **given):
+def make_run(folder, data_dir, seed):
     """A run with the checkpoint of a network whose answers differ between images."""
-    given = {"width": 0.05, "seed": seed} | given
+    given = {"width": 0.05, "image_size": 67, "lrn": False, "seed": seed}
     config = make_config(data_dir, "small", **given)
     run = Run(str(folder))
     run.start(config)

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from helpers import make_config
+from helpers import make_config, run_script
 from numpy_alexnet import NumpyAlexNet
 
 from alexnet_tf import RECIPES, alexnet, extracting
@@ -326,13 +326,12 @@ def test_published_weights_need_no_run(tmp_path, capsys):
         (["--input=."], 2, "give --model_dir or --init_weights"),
         (["--model_dir=."], 2, "give --input or --data_dir"),
         (["--input=.", "--data_dir=.", "--model_dir=."], 2, "give --input or"),
-        (["--input=tests", "--model_dir=."], 1, "no pictures in tests"),
+        ([f"--input={SCRIPT.parent}/tests", "--model_dir=."], 1, "no pictures in "),
         (["--input=nowhere", "--model_dir=."], 2, "there is no nowhere"),
     ],
 )
-def test_wrong_arguments_are_one_line(tmp_path, arguments, code, message):
-    command = [sys.executable, str(SCRIPT), f"--output={tmp_path}/out", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent)
-    assert ended.returncode == code
-    assert message in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_wrong_arguments_are_one_line(tmp_path, capsys, arguments, code, message):
+    assert run_script("features", f"--output={tmp_path}/out", *arguments) == code
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Traceback" not in errors

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from helpers import (
     SMALL,
+    draw_no_pictures,
     evaluate_run,
     largest_difference,
     make_config,
@@ -32,6 +33,7 @@ from alexnet_tf.training.training import train_run
 from alexnet_tf.weights.published import PublishedWeights
 from alexnet_tf.weights.weight_files import read_weights
 
+TINY = {"image_size": 67, "global_batch_size": 8, "lrn": False}
 FROZEN = ("conv1", "conv2", "fc6")
 
 
@@ -39,11 +41,9 @@ def values(variables):
     return {v.path: v.numpy() for v in variables}
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_frozen_layers_stay_and_the_others_learn_as_without(data_dir, replicas):
-    """Bit by bit, with decay, and with a velocity from before."""
-    given = {"replicas": replicas, "recipe": "small", "warmup_epochs": 0.0}
-    trainers = [make_trainer(data_dir, freeze=f, **given) for f in (FROZEN, None)]
+def test_frozen_layers_stay_and_the_others_learn_as_without(data_dir):
+    """Bit by bit, with decay, and with a velocity from before; on two replicas."""
+    trainers = [make_trainer(data_dir, 2, freeze=f, **TINY) for f in (FROZEN, None)]
     found = []
     for trainer in trainers:
         for number, velocity in enumerate(trainer.optimizer.momentums):
@@ -70,7 +70,7 @@ def test_frozen_layers_stay_and_the_others_learn_as_without(data_dir, replicas):
 
 def backward_ops(data_dir, freeze):
     """How many gradients of convolutions a training step computes."""
-    trainer = make_trainer(data_dir, recipe="small", freeze=freeze)
+    trainer = make_trainer(data_dir, freeze=freeze, **TINY)
     step = trainer.run_steps.get_concrete_function(trainer.batches(), tf.constant(1))
     graph = step.graph.as_graph_def()
     nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
@@ -160,11 +160,13 @@ def file(tmp_path):
 
 
 def test_a_fine_tuned_run_from_its_weights_to_predictions(
-    data_dir, tmp_path, file, caplog
+    data_dir, tmp_path, file, caplog, monkeypatch
 ):
     """No program needs a flag; a killed run goes on although the weights are gone."""
+    draw_no_pictures(monkeypatch.setattr)
     start = read_weights(file).layers
     given = SMALL | {"init_weights": file, "freeze": ("conv1",), "train_steps": 3}
+    given |= {"global_batch_size": 8}
     run_dir = str(tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO", "absl"):
         patch.setattr(loop.Loop, "run", lambda _: False)
@@ -206,13 +208,17 @@ def test_a_fine_tuned_run_from_its_weights_to_predictions(
         assert probability == pytest.approx(expected[class_id], abs=1e-4)
 
 
-def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(data_dir, tmp_path):
+def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(
+    data_dir, tmp_path, monkeypatch
+):
     """A linear probe of a run with other classes: all but the head stays."""
+    draw_no_pictures(monkeypatch.setattr)
     first = Run(str(tmp_path / "first"))
-    config = make_config(data_dir, "small", mean="image", width=0.05)
+    tiny = {"image_size": 67, "lrn": False, "width": 0.05}
+    config = make_config(data_dir, "small", mean="image", **tiny)
     config = dataclasses.replace(config, class_names=("a", "b", "c", "d", "e"))
     first.start(config)
-    mean = np.random.default_rng(1).uniform(0, 255, (224, 224, 3))
+    mean = np.random.default_rng(1).uniform(0, 255, (67, 67, 3))
     state = tf.train.Checkpoint(model=build_model(config, "float32", mean))
     tf.train.CheckpointManager(state, first.checkpoint_dir, 1).save(2)
 
@@ -221,6 +227,7 @@ def test_one_of_our_runs_gives_its_body_its_mean_and_its_width(data_dir, tmp_pat
         "init_weights": first.model_dir,
         "freeze": LAYERS[:-1],
         "train_steps": 2,
+        "global_batch_size": 8,
         "precision": "float32",
     }
     assert train(data_dir, second, given=given, export=False)

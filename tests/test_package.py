@@ -86,7 +86,10 @@ def test_console_commands_speak_of_console_commands(name, tmp_path):
     assert f"\n{name}" in said.replace("    ", "")
     assert "Flags:" in said
     assert "python" not in said
-    wrong = run(tmp_path, name, "--no_such_flag")
+
+
+def test_a_wrong_flag_of_a_console_command_is_one_line(tmp_path):
+    wrong = run(tmp_path, "alexnet-train", "--no_such_flag")
     assert wrong.returncode == 2
     assert wrong.stderr == (
         "error: there is no flag --no_such_flag (--help shows the flags)\n"

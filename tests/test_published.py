@@ -7,15 +7,13 @@ import io
 import os
 import pathlib
 import pickle
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
-from helpers import evaluate_run
+from helpers import evaluate_run, run_script
 from weight_writers import (
     caffe_net,
     change,
@@ -33,7 +31,7 @@ from alexnet_tf.evaluation.evaluation import (
     compare_fits,
     load_networks,
 )
-from alexnet_tf.export.exporting import export_run
+from alexnet_tf.export.exporting import Form, export_run
 from alexnet_tf.imagenet_classes import synsets
 from alexnet_tf.pictures.fitting import Fitting, fit_picture
 from alexnet_tf.pipeline.batches import evaluation_batches
@@ -709,23 +707,22 @@ def test_weights_for_other_classes_are_not_evaluated(imagenet_npy, data_dir):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["export.py"], "give --model_dir or --init_weights"),
-        (["export.py", "--init_weights=w"], "--init_weights needs --output"),
-        (["eval.py", "--init_weights=w"], "--init_weights needs a data set"),
-        (["eval.py", "--init_weights=w", "--model_dir=."], "not both"),
-        (["eval.py", "--init_weights=w", "--checkpoint=best"], "is one of a run"),
-        (["export.py", "--init_weights=w", "--checkpoint=best"], "is one of a run"),
-        (["eval.py", "--checkpoint=a", "--predictions"], "--predictions needs"),
-        (["eval.py", "--model_dir=.", "--recipe=bvlc"], "--recipe is that of --init_w"),
-        (["export.py", "--model_dir=.", "--class_names=."], "--class_names is that of"),
+        (["export"], "give --model_dir or --init_weights"),
+        (["export", "--init_weights=w"], "--init_weights needs --output"),
+        (["eval", "--init_weights=w"], "--init_weights needs a data set"),
+        (["eval", "--init_weights=w", "--model_dir=."], "not both"),
+        (["eval", "--init_weights=w", "--checkpoint=best"], "is one of a run"),
+        (["export", "--init_weights=w", "--checkpoint=best"], "is one of a run"),
+        (["eval", "--checkpoint=a", "--predictions"], "--predictions needs"),
+        (["eval", "--model_dir=.", "--recipe=bvlc"], "--recipe is that of --init_w"),
+        (["export", "--model_dir=.", "--class_names=."], "--class_names is that of"),
     ],
 )
-def test_flags_that_do_not_go_together(words, message):
-    root = pathlib.Path(__file__).parent.parent
-    command = [sys.executable, str(root / words[0]), *words[1:]]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert message in ended.stderr.splitlines()[0]
+def test_flags_that_do_not_go_together(words, message, capsys):
+    assert run_script(*words) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert message in errors.splitlines()[0]
 
 
 def variables_of(model, name):
@@ -754,8 +751,8 @@ def test_names_of_classes_may_be_given(layers, tmp_path):
     given = {"class_names": str(names)}
     (network,) = load_networks(["latest"], str(tmp_path / "w"), **given)
     assert network.config.class_names == expected
-    output = export_run(str(tmp_path / "w"), str(tmp_path / "o"), **given)
-    labels = pathlib.Path(output, "assets", "labels.txt").read_text().splitlines()
+    output = export_run(str(tmp_path / "w"), str(tmp_path / "o"), Form("npy"), **given)
+    labels = pathlib.Path(output, "labels.txt").read_text().splitlines()
     assert tuple(labels) == expected
     assert load_network(tmp_path / "w").config.class_names[4] == "class 4"
     for given in ("abcd", "abcdef"):

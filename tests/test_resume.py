@@ -32,6 +32,7 @@ from run_and_kill import GIVEN, ROOT
 from alexnet_tf import signals
 from alexnet_tf.evaluation.evaluator import Evaluator
 from alexnet_tf.evaluation.results import Evaluation, Predictions
+from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import list_checkpoints
 from alexnet_tf.run import Run
 from alexnet_tf.signals import Interrupted
@@ -39,6 +40,9 @@ from alexnet_tf.training import training
 from alexnet_tf.training.checkpoints import Checkpoints
 from alexnet_tf.training.loop import Loop
 
+# Nothing here depends on what takes long to compile, nor several workers on dropout.
+WORKERS = {"image_size": 67, "lrn": False, "dropout_rate": 0.0}
+QUICK = WORKERS | {"global_batch_size": 8}
 TIMED = ("images_per_second", "input_wait")  # what may differ between two runs
 
 
@@ -103,10 +107,10 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
 def test_a_run_killed_anywhere_ends_as_one_that_was_not(
-    data_dir, tmp_path, replicas, monkeypatch
+    data_dir, tmp_path, monkeypatch
 ):
+    """On two replicas, each of which has a state of its own."""
     draw_no_pictures(monkeypatch.setattr)
     errors, trainers = {5: 0.5, 10: 0.4, 15: 0.45}, []
     monkeypatch.setattr(
@@ -115,7 +119,7 @@ def test_a_run_killed_anywhere_ends_as_one_that_was_not(
 
     def loop(folder):
         give_back_trainers()  # the same compiled one again, from its beginning
-        trainers.append(make_trainer(data_dir, replicas, "small", **GIVEN))
+        trainers.append(make_trainer(data_dir, 2, "small", **GIVEN))
         return Loop(trainers[-1], Run(str(tmp_path / folder)))
 
     assert loop("whole").run()
@@ -142,8 +146,7 @@ def test_a_signal_ends_a_validation_between_two_batches(
     """It is saved before, and validated again when training goes on."""
     draw_no_pictures(monkeypatch.setattr)
     run, batches = Run(str(tmp_path)), []
-    given = {"num_epochs": 1.0, "global_batch_size": 8, "image_size": 67}
-    loop = Loop(make_trainer(data_dir, **given), run)
+    loop = Loop(make_trainer(data_dir, **QUICK, num_epochs=1.0), run)
     evaluate = loop._trainer.evaluator.evaluate
 
     def evaluate_and_get_a_signal(*args, on_batch):
@@ -162,7 +165,7 @@ def test_a_signal_ends_a_validation_between_two_batches(
     assert [record["split"] for record in loop._log.records] == ["train"]
     assert os.path.basename(run.checkpoint_path()) == "ckpt-19"
     give_back_trainers()
-    again = Loop(make_trainer(data_dir, **given), run)
+    again = Loop(make_trainer(data_dir, **QUICK, num_epochs=1.0), run)
     assert again.run()
     assert [r["split"] for r in again._log.records] == ["train", "validation"]
     assert again.evaluations["validation"].num_evaluated == 25
@@ -173,7 +176,8 @@ def test_a_worker_gets_its_own_signal_while_it_stops_for_another(
 ):
     """The signal comes while the last checkpoint is written, and asks for no more."""
     draw_no_pictures(monkeypatch.setattr)
-    loop = Loop(make_trainer(data_dir, global_batch_size=8), Run(str(tmp_path)))
+    trainer = make_trainer(data_dir, **QUICK, steps_per_loop=1)
+    loop = Loop(trainer, Run(str(tmp_path)))
     monkeypatch.setattr(loop._workers, "any", lambda _: loop._trainer.step >= 2)
     close = loop.checkpoints.close
 
@@ -191,11 +195,10 @@ def test_a_run_goes_on_with_another_batch_in_mid_epoch(data_dir, tmp_path, monke
     draw_no_pictures(monkeypatch.setattr)
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: guess(0.5))
     run = Run(str(tmp_path))
-    small = {"image_size": 67, "num_epochs": 2.0}
-    first = make_trainer(data_dir, global_batch_size=8, train_steps=7, **small)
+    first = make_trainer(data_dir, **QUICK, num_epochs=2.0, train_steps=7)
     assert Loop(first, run).run()
     assert int(first.state.images.numpy()) == 56
-    second = make_trainer(data_dir, global_batch_size=32, **small)
+    second = make_trainer(data_dir, **WORKERS, num_epochs=2.0)
     loop = Loop(second, run)
     assert second.timetable.epoch(7) == 56 / 150
     batches = first.batches()
@@ -220,7 +223,7 @@ def test_patience_ends_a_run_and_the_best_is_kept(data_dir, tmp_path, monkeypatc
     draw_no_pictures(monkeypatch.setattr)
     errors = iter([0.5, 0.3, 0.4, 0.35, 0.1])
     monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: guess(next(errors)))
-    trainer = make_trainer(data_dir, validate_every=2, patience=2, image_size=67)
+    trainer = make_trainer(data_dir, **WORKERS, validate_every=2, patience=2)
     run = Run(str(tmp_path))
     loop = Loop(trainer, run)
     assert loop.run()
@@ -251,9 +254,9 @@ def start_process(target, folder, *arguments):
     return process, pathlib.Path(output)
 
 
-def start(data_dir, model_dir, where="never", replicas=1):
-    folder, arguments = pathlib.Path(model_dir).parent, (where, replicas)
-    return start_process(run_and_kill.run, folder, data_dir, str(model_dir), *arguments)
+def start(data_dir, model_dir, where="never"):
+    folder = pathlib.Path(model_dir).parent
+    return start_process(run_and_kill.run, folder, data_dir, str(model_dir), where)
 
 
 def finish(started, code=0):
@@ -263,51 +266,62 @@ def finish(started, code=0):
     return output.read_text()
 
 
-@pytest.mark.parametrize(("replicas", "where"), [(1, "save"), (2, "step")])
+@pytest.mark.parametrize("where", ["save", "step"])
 def test_a_killed_process_ends_as_one_that_was_not(
-    data_dir, tmp_path, replicas, where, monkeypatch
+    data_dir, tmp_path, where, monkeypatch
 ):
     """This process goes on from what another one left, and has done all of it once."""
     draw_no_pictures(monkeypatch.setattr)
     whole, killed = Run(str(tmp_path / "whole")), Run(str(tmp_path / "killed"))
-    started = start(data_dir, killed.model_dir, where, replicas)
-    assert Loop(make_trainer(data_dir, replicas, "small", **GIVEN), whole).run()
+    started = start(data_dir, killed.model_dir, where)
+    assert Loop(make_trainer(data_dir, 1, "small", **GIVEN), whole).run()
     finish(started, code=-signal.SIGKILL)
     give_back_trainers()
-    trainer = make_trainer(data_dir, replicas, "small", **GIVEN)
+    trainer = make_trainer(data_dir, 1, "small", **GIVEN)
     loop = Loop(trainer, killed)
     assert trainer.step in (5, 6)  # the disk may have been behind
     assert loop.run()
     assert_same_state(killed, read_state(whole))
 
 
-# Nothing that is asked of workers depends on what takes long to compile.
-WORKERS = {"image_size": 67, "lrn": False, "dropout_rate": 0.0}
+def as_flags(settings):
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def test_a_deterministic_run_trains_and_says_nothing_of_waiting(data_dir, tmp_path):
+    """In a process of its own, as TensorFlow cannot go back from it."""
+    settings = SMALL | QUICK | {"simulate_gpus": 1, "train_steps": 2}
+    settings |= {"data_dir": data_dir, "model_dir": tmp_path / "run"}
+    words = [*as_flags(settings), "--deterministic", "--noexport"]
+    finish(start_process(run_and_kill.run_script, tmp_path, words, {}))
+    records = read_records(Run(str(tmp_path / "run")).metrics_file)
+    assert [record["step"] for record in records] == [2, 2]
+    assert records[0]["input_wait"] == 0
 
 
 class Workers:
     """Two workers of a cluster on this machine."""
 
     def __init__(self, data_dir, model_dirs, *given, first="chief", as_typed=False):
-        """Starts them; as a person does, with all imports, if they are `as_typed`."""
+        """Starts them; the first as a person does, imports and all, if `as_typed`."""
         with (
             socket.create_server(("127.0.0.1", 0)) as a,
             socket.create_server(("127.0.0.1", 0)) as b,
         ):
             addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in (a, b)]
         settings = SMALL | WORKERS | {"num_gpus": 0, "steps_per_loop": 1}
-        words = [f"--{name}={value}" for name, value in settings.items()]
+        words = as_flags(settings)
         words += ["--recipe=small", "--lr_schedule=constant", "--warmup_epochs=0"]
         words += [f"--data_dir={data_dir}", "--noexport", *given]
         cluster, tasks, self.started = {}, [], []
         for role, address in zip((first, "worker"), addresses, strict=True):
             tasks.append({"type": role, "index": len(cluster.setdefault(role, []))})
             cluster[role].append(address)
-        begin = self._type if as_typed else self._fork
         for task, model_dir in zip(tasks, model_dirs, strict=True):
             config = json.dumps({"cluster": cluster, "task": task})
             folder = model_dirs[0].parent
             own = [*words, f"--model_dir={model_dir}"]
+            begin = self._type if as_typed and not self.started else self._fork
             self.started.append(begin(folder, own, {"TF_CONFIG": config}))
 
     def _fork(self, folder, words, environment):
@@ -355,18 +369,19 @@ class Workers:
 
 
 def test_two_workers_outlive_a_kill_and_signals_and_equal_one(data_dir, tmp_path):
-    """`python train.py` twice; a signal to either or both stops both in order."""
+    """As `python train.py` twice; a signal to one or both stops both in order."""
     model_dir = tmp_path / "run"
 
     def begin(*given, **how):
-        given = given or ("--num_epochs=1000", "--checkpoint_every=2")
+        often = ("--num_epochs=1000", "--checkpoint_every=2", "--validate_every=1000")
+        given = given or often
         return Workers(data_dir, [model_dir, model_dir], *given, **how)
 
     workers = begin()
     workers.signal_after_a_checkpoint(model_dir, signal.SIGKILL, 1)
     text, _ = workers.finish(1, -signal.SIGKILL)
     assert "another worker was lost" in text
-    for numbers in ([0], [1], [0, 1]):
+    for numbers in ([1], [0, 1]):
         workers = begin(as_typed=numbers == [0, 1])
         workers.signal_after_a_checkpoint(model_dir, signal.SIGTERM, *numbers)
         for text in workers.finish(75, 75):

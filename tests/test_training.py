@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import struct
-import subprocess
 import sys
 import types
 
@@ -22,6 +21,7 @@ from helpers import (
     largest_difference,
     make_config,
     make_trainer,
+    python,
     train,
 )
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
@@ -37,7 +37,11 @@ from alexnet_tf.training import training
 from alexnet_tf.training.loop import Loop
 from alexnet_tf.training.training import Outcome, train_run
 
-SMALLER = {"image_size": 67, "global_batch_size": 24}
+# What takes long to compile, the response normalisation, is in few of these tests.
+SMALLER = {"image_size": 67, "global_batch_size": 24, "lrn": False}
+
+
+ORIGINAL = {"image_size": 67, "global_batch_size": 30}
 
 
 def weights_of(trainer):
@@ -67,11 +71,10 @@ def test_replicas_share_a_batch_without_changing_the_result(data_dir):
     trainer.run_steps(trainer.batches(), tf.constant(5))
     metrics, later = trainer.metrics(), weights_of(trainer)
     assert largest_difference(one, later) > 1e-3
-    for replicas in (2, 3):
-        several, other = weights_after(data_dir, 6, replicas=replicas)
-        assert largest_difference(later, several) < 1e-5
-        for name, value in metrics.items():
-            assert other.metrics()[name] == pytest.approx(value, rel=1e-3), name
+    several, other = weights_after(data_dir, 6, replicas=2)
+    assert largest_difference(later, several) < 1e-5
+    for name, value in metrics.items():
+        assert other.metrics()[name] == pytest.approx(value, rel=1e-3), name
 
 
 def test_a_rerun_repeats_and_steps_per_loop_does_not_matter(data_dir):
@@ -84,17 +87,10 @@ def test_a_rerun_repeats_and_steps_per_loop_does_not_matter(data_dir):
     assert largest_difference(start, other) > 1e-3
 
 
-def test_gradients_reduced_in_bfloat16_are_close_but_not_equal(data_dir):
-    exact, _ = weights_after(data_dir, 2, replicas=2)
-    rounded, _ = weights_after(data_dir, 2, replicas=2, reduce_in_bfloat16=True)
-    assert 0 < largest_difference(exact, rounded) < 1e-3
-
-
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_the_weights_of_classes_are_in_the_gradient(data_dir, replicas):
+def test_the_weights_of_classes_are_in_the_gradient(data_dir):
     """Against NumPy in float64; the weight decay is no part of it."""
-    given = SMALLER | {"dropout_rate": 0.0, "class_weights": "balanced", "lrn": False}
-    trainer = make_trainer(data_dir, replicas, **given)
+    given = SMALLER | {"dropout_rate": 0.0, "class_weights": "balanced"}
+    trainer = make_trainer(data_dir, 2, **given)
     images, labels = trainer.next_batch()
     logits = trainer.model(images).numpy().astype(np.float64)
     errors = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -102,10 +98,19 @@ def test_the_weights_of_classes_are_in_the_gradient(data_dir, replicas):
     weights = 150 / (3 * np.array([60, 50, 40]))[labels.numpy()]
     expected = (weights[:, np.newaxis] * errors).sum(0) / 24
     batch = next(trainer.batches())
-    *_, gradients = trainer.strategy.run(trainer._replica_gradients, args=batch)
-    for found in trainer.strategy.experimental_local_results(gradients[-1]):
+
+    def gradient_of_the_bias():
+        """That of fc8, as each replica has it."""
+        *_, gradients = trainer.strategy.run(trainer._replica_gradients, args=batch)
+        return trainer.strategy.experimental_local_results(gradients[-1])
+
+    for found in gradient_of_the_bias():
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert np.abs(expected - errors.sum(0) / 24).max() > 1e-3
+    # Reduced in bfloat16 it is close, but not equal.
+    trainer.config = dataclasses.replace(trainer.config, reduce_in_bfloat16=True)
+    for found in gradient_of_the_bias():
+        assert 1e-5 < np.abs(found / expected - 1).max() < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,7 @@ def test_gradients_travel_as_they_were_computed(
 
 def test_bfloat16_gradients_lose_nothing_on_their_way(data_dir):
     """What a replica sends in bfloat16 precision is rounded to it already."""
-    given = SMALLER | {"precision": "mixed_bfloat16", "dropout_rate": 0.0, "lrn": False}
+    given = SMALLER | {"precision": "mixed_bfloat16", "dropout_rate": 0.0}
     trainer = make_trainer(data_dir, **given)
     images, labels = trainer.next_batch()
     *_, gradients = trainer._replica_gradients(images, labels)
@@ -139,24 +144,8 @@ def test_bfloat16_gradients_lose_nothing_on_their_way(data_dir):
         np.testing.assert_array_equal(gradient, rounded)
 
 
-def test_a_deterministic_run_trains_and_says_nothing_of_waiting(data_dir, tmp_path):
-    """In a process of its own, as TensorFlow cannot go back from it."""
-    script = pathlib.Path(__file__).resolve().parent.parent / "train.py"
-    given = [f"--{name}={value}" for name, value in (SMALL | SMALLER).items()]
-    given += ["--train_steps=2", "--deterministic", "--simulate_gpus=1", "--noexport"]
-    given += ["--nolrn"]  # which takes long to compile
-    given += [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/run"]
-    done = subprocess.run(
-        [sys.executable, script, *given], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    records = read_metrics(tmp_path / "run")
-    assert [record["step"] for record in records] == [2, 2]
-    assert records[0]["input_wait"] == 0
-
-
 def test_conv1_stays_from_the_72nd_epoch_of_original_on(data_dir):
-    trainer = make_trainer(data_dir, recipe="original", global_batch_size=30)
+    trainer = make_trainer(data_dir, recipe="original", **ORIGINAL)
     batches = trainer.batches()
     steps = 150 // 30  # of an epoch
     names = [v.path for v in trainer.model.trainable_variables]
@@ -185,7 +174,7 @@ def test_conv1_stays_from_the_72nd_epoch_of_original_on(data_dir):
 
 def test_rates_of_original_are_its_timetable(data_dir):
     """By epochs done; the source's log counts from 1, so its 67th begins at 66."""
-    trainer = make_trainer(data_dir, recipe="original", global_batch_size=30)
+    trainer = make_trainer(data_dir, recipe="original", **ORIGINAL)
     names = [v.path for v in trainer.model.trainable_variables]
 
     def rates(epoch):
@@ -235,6 +224,7 @@ def test_checkpoint_metrics_and_summary_of_a_run(
     draw_no_pictures(monkeypatch.setattr)
     model_dir = str(tmp_path / "the run")
     given = SMALL | {"num_epochs": 2.0, "lr_schedule": "constant", "warmup_epochs": 0.0}
+    given |= {"image_size": 67}
     assert train(data_dir, model_dir, given=given, export=False)
     assert Run(model_dir).read_config().is_finished
     lines = read_metrics(model_dir)
@@ -262,7 +252,7 @@ def test_checkpoint_metrics_and_summary_of_a_run(
 @pytest.mark.parametrize("steps", [8, 30])  # two epochs have 9.4
 def test_the_rate_falls_to_0_at_the_last_step(data_dir, steps):
     given = {"num_epochs": 2.0, "train_steps": steps, "lr_schedule": "cosine"}
-    trainer = make_trainer(data_dir, **given, warmup_epochs=1.0)
+    trainer = make_trainer(data_dir, **given, image_size=67, warmup_epochs=1.0)
     rates = [trainer.learning_rate(step) for step in range(steps + 1)]
     assert min(rates[:-1]) > 0  # the first step of the warm-up moves, too
     assert rates[-1] == pytest.approx(0, abs=1e-9)
@@ -327,13 +317,11 @@ def test_a_shard_with_an_absurd_length_is_named(data_dir, tmp_path):
 def test_a_run_starts_where_one_was_killed_at_its_first_file(data_dir, tmp_path):
     """What is then there is the unfinished configuration, and nothing else."""
     code = """
-import os, signal, sys
-from alexnet_tf.files import writing
-with writing(sys.argv[1] + "/config.json") as file:
+with files.writing(sys.argv[1] + "/config.json") as file:
     file.write("{")
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), 9)
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
+    python(code, tmp_path / "run").communicate()
     run = Run(str(tmp_path / "run"))
     (left,) = os.listdir(run.model_dir)
     assert left.endswith(".unfinished")
@@ -406,7 +394,8 @@ def poison(trainer, step):
     trainer.run_steps = run
 
 
-def test_nan_stops_before_the_weights_are_saved(data_dir, tmp_path):
+def test_nan_stops_before_the_weights_are_saved(data_dir, tmp_path, monkeypatch):
+    draw_no_pictures(monkeypatch.setattr)
     trainer = make_trainer(data_dir, steps_per_loop=1, **SMALLER)
     loop = Loop(trainer, Run(str(tmp_path)))
     poison(trainer, 7)
@@ -423,7 +412,8 @@ def test_nan_stops_before_the_weights_are_saved(data_dir, tmp_path):
             assert np.isfinite(value).all(), name
 
 
-def test_nan_before_the_first_checkpoint(data_dir, tmp_path):
+def test_nan_before_the_first_checkpoint(data_dir, tmp_path, monkeypatch):
+    draw_no_pictures(monkeypatch.setattr)
     trainer = make_trainer(data_dir, steps_per_loop=1, **SMALLER)
     loop = Loop(trainer, Run(str(tmp_path)))
     poison(trainer, 1)
