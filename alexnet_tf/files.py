@@ -491,7 +491,9 @@ def lock(directory: str, output: str | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            if is_new and not list_names(directory):
+            # Where this process removed it already, another one may have it by now.
+            is_ours = os.fstat(file.fileno()).st_nlink > 0
+            if is_new and is_ours and not list_names(directory):
                 _remove_locked(directory)
 
 
