@@ -1,7 +1,6 @@
 """What a run is: everything that it depends on, and how that is found out."""
 
 import dataclasses
-import json
 import math
 import operator
 import types
@@ -9,7 +8,7 @@ import typing
 from collections.abc import Iterable, Mapping
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole
+from alexnet_tf.files import read_json
 from alexnet_tf.pictures.fitting import Fitting
 from alexnet_tf.recipes import (
     LARS_SETTINGS,
@@ -258,7 +257,7 @@ def weigh_classes(
 
 def _read_class_weights(path: str, class_names: tuple[str, ...]) -> list[float]:
     try:
-        values = json.loads(read_whole(path, 2**24))
+        values = read_json(path)
         weights = [float(values.pop(name)) for name in class_names]
         if values or not all(0 <= weight < math.inf for weight in weights):
             raise ValueError(values or weights)

@@ -227,7 +227,7 @@ def _open_state(directory: str, settings: Mapping[str, object]) -> _State:
     if not os.path.exists(path):
         _State(settings).write(directory)
     try:
-        state = _State(**json.loads(files.read_whole(path, _MAX_BYTES)))
+        state = _State(**files.read_json(path, _MAX_BYTES))
     except (ValueError, TypeError):
         raise UserError(
             f"{path} is damaged or of another version: give a new directory"

@@ -17,6 +17,7 @@ What a path is stands in `paths.py`.
 import contextlib
 import errno
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -90,6 +91,27 @@ def read_whole(path: str, max_bytes: int) -> bytes:
     except Exception as error:  # whatever a file system of TensorFlow's raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(explain(error) or reason) from None
+
+
+def read_json(path: str, max_bytes: int = 2**24) -> dict:
+    """Reads a JSON object that others made.
+
+    Args:
+        path: Local or remote.
+        max_bytes: The largest size that is read.
+
+    Raises:
+        UserError: In a few words, why it cannot be read.
+    """
+    try:
+        content = json.loads(read_whole(path, max_bytes))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError("no JSON object")
+    return content
 
 
 def read_bounded(file: IO[bytes], max_bytes: int) -> bytes:

@@ -18,7 +18,7 @@ from alexnet_tf.file_names import RUN_FILES
 from alexnet_tf.files import (
     check_no_links,
     check_ours,
-    read_whole,
+    read_json,
     remove_written,
     writing,
 )
@@ -34,7 +34,6 @@ from alexnet_tf.paths import (
 from alexnet_tf.settings import CONFIG_FILE, from_json
 
 _DATA = "data_dir_from_here"  # key of config.json: the data set as seen from the run
-_MAX_BYTES = 2**24  # of a config.json
 
 
 class Run:
@@ -68,10 +67,10 @@ class Run:
                 "--model_dir of a training run"
             )
         try:
-            values = json.loads(read_whole(self.config_file, _MAX_BYTES))
-            relative = values.pop(_DATA, None) if isinstance(values, dict) else None
+            values = read_json(self.config_file)
+            relative = values.pop(_DATA, None)
             config = from_json(Config, values)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{self.config_file} is not a configuration of this version ({error}): "
                 "use the version that trained the run, or train anew in another "

@@ -25,7 +25,6 @@ from data.sources import archive
 
 _CARD, _MADE_OF = "metadata.json", "made_of.json"
 _VERSION = 1
-_MAX_BYTES = 2**24  # of a card
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,10 +141,9 @@ def _is_data_set(directory: str) -> bool:
 def _read_json(path: str) -> dict:
     """Returns the object in a file that anybody may have made; {} for anything else."""
     try:
-        content = json.loads(files.read_whole(path, _MAX_BYTES))
-    except (ValueError, RecursionError):  # `UserError` is a `ValueError`, too
+        return files.read_json(path)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _check_apart(data_dir: str, prepared_dir: str, model_dir: str | None) -> None:

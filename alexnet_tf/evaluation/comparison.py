@@ -5,7 +5,6 @@ Runs on different data cannot be compared, so each data set has a table of its o
 
 import collections
 import dataclasses
-import json
 import os
 import statistics
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import tensorflow as tf
 from alexnet_tf.config import flat
 from alexnet_tf.errors import UserError, escape
 from alexnet_tf.evaluation import figures, mosaics
-from alexnet_tf.files import read_whole, writing
+from alexnet_tf.files import read_json, writing
 from alexnet_tf.metrics_file import read_records
 from alexnet_tf.paths import expand
 from alexnet_tf.run import Run
@@ -27,12 +26,8 @@ _HEAD = (
     *("run", "accuracy", "interval", "balanced", "macro-F1", "largest", "loss"),
     *("parameters", "images/s", "measured on"),
 )
-_MAX_BYTES = 2**24  # of an eval.json
 # What comes of a file that is no JSON, or has other values than ours.
-_DAMAGED = (
-    *(ArithmeticError, AttributeError, LookupError, RecursionError),
-    *(TypeError, ValueError),
-)
+_DAMAGED = (*(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +89,7 @@ def _read(model_dir: str) -> ComparedRun:
     try:
         speeds = [r["images_per_second"] for r in records if r["split"] == "train"]
         if tf.io.gfile.exists(run.eval_file):
-            measured = json.loads(read_whole(run.eval_file, _MAX_BYTES))
+            measured = read_json(run.eval_file)
         cells = _format_cells(measured, speeds)
         return ComparedRun(
             data=os.path.basename(os.path.abspath(config.data_dir)),

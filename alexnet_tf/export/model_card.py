@@ -12,12 +12,11 @@ import tensorflow as tf
 import alexnet_tf
 from alexnet_tf.errors import UserError
 from alexnet_tf.export.checking import Measured
-from alexnet_tf.files import read_whole
+from alexnet_tf.files import read_json
 from alexnet_tf.run import checkpoint_sha256, library_versions, run_of
 from alexnet_tf.weights.loading import Loaded
 
 CARD_FILE = "README.md"
-_MAX_BYTES = 2**24  # of an eval.json
 _TEXT = pathlib.Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
 # By format the library that reads it, as model hubs call it.
 _LIBRARIES = {
@@ -117,11 +116,11 @@ def _read_evaluation(network: Loaded) -> dict | None:
         return None
     path = run[0].eval_file
     try:
-        report = json.loads(read_whole(path, _MAX_BYTES))
+        report = read_json(path)
         if report["sha256"] != [checkpoint_sha256(network.path)]:
             return None
         return {name: report[name] for name in _FIGURES}
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError):
         raise UserError(f"{path} is damaged: run eval.py again") from None
 
 

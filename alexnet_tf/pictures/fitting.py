@@ -4,14 +4,13 @@
 """
 
 import dataclasses
-import json
 import os
 
 import numpy as np
 from PIL import Image
 
 from alexnet_tf.errors import UserError
-from alexnet_tf.files import read_whole
+from alexnet_tf.files import read_json
 from alexnet_tf.paths import list_names
 
 # Scaling needs memory for the sides of a picture, not only for its pixels.
@@ -56,7 +55,7 @@ def find_saved_model(directory: str) -> tuple[str, Fitting]:
         if "saved_model.pb" in list_names(candidate):
             try:
                 path = os.path.join(candidate, FITTING_FILE)
-                return candidate, Fitting(**json.loads(read_whole(path, 2**16)))
+                return candidate, Fitting(**read_json(path))
             except (TypeError, ValueError):
                 raise UserError(
                     f"{candidate} is an export of another program or version: give a "

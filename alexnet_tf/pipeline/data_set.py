@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import io
 import itertools
-import json
 import math
 import os
 import unicodedata
@@ -30,8 +29,7 @@ from alexnet_tf.pictures.fitting import RESAMPLINGS, Fitting
 
 CARD_FILE, STATISTICS_FILE = "metadata.json", "statistics.npz"
 FORMAT, VERSION = "alexnet_tf", 1
-# Of a card; ImageNet's has 100 kB.
-_MAX_CARD_BYTES, _MAX_CLASSES, _MAX_IMAGE_SIZE = 2**24, 100_000, 2**13
+_MAX_CLASSES, _MAX_IMAGE_SIZE = 100_000, 2**13
 _MAX_RECORDS = 2**31  # of a split
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of what is no text
 _RECORD_BYTES = 16  # of a TFRecord file, beside what a record holds
@@ -185,13 +183,12 @@ def open_data_set(data_dir: str) -> DataSet:
             "file): make one with data.prepare; train.py makes one of any pictures"
         )
     try:
-        card = json.loads(files.read_whole(path, _MAX_CARD_BYTES))
-        return from_card(card, data_dir)
+        return from_card(files.read_json(path), data_dir)
     except KeyError as error:
         reason = f"it lacks {error}"
     except TypeError:
         reason = "it is not of the form that data.prepare writes"
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = str(error)
     raise UserError(f"{path} cannot be used: {reason}: prepare the data set again")
 
