@@ -143,7 +143,7 @@ def _check_paths(source: str, input: str | None, output: str, reading) -> tuple:
     if not input and source not in ("elpv", "tfds") and not reading.name:
         raise UserError("give --input, or --source=elpv for the demo's pictures")
     input, output = input and expand(input), expand(output)
-    if input and source in ("folder", "csv", "imagenet", "cifar"):
+    if input and source in ("folder", "csv", "imagenet", "parquet", "cifar"):
         local_only(input, f"the input of --source={source}")
     files.check_output(output, [input] if input else [], what="--output")
     return input, output

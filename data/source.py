@@ -241,7 +241,7 @@ class Tally:
         """
         trained = {name for split, name in self._counts if split == "train"}
         names = trained or {name for _, name in self._counts}
-        labels = {n: i for i, n in enumerate(_sort_classes(names - {None}))}
+        labels = {n: i for i, n in enumerate(sort_classes(names - {None}))}
         for (split, name), number in self._counts.items():
             if name not in labels:
                 reason = f"pictures of {split} without a class"
@@ -303,7 +303,7 @@ def data_set_name(path: str) -> str:
     return name if name.isidentifier() else f"pictures_{name}".rstrip("_")
 
 
-def _sort_classes(names: Iterable[str]) -> list[str]:
+def sort_classes(names: Iterable[str]) -> list[str]:
     """Returns names in order, numbers in the order of numbers."""
 
     def key(name: str) -> tuple[bool, int, str]:

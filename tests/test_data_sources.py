@@ -4,14 +4,12 @@ import io
 import json
 import os
 import pickle
-import shlex
-import subprocess
-import sys
 import tarfile
 import types
 import zipfile
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -730,32 +728,82 @@ def test_damaged_cifar_100_archive(tmp_path):
         open_archive(archive, tmp_path / "unpacked")
 
 
-def test_parquet_files_are_refused_with_the_command_that_unpacks_them(tmp_path):
-    (tmp_path / "data").mkdir()  # as on Hugging Face's hub
-    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(
-        UserError, match=r"Parquet.*unpack each with .*python -c .*FILE, and give"
-    ) as error:
+def write_parquet(path, columns, names=None):
+    """Writes a file as Hugging Face's library does, with names or without."""
+    table = pyarrow.table(columns)
+    if names:
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        about = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": about})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(table, path)
+
+
+def pairs(*seeds):
+    return [{"bytes": encoded(seed), "path": f"{seed}.png"} for seed in seeds]
+
+
+def test_parquet_files_of_hugging_face(tmp_path):
+    names, folder = ["cat", "dog"], tmp_path / "data"
+    for part, seeds in ((0, (0, 1, 2)), (1, (3,))):
+        columns = {"image": pairs(*seeds), "label": [seed % 2 for seed in seeds]}
+        write_parquet(folder / f"train-0000{part}-of-00002.parquet", columns, names)
+    columns = {"image": pairs(4, 5), "label": [1, 0]}
+    hashed = "validation-00000-of-00001-0123456789abcdef.parquet"
+    write_parquet(folder / hashed, columns, names)
+    columns = {"image": pairs(6), "label": [-1]}  # as the hub has test splits
+    write_parquet(folder / "test-00000-of-00001.parquet", columns, names)
+    source = open_any(tmp_path)
+    assert source.class_names == ("cat", "dog")
+    assert source.num_items == 6
+    assert "rows without a label: 1" in source.notes[0]
+    items = list(source.all_items())
+    assert [(i.split, i.label) for i in items] == [
+        *(("train", 0), ("train", 1), ("train", 0), ("train", 1)),
+        *(("validation", 1), ("validation", 0)),
+    ]
+    assert [item.content for item in items] == [encoded(seed) for seed in range(6)]
+    assert len({item.name for item in items}) == 6
+    (folder / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(UserError, match="1 of 2 shards such as data/train-00000"):
         open_any(tmp_path)
-    assert "\n" not in str(error.value)
 
 
-def test_the_command_that_unpacks_webdataset_can_be_typed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.mkdir("in")
-    for shard in ("train-000", "val-000"):
-        with tarfile.open(f"in/{shard}.tar", "w") as tar:
-            for i in range(4):
-                for suffix, content in (("png", encoded(i)), ("cls", b"%d" % (i % 2))):
-                    member = tarfile.TarInfo(f"{i:05d}.{suffix}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-    with pytest.raises(UserError, match="files of WebDataset, such as 0") as error:
-        open_archive("in", "unpacked")
-    line = str(error.value).split("unpack each with ")[1].split(" FILE")[0]
-    for path in ("in/train-000.tar", "in/val-000.tar"):
-        subprocess.run([sys.executable, *shlex.split(line)[1:], path], check=True)
-    assert count(read_items(open_any("out"))) == {"train": 4, "validation": 4}
+def test_parquet_file_of_another_program(tmp_path):
+    path = tmp_path / "animals.parquet"
+    columns = {"jpg": [encoded(i) for i in range(3)], "species": ["b", "a", None]}
+    write_parquet(path, columns)
+    with pytest.raises(UserError, match="give --label_column=NAME, one of species"):
+        open_any(path)
+    source = open_any(path, label_column="species")
+    assert source.class_names == ("a", "b")
+    assert [item.label for item in source.all_items()] == [1, 0]
+    write_parquet(path, {"jpg": columns["jpg"], "label": [10, 2, 10]})
+    source = open_any(path)
+    assert source.class_names == ("2", "10")
+    assert [item.label for item in source.all_items()] == [1, 0, 1]
+    (tmp_path / "names.txt").write_text("x\ny\n")
+    write_parquet(path, {"jpg": columns["jpg"], "label": [1, 2, 1]})
+    source = open_any(path, class_names=str(tmp_path / "names.txt"))
+    assert source.class_names == ("x", "y")
+    assert [item.label for item in source.all_items()] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + bytes(99) + b"PAR1"])
+def test_damaged_parquet_file_is_one_line(content, tmp_path):
+    (tmp_path / "x.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.parquet cannot be read: .*copy it again"):
+        open_any(tmp_path)
+
+
+def test_webdataset_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "train-000.tar", "w") as tar:
+        for suffix, content in (("png", encoded(0)), ("cls", b"0")):
+            member = tarfile.TarInfo(f"00000.{suffix}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    with pytest.raises(UserError, match=r"files of WebDataset, such as 00000\.cls"):
+        open_archive(tmp_path, tmp_path / "unpacked")
 
 
 def test_elpv_is_split_by_class():

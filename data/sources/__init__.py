@@ -14,26 +14,7 @@ from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data.source import Reading, Source, check_class_names
 
 # `elpv` brings its own pictures; all others read an input.
-NAMES = ("folder", "csv", "imagenet", "tfrecord", "tfds", "cifar", "elpv")
-_NOT_READ = {  # by their suffix: what they are, and what makes folders of them
-    ".parquet": (
-        "Parquet files",
-        'pip install pyarrow and python -c "import os, sys, pyarrow.parquet as p; '
-        "f = sys.argv[1]; [(os.makedirs(d := '/'.join(('out', os.path.basename(f)"
-        ".split('-')[0], str(r['label']))), exist_ok=True), open(d + '/' + "
-        "os.path.basename(f) + str(i), 'wb').write(r['image']['bytes'])) for i, r in "
-        'enumerate(p.read_table(f).to_pylist())]"',
-    ),
-    ".cls": (
-        "files of WebDataset",
-        'python -c "import os, sys, tarfile; f = sys.argv[1]; t = tarfile.open(f); '
-        "m = {i.name: t.extractfile(i).read() for i in t if i.isfile()}; [(os.makedirs("
-        "d := '/'.join(('out', os.path.basename(f).split('-')[0], m[n].decode().strip("
-        "))), exist_ok=True), open(d + '/' + os.path.basename(f) + k.replace('/', '_')"
-        ", 'wb').write(m[k])) for n in m if n.endswith('.cls') for k in (n[:-3] + e for"
-        " e in ('jpg', 'jpeg', 'png', 'webp')) if k in m]\"",
-    ),
-}
+NAMES = ("folder", "csv", "imagenet", "tfrecord", "parquet", "tfds", "cifar", "elpv")
 
 
 def recognise(input: str, reading: Reading) -> str:
@@ -47,11 +28,12 @@ def recognise(input: str, reading: Reading) -> str:
         input: A file or a directory, local or remote; no archive.
         reading: How it is read.
     """
-    from data.sources import cifar, csv, imagenet, tfds, tfrecord
+    from data.sources import cifar, csv, imagenet, parquet, tfds, tfrecord
 
     readers = {
         "tfds": tfds.find_directories,
         "tfrecord": tfrecord.find_files,
+        "parquet": parquet.find_files,
         "imagenet": imagenet.find_root,
         "cifar": cifar.find_version,
         "csv": functools.partial(csv.is_only_list, reading=reading),
@@ -90,22 +72,21 @@ def open_source(name: str, input: str | None, reading: Reading) -> Source:
         source = module.open_source(input, reading)
     except UserError:
         if name == "folder":
-            _refuse_known(input)
+            _refuse_webdataset(input)
         raise
     check_class_names(source.class_names)
     return source
 
 
-def _refuse_known(input: str) -> None:
-    """Says of kinds of files that are not read here how they become folders."""
-    folders = find_folders(input, LeftOut())
-    names = {n for f in folders for n in list_names(os.path.join(input, f))}
-    for suffix, (kind, unpack) in _NOT_READ.items():
-        if found := [name for name in names if name.endswith(suffix)]:
-            raise UserError(
-                f"{kind}, such as {min(found)}, are not read here: unpack each "
-                f"with {unpack} FILE, and give --input=out"
-            )
+def _refuse_webdataset(input: str) -> None:
+    """Refuses pictures whose labels are in files of their own, beside them."""
+    for folder in find_folders(input, LeftOut()):
+        for name in list_names(os.path.join(input, folder)):
+            if name.endswith(".cls"):
+                raise UserError(
+                    f"files of WebDataset, such as {name}, are not read here: put each "
+                    "picture into a folder that is called as its class"
+                )
 
 
 def open_unpacked(name: str, input: str, reading: Reading, directory: str) -> Source:

@@ -18,8 +18,7 @@ from google.protobuf.message import DecodeError
 
 from alexnet_tf.class_names import read_class_names
 from alexnet_tf.errors import UserError
-from alexnet_tf.paths import is_remote, list_names
-from alexnet_tf.pictures.listing import LeftOut, find_folders
+from alexnet_tf.paths import is_remote
 from alexnet_tf.pipeline.tfrecords import count_whole, find_compression, first_line
 from data.counting import progress_bar
 from data.source import (
@@ -28,9 +27,9 @@ from data.source import (
     Source,
     choose_key,
     data_set_name,
-    find_splits,
 )
 from data.sources.names import Classes, find_classes
+from data.sources.shards import Shard, find_parts, find_shards
 
 TAKES = ("class_names", "label_offset", "image_column", "label_column")
 _FILE = re.compile(
@@ -47,33 +46,12 @@ _NAME_KEYS = "image/filename file_name filename image_name image_id id"
 _TRIED = 100  # records
 
 
-class _File(NamedTuple):
-    """A file by its name: which set of shards it is of, and which of them it is."""
-
-    path: str  # in the folder that is read
-    folder: str
-    prefix: str
-    index: int
-    total: int  # 0 where the name does not say it
-
-
-def find_files(root: str) -> list[_File]:
+def find_files(root: str) -> list[Shard]:
     """Returns the TFRecord files in a folder by their names, or the one that it is."""
-    if file := _parse(os.path.basename(root)):
-        return [file]
-    # A remote folder is not walked through.
-    folders = ("", "train", "validation", "test")
-    if not is_remote(root):
-        folders = find_folders(root, LeftOut()) if os.path.isdir(root) else ()
-    names = (
-        os.path.join(folder, name)
-        for folder in folders
-        for name in list_names(os.path.join(root, folder))
-    )
-    return list(filter(None, map(_parse, names)))
+    return find_shards(root, _parse)
 
 
-def _parse(path: str) -> _File | None:
+def _parse(path: str) -> Shard | None:
     folder, name = os.path.split(path)
     match = _FILE.fullmatch(name)
     if not match or not (match["total"] or _SUFFIX.search(name)):
@@ -83,24 +61,17 @@ def _parse(path: str) -> _File | None:
     prefix = (
         match["prefix"] if match["total"] else match["prefix"].rstrip("-_.0123456789")
     )
-    return _File(
+    return Shard(
         path, folder, prefix, int(match["index"] or 0), int(match["total"] or 0)
     )
 
 
 def open_source(input: str, reading: Reading) -> Source:
     """Returns the pictures in the TFRecord files that `input` is, or holds."""
-    files, root = find_files(input), input
+    files = find_files(input)
     if not files:
         raise UserError(f"there is no TFRecord file in {input}")
-    if os.path.basename(input) == files[0].path:
-        root = os.path.dirname(input)
-    splits, left_out = _find_splits(files, input)
-    parts = [
-        (os.path.join(root, file.path), split)
-        for split, members in splits.items()
-        for file in members
-    ]
+    root, parts, left_out = find_parts(files, input)
     paths = [path for path, _ in parts]
     number = count_whole(paths)
     keys = _find_keys(paths, reading)
@@ -113,43 +84,10 @@ def open_source(input: str, reading: Reading) -> Source:
         classes.names,
         parts,
         functools.partial(_items, root, keys, classes),
-        splits=splits.keys(),
+        splits={split for _, split in parts},
         num_items=number,
         notes=left_out.lines(),
     )
-
-
-def _find_splits(files: Sequence[_File], root: str) -> tuple[dict[str, list], LeftOut]:
-    """Returns the files of each split, which folders tell, or else the files' names."""
-    by_folder = find_splits({file.folder for file in files}, root)
-    groups, left_out = collections.defaultdict(list), LeftOut()
-    for file in files:
-        groups[file.folder if by_folder else file.prefix].append(file)
-    found = by_folder or find_splits(groups, root)
-    splits = collections.defaultdict(list)
-    for group, members in groups.items():
-        if found and group not in found:
-            left_out.add("TFRecord files of no split", members[0].path, len(members))
-            continue
-        _check_complete(members, root)
-        splits[found.get(group, "train")] += members
-    return splits, left_out
-
-
-def _check_complete(files: Sequence[_File], root: str) -> None:
-    """Raises a UserError where a shard is missing."""
-    sets = collections.defaultdict(dict)
-    for file in files:
-        sets[file.folder, file.prefix, file.total][file.index] = file.path
-    for (_, _, total), members in sets.items():
-        missing = sorted(set(range(total)) - set(members))
-        if missing:
-            example = next(iter(members.values()))
-            first = re.sub(r"\d{5}(?=-of-)", f"{missing[0]:05d}", example)
-            raise UserError(
-                f"{root} is incomplete: {len(missing)} of {total} shards such "
-                f"as {example} are missing, the first of them {first}"
-            )
 
 
 class _Keys(NamedTuple):
