@@ -172,8 +172,8 @@ def define_flags() -> None:
         "input",
         None,
         "What to read: a folder with a folder of pictures for each class, a list of "
-        "pictures (CSV, JSON lines, text), TFRecord files, a directory of TFDS, the "
-        "files of ImageNet or CIFAR, or a zip or tar archive of one of these.",
+        "pictures (CSV, JSON lines, text), TFRecord or Parquet files, a directory of "
+        "TFDS, the files of ImageNet or CIFAR; or a zip or tar archive of any of them.",
         exists=True,
     )
     command_line.define_path("output", None, "Directory to make.", required=True)
