@@ -1,16 +1,15 @@
 """What a person gives as --data_dir: a data set, or what one is made of, once.
 
-A data set that was made is found again by what it was made of: by the names, sizes and
-times of its files; or, where only times have changed, by their content. Paths are
-looked at without TensorFlow, so that mistakes are said at once.
+A data set that was made is found again by the names, sizes and times of the files that
+it was made of: its directory is called by them. Paths are looked at without TensorFlow,
+so that mistakes are said at once.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 from alexnet_tf import files
 from alexnet_tf.command_line import command
@@ -18,7 +17,6 @@ from alexnet_tf.errors import UserError
 from alexnet_tf.paths import is_remote, list_names
 from alexnet_tf.pictures.listing import LeftOut, find_folders
 from data import sources
-from data.counting import progress_bar
 from data.prepare import prepare
 from data.source import Reading, data_set_name
 from data.sources import archive
@@ -34,15 +32,13 @@ class OwnData:
     Attributes:
         path: A folder, a list, an archive, records, …
         reading: How it is read.
-        directory: The data set's directory; another one when its content has changed.
-        state: What tells without reading the files that nothing has changed.
+        directory: The data set's directory; another one when a file has changed.
         older: Directories of data sets that were made of the same path before.
     """
 
     path: str
     reading: Reading
     directory: str
-    state: str
     older: tuple[str, ...] = ()
 
     def prepare(self) -> str:
@@ -61,8 +57,7 @@ class OwnData:
         for older in self.older:
             print(f"  {older} is of an earlier state: {command('rm', '-r', older)}")
         with files.writing(os.path.join(self.directory, _MADE_OF)) as file:
-            made_of = {"path": os.path.abspath(self.path), "state": self.state}
-            json.dump(made_of, file)
+            json.dump({"path": os.path.abspath(self.path)}, file)
         return self.directory
 
     def _check_alone(self) -> None:
@@ -122,14 +117,9 @@ def find_own_data(
     name, members = _list_files(data_dir, reading)
     how = f"{_VERSION} {dataclasses.astuple(reading)}"
     state = _hash(how, (_describe_file(*member) for member in members))
-    made_of, path = _read_made_of(prepared_dir), os.path.abspath(data_dir)
-    directory = next((d for d, made in made_of.items() if made["state"] == state), "")
-    if not directory:
-        content = _hash(how, _digest_files(members))
-        directory = os.path.join(prepared_dir, f"{name}-{content[:8]}")
-    older = [d for d, made in made_of.items() if made["path"] == path]
-    older = tuple(other for other in older if other != directory)
-    return OwnData(data_dir, reading, directory, state, older)
+    directory = os.path.join(prepared_dir, f"{name}-{state[:8]}")
+    older = _find_made_of(os.path.abspath(data_dir), prepared_dir)
+    return OwnData(data_dir, reading, directory, tuple(sorted(older - {directory})))
 
 
 def _is_data_set(directory: str) -> bool:
@@ -176,22 +166,12 @@ def _list_files(path: str, reading: Reading) -> tuple[str, list[tuple[str, str]]
         found = [e.path for f in folders for e in os.scandir(os.path.join(path, f))]
     found = sorted(filter(os.path.isfile, found))
     name = data_set_name(archive.stem_of(os.path.abspath(path)))
-    return name, [(f, f) for f in found]
+    return name, [(os.path.relpath(f, path), f) for f in found]
 
 
 def _describe_file(known: str, path: str) -> str:
     status = os.stat(path)
     return f"{known} {status.st_size} {status.st_mtime_ns}"
-
-
-def _digest_files(members: Sequence[tuple[str, str]]) -> Iterator[str]:
-    def digest(member: tuple[str, str]) -> str:
-        with open(member[1], "rb") as file:
-            return f"{member[0]} {hashlib.file_digest(file, 'sha1').hexdigest()}"
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        digests = pool.map(digest, members)
-        yield from progress_bar(digests, len(members), "files to recognise")
 
 
 def _hash(how: str, lines: Iterable[str]) -> str:
@@ -201,12 +181,12 @@ def _hash(how: str, lines: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def _read_made_of(prepared_dir: str) -> dict[str, dict]:
-    """Returns what the data sets in a directory were made of."""
-    found = {}
-    for name in list_names(prepared_dir):
-        directory = os.path.join(prepared_dir, name)
-        made = _read_json(os.path.join(directory, _MADE_OF))
-        if {"path", "state"} <= made.keys() and _is_data_set(directory):
-            found[directory] = made
-    return found
+def _find_made_of(path: str, prepared_dir: str) -> set[str]:
+    """Returns the data sets in a directory that were made of a path."""
+    directories = {os.path.join(prepared_dir, n) for n in list_names(prepared_dir)}
+    return {
+        directory
+        for directory in directories
+        if _read_json(os.path.join(directory, _MADE_OF)).get("path") == path
+        and _is_data_set(directory)
+    }
