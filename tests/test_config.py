@@ -149,7 +149,7 @@ def test_the_weights_of_classes_are_1_on_average(data_dir, tmp_path):
     ("text", "message"),
     [
         ("{", "Expecting property name"),
-        ('["blue"]', "as an integer"),
+        ('["blue"]', "no JSON object"),
         ('{"blue": 1, "green": 1}', "'red'"),
         ('{"blue": 1, "green": 1, "red": 1, "pink": 1}', "'pink': 1"),
         ('{"blue": -1, "green": 1, "red": 1}', "-1.0"),
