@@ -20,9 +20,8 @@ ON_HOST = {
 }
 # What the host must know of the device's results before it can go on.
 WAITED_FOR = {
-    "StatelessIf": "whether the loss and the gradient are finite: else it stops",
-    "If": "the same, before the update; in `original`, whether conv1 still moves",
-    "Identity": "the same: what the loop goes on with",
+    "If": "whether loss and gradient are finite; in `original`, whether conv1 moves",
+    "Identity": "the same: whether the loop goes on",
 }
 
 
