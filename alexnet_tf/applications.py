@@ -38,9 +38,11 @@ def alexnet(
     ...     keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
     >>> model.fit(pictures, epochs=30)
 
-    Pixels are 0..255, not 0..1, and the network subtracts the mean itself. Its outputs
-    are logits: a loss needs `from_logits=True`. "paper" wants 100,000 pictures and
-    more, and does not start with a few hundred; "small" is for those.
+    Pixels are 0..255, and the network subtracts the mean itself. Training on pixels in
+    0..1 is an `InvalidArgumentError`; where XLA compiles the step (`jit_compile=True`,
+    Keras' default on one GPU), the loss is NaN instead. The outputs are logits: a loss
+    needs `from_logits=True`. "paper" wants 100,000 pictures and more, and does not
+    start with a few hundred; "small" is for those.
 
     Args:
         num_classes: Number of classes; None for those of the weights, or else 1000.

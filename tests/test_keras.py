@@ -1,5 +1,6 @@
 """The network and a run as Keras users expect them."""
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -78,6 +79,60 @@ def test_jit_compile_gives_the_same():
     losses = compile_and_fit(model, np.repeat(images, 4, 0), jit_compile=True)
     again = compile_and_fit(make_model(), np.repeat(images, 4, 0))
     assert losses == pytest.approx(again, rel=1e-4)
+
+
+SCALED = r"reads RGB pixels 0\.\.255 .* of this batch are 0\.\.1: multiply them by 255"
+
+
+@pytest.mark.parametrize("way", ["fit", "run_eagerly", "rescaled", "mirrored", "call"])
+def test_training_refuses_pixels_in_0_to_1(images, way):
+    model, pixels = make_model(), images / 255
+    if way == "rescaled":
+        first = [keras.Input((224, 224, 3)), keras.layers.Rescaling(1 / 255)]
+        model, pixels = keras.Sequential([*first, model]), images
+    elif way == "mirrored":
+        strategy = tf.distribute.MirroredStrategy(
+            ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+        )
+        with strategy.scope():
+            model = make_model()
+    train = functools.partial(compile_and_fit, run_eagerly=way == "run_eagerly")
+    if way == "call":
+        train = functools.partial(keras.Model.__call__, training=True)
+    before = model.get_weights()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=SCALED):
+        train(model, pixels)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_pixels_in_0_to_1_give_no_loss_where_xla_compiles(images):
+    losses = compile_and_fit(make_model(), images / 255, jit_compile=True)
+    assert np.isnan(losses).all()
+
+
+@pytest.mark.parametrize("largest", [0.0, 1.01, 255.0])
+def test_black_pictures_and_pixels_above_1_are_trained_on(images, largest):
+    pixels = images / 255.0 * largest
+    expected = make_model()(pixels, training=False)  # without dropout the same
+    found = make_model()(pixels, training=True)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_only_training_looks_at_the_pixels(images, tmp_path):
+    model = make_model(dtype="mixed_bfloat16")
+    for copy in (model, keras.models.clone_model(model)):
+        for training, number in ((True, 1), (False, 0), (None, 0)):
+            call = tf.function(lambda x, m=copy, t=training: m(x, training=t))
+            graph = call.get_concrete_function(tf.zeros((2, 224, 224, 3))).graph
+            ops = [operation.type for operation in graph.get_operations()]
+            assert ops.count("CheckNumerics") == number
+    model.export(tmp_path / "exported", verbose=False)
+    tf.saved_model.save(model, str(tmp_path / "saved"))
+    for name in ("exported", "saved"):
+        found = (tmp_path / name / "saved_model.pb").read_bytes()
+        assert b"Conv2D" in found
+        assert b"CheckNumerics" not in found
 
 
 def test_a_clone_and_a_copy_of_the_disk_are_the_same_network(images, tmp_path):

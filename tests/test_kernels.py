@@ -118,6 +118,13 @@ def test_a_step_falls_to_the_host_only_where_it_must(data_dir, recipe, precision
     assert find_waited_for(functions) == {*WAITED_FOR}
 
 
+def test_a_step_does_not_look_at_pixels_that_are_0_to_255(data_dir):
+    functions = trace(data_dir, "small", "float32")
+    ops = [node.op for function in functions for node in function.node_def]
+    assert "Conv2D" in ops
+    assert "CheckNumerics" not in ops
+
+
 def test_a_step_is_a_graph_without_a_loop(data_dir):
     """Else oneDNN may leave out the gradient of a pooling: `Trainer._run_step`."""
     functions = trace(data_dir, "small", "float32")

@@ -99,6 +99,18 @@ def test_lrn_computes_bfloat16_in_float32(jit_compile):
     )
 
 
+def test_lrn_of_many_shapes_is_no_reason_to_warn(caplog, monkeypatch):
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    layer = LocalResponseNormalization()
+    for batch in range(1, 9):
+        x = tf.ones((batch, 2, 2, 5))
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x)
+        assert tape.gradient(y, x).shape == x.shape
+    assert "retracing" not in caplog.text
+
+
 def test_lrn_literal_numbers():
     y = LocalResponseNormalization(1, 1.0, 1.0, 1.0)(tf.constant([[[[1.0, 2.0, 3.0]]]]))
     np.testing.assert_allclose(y[0, 0, 0], [1 / 6, 2 / 15, 3 / 14], rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -25,27 +26,40 @@ def _inverse_power(norm: tf.Tensor, beta: float) -> tf.Tensor:
     return tf.pow(norm, -beta)
 
 
+def _lrn_forward(depth_radius: int, bias: float, alpha: float, beta: float, x):
+    x32 = tf.cast(x, tf.float32)
+    norm = bias + alpha * _window_sum(tf.square(x32), depth_radius)
+    return tf.cast(x32 * _inverse_power(norm, beta), x.dtype)
+
+
+def _lrn_backward(depth_radius: int, bias: float, alpha: float, beta: float, x, dy):
+    x32, dy32 = tf.cast(x, tf.float32), tf.cast(dy, tf.float32)
+    norm = bias + alpha * _window_sum(tf.square(x32), depth_radius)
+    scale = _inverse_power(norm, beta)
+    inner = _window_sum(dy32 * x32 * scale / norm, depth_radius)
+    return tf.cast(dy32 * scale - 2.0 * alpha * beta * x32 * inner, x.dtype)
+
+
 @functools.cache
-def _fused_lrn(depth_radius: int, bias: float, alpha: float, beta: float):
+def _fused_lrn(spec: tf.TensorSpec, *args):
     """LRN with its gradient, each compiled by XLA into a few passes over memory.
 
     Both compute in float32 and take and give what the layer computes in: half the
-    memory to read and write in bfloat16.
+    memory to read and write in bfloat16. XLA compiles for one shape, so each shape has
+    functions of its own. Each is a `partial`, because TensorFlow would take those of
+    one piece of code for one function, and warn that it is traced again and again.
     """
 
-    @tf.function(jit_compile=True, autograph=False)
-    def forward(x):
-        x32 = tf.cast(x, tf.float32)
-        norm = bias + alpha * _window_sum(tf.square(x32), depth_radius)
-        return tf.cast(x32 * _inverse_power(norm, beta), x.dtype)
+    def compile_by_xla(function, *specs):
+        return tf.function(
+            functools.partial(function, *args),
+            input_signature=specs,
+            jit_compile=True,
+            autograph=False,
+        )
 
-    @tf.function(jit_compile=True, autograph=False)
-    def backward(x, dy):
-        x32, dy32 = tf.cast(x, tf.float32), tf.cast(dy, tf.float32)
-        norm = bias + alpha * _window_sum(tf.square(x32), depth_radius)
-        scale = _inverse_power(norm, beta)
-        inner = _window_sum(dy32 * x32 * scale / norm, depth_radius)
-        return tf.cast(dy32 * scale - 2.0 * alpha * beta * x32 * inner, x.dtype)
+    forward = compile_by_xla(_lrn_forward, spec)
+    backward = compile_by_xla(_lrn_backward, spec, spec)
 
     @tf.custom_gradient
     def lrn(x):
@@ -124,7 +138,7 @@ class LocalResponseNormalization(keras.layers.Layer):
     def _normalize(self, x):
         args = (self.depth_radius, self.bias, self.alpha, self.beta)
         if self.jit_compile:
-            return _fused_lrn(*args)(x)
+            return _fused_lrn(tf.TensorSpec(x.shape, x.dtype), *args)(x)
         x32 = tf.cast(x, tf.float32)
         if x.shape.rank == 4:
             y = tf.nn.local_response_normalization(x32, *args)
@@ -318,6 +332,22 @@ class Dropout(keras.layers.Dropout):
         return super().get_config() | {"scale_in_training": self.scale_in_training}
 
 
+def _require_unscaled(images: tf.Tensor) -> tf.Tensor:
+    """Returns 0 for pixels 0..255, and for a batch that is all black.
+
+    Pixels in 0..1 are an `InvalidArgumentError` with a sentence. A step that XLA
+    compiles cannot raise one: there the result is NaN, and with it the loss.
+    """
+    largest = tf.reduce_max(images)
+    is_scaled = (largest > 0) & (largest <= 1)
+    return tf.debugging.check_numerics(
+        tf.where(is_scaled, math.nan, 0.0),
+        "AlexNet reads RGB pixels 0..255 and scales them itself, but the pixels of "
+        "this batch are 0..1: multiply them by 255, or leave out the `/ 255` or "
+        "`Rescaling` before the network",
+    )
+
+
 @keras.saving.register_keras_serializable("alexnet_tf")
 class InputNormalization(keras.layers.Layer):
     """Subtracts the training images' mean from RGB pixels: `(x - mean) / stddev`.
@@ -336,7 +366,12 @@ class InputNormalization(keras.layers.Layer):
         recipe: The recipe of the network whose first layer this is, as plain values by
             the names of its fields. Nothing depends on it: what is made of the network
             (a copy on disk, a clone, a part) tells by it what it is.
+
+    Attributes:
+        refuses_scaled_pixels: Whether training ends in an error at a batch in 0..1.
     """
+
+    refuses_scaled_pixels = True
 
     def __init__(
         self,
@@ -383,9 +418,13 @@ class InputNormalization(keras.layers.Layer):
             trainable=False,
         )
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         """Returns float32 `(batch, height, width, 3)`."""
-        x = tf.cast(inputs, tf.float32) - self.mean
+        x = tf.cast(inputs, tf.float32)
+        mean = tf.convert_to_tensor(self.mean)
+        if training and self.refuses_scaled_pixels:
+            mean += _require_unscaled(x)
+        x = x - mean
         if self.stddev != (1.0, 1.0, 1.0):
             x = x / tf.constant(self.stddev)
         return tf.reverse(x, [-1]) if self.reverse_channels else x

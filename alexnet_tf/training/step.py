@@ -121,6 +121,8 @@ class Trainer:
         # Half the time of this gradient on such a unit, longer without it:
         # benchmarks/conv1.py.
         self.model.get_layer("conv1").gradient_by_space_to_depth = has_matrix_unit()
+        # The pipeline's pixels are 0..255, those of a night picture, too.
+        self.model.get_layer("input_normalization").refuses_scaled_pixels = False
         self.optimizer = make_optimizer(recipe)
         self.optimizer.build(self.model.trainable_variables)
         self._paths = [v.path for v in self.model.trainable_variables]
