@@ -31,6 +31,7 @@ _SPLITS = {
 _MAX_NAME = 255  # characters: no folder's name has more
 # Words beside that of a split which say nothing: "test_images", "train set".
 _NEUTRAL = ("data", "dataset", "set", "images", "image", "imgs", "img", "folder", "dir")
+_NEUTRAL += ("partial",)  # what Hugging Face's hub has of a large set
 
 
 @dataclasses.dataclass(frozen=True)

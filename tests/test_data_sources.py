@@ -756,7 +756,7 @@ def test_parquet_files_of_hugging_face(tmp_path):
     source = open_any(tmp_path)
     assert source.class_names == ("cat", "dog")
     assert source.num_items == 6
-    assert "rows without a label: 1" in source.notes[0]
+    assert "rows with no label, or a negative one: 1" in source.notes[0]
     items = list(source.all_items())
     assert [(i.split, i.label) for i in items] == [
         *(("train", 0), ("train", 1), ("train", 0), ("train", 1)),
@@ -794,6 +794,126 @@ def test_damaged_parquet_file_is_one_line(content, tmp_path):
     (tmp_path / "x.parquet").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.parquet cannot be read: .*copy it again"):
         open_any(tmp_path)
+
+
+PICTURES = [encoded(0), encoded(1)]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (pyarrow.array(PICTURES, kind), pyarrow.array(["no", "yes"], text))
+        for kind, text in (
+            (pyarrow.large_binary(), pyarrow.large_string()),
+            (pyarrow.binary_view(), pyarrow.string_view()),
+        )
+    ]
+    + [
+        (
+            pyarrow.array(PICTURES).dictionary_encode(),
+            pyarrow.array(["no", "yes"]).dictionary_encode(),
+        ),
+        (PICTURES, [False, True]),
+    ],
+    ids=["large", "views", "dictionaries", "bool"],
+)
+def test_parquet_files_of_other_types(images, labels, tmp_path):
+    write_parquet(tmp_path / "x.parquet", {"image": images, "label": labels})
+    source = open_any(tmp_path)
+    assert source.class_names in (("no", "yes"), ("False", "True"))
+    assert [item.label for item in source.all_items()] == [0, 1]
+    assert [item.content for item in source.all_items()] == PICTURES
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ("default/train/0 default/test/0", {"train": 1, "test": 1}),
+        ("default/partial-train/0 default/test/0", {"train": 1, "test": 1}),
+        ("default/validation/0000", {"validation": 1}),
+        ("train/label/a train/label/b val/label/a", {"train": 2, "validation": 1}),
+        ("train.parquet/part-0 test.parquet/part-0", {"train": 1, "test": 1}),
+        ("data/train-0 data/unlabeled-0", {"train": 1}),
+        ("train ._train .cache/x/test", {"train": 1}),
+        ("A/train-0 B/train-0", "several data sets, of which are A/train-0"),
+        ("A/train-0 B/test-0", "several data sets"),
+        ("A/train/0 A/test/0 B/train/0 B/test/0", "several data sets"),
+        ("train-00000-of-00001 train-00000-of-00001-0123456789abcdef", "versions"),
+        (
+            "train-00000-of-00001 train-00000-of-00002 train-00001-of-00002",
+            "3 shards such as train-00000-of-00001.parquet, which are of several",
+        ),
+    ],
+)
+def test_splits_of_parquet_files(files, found, tmp_path):
+    for file in files.split():
+        path = tmp_path / "set.parquet" / f"{file}.parquet"
+        write_parquet(path, {"image": PICTURES[:1], "label": ["a"]})
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            open_any(tmp_path / "set.parquet")
+    else:
+        assert count(read_items(open_any(tmp_path / "set.parquet"))) == found
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "message"),
+    [
+        (
+            {"image": PICTURES, "label": [0, 1]},
+            ["dog", "cat"],
+            "names of their classes",
+        ),
+        ({"image": PICTURES, "label": ["cat", "dog"]}, None, "differ in their columns"),
+        ({"img": PICTURES, "label": [0, 1]}, ["cat", "dog"], "differ in their columns"),
+        ({"image": PICTURES}, None, "1.parquet has no column of labels, as texts or"),
+        ({"image": PICTURES, "label": [0.0, 1.0]}, None, "no column of labels"),
+        ({"image": PICTURES, "label": [[0], [1]]}, None, "no column of labels"),
+        ({"image": ["a.png", "b.png"], "label": [0, 1]}, None, "no column of pictures"),
+    ],
+)
+def test_parquet_file_unlike_the_first(columns, names, message, tmp_path):
+    first = {"image": PICTURES, "label": [0, 1]}
+    write_parquet(tmp_path / "train-0.parquet", first, ["cat", "dog"])
+    write_parquet(tmp_path / "train-1.parquet", columns, names)
+    with pytest.raises(UserError, match=message):
+        open_any(tmp_path)
+
+
+def test_parquet_file_with_texts_that_are_no_utf_8(tmp_path):
+    texts = pyarrow.array([b"\xff", b"a"]).buffers()
+    labels = pyarrow.Array.from_buffers(pyarrow.string(), 2, texts)
+    write_parquet(tmp_path / "x.parquet", {"image": PICTURES, "label": labels})
+    with pytest.raises(UserError, match="cannot be read: 'utf-8' codec"):
+        open_any(tmp_path)
+
+
+def test_paths_of_pictures_in_parquet_files(tmp_path):
+    columns = {"image": [*pairs(0, 1), None], "label": [0, 1, 1]}
+    write_parquet(tmp_path / "x.parquet", columns)
+    items = list(open_any(tmp_path).all_items())
+    names = ["0/0.png", "1/1.png", "2"]
+    assert [item.name for item in items] == [f"x.parquet/00000{n}" for n in names]
+    assert items[2].content == b""
+    columns["image"][1] = {"bytes": None, "path": "beside.png"}
+    write_parquet(tmp_path / "x.parquet", columns)
+    with pytest.raises(
+        UserError, match=r"has the path beside\.png in place of the pic"
+    ):
+        list(open_any(tmp_path).all_items())
+
+
+def test_a_group_of_rows_is_read_in_parts(tmp_path):
+    noise = np.random.default_rng(0)
+    columns = {"image": [noise.bytes(2**20) for _ in range(64)], "label": ["a"] * 64}
+    path = tmp_path / "x.parquet"
+    table = pyarrow.table(columns)
+    pyarrow.parquet.write_table(table, path, use_dictionary=False, write_batch_size=1)
+    items = open_any(path).all_items()
+    del table
+    before = pyarrow.total_allocated_bytes()
+    assert next(items).content == columns["image"][0]
+    assert pyarrow.total_allocated_bytes() - before < 40 * 2**20
 
 
 def test_webdataset_is_refused(tmp_path):

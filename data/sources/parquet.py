@@ -34,12 +34,15 @@ _FILE = re.compile(
 )
 _IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp", "pixel_values")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "category", "cls")
-_ROWS = 64  # at a time
+_BYTES = ("binary", "large_binary", "binary_view")
+_TEXTS = ("string", "large_string", "string_view")
+_ROWS = 16  # at a time
 
 
 class _Columns(NamedTuple):
     image: str
     label: str
+    is_text: bool  # the label
     class_names: tuple[str, ...]  # of labels that are numbers; () where nothing tells
 
     def read_label(self, row: Mapping[str, object]) -> int | str | None:
@@ -72,10 +75,15 @@ def open_source(input: str, reading: Reading) -> Source:
     columns = _find_columns(parts[0][0], reading)
     counts, labelled = collections.Counter(), []
     for path, split in parts:
+        if _find_columns(path, reading) != columns:
+            raise UserError(
+                f"{path} and {parts[0][0]} differ in their columns or in the names of "
+                "their classes: move one of them away"
+            )
         rows = _read(path, [columns.label])
         found = collections.Counter(map(columns.read_label, rows))
         if missing := found.pop(None, 0):
-            left_out.add("rows without a label", path, missing)
+            left_out.add("rows with no label, or a negative one", path, missing)
         if found:
             labelled.append((path, split))
         counts += found
@@ -104,35 +112,39 @@ def _reading(path: str) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise UserError(
             f"{path} cannot be read: {first_line(error)}; copy it again"
         ) from None
 
 
 def _find_columns(path: str, reading: Reading) -> _Columns:
-    """Chooses the columns by the first file's schema."""
+    """Chooses the columns of a file by its schema."""
     import pyarrow.parquet
     from pyarrow import types
 
     with _reading(path):
         schema = pyarrow.parquet.read_schema(path)
-    images, labels = [], []
-    of_label = (types.is_integer, types.is_string, types.is_large_string)
+    images, labels = [], {}
     for field in schema:
-        inner = field.type
-        if types.is_struct(inner) and inner.get_field_index("bytes") >= 0:
-            inner = inner.field("bytes").type
-        if types.is_binary(inner) or types.is_large_binary(inner):
+        kind = field.type
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        elif types.is_dictionary(kind):
+            kind = kind.value_type
+        if str(kind) in _BYTES:
             images.append(field.name)
-        elif types.is_dictionary(inner) or any(is_one(inner) for is_one in of_label):
-            labels.append(field.name)
+        elif str(kind) in _TEXTS or types.is_integer(kind) or types.is_boolean(kind):
+            labels[field.name] = str(kind) in _TEXTS
+    if not images or not labels:
+        what = "labels, as texts or whole numbers" if images else "pictures, as bytes"
+        raise UserError(f"{path} has no column of {what}: write one or move it away")
     image = choose_key(path, "image", reading.image_column, _IMAGE_COLUMNS, images)
-    label = choose_key(path, "label", reading.label_column, _LABEL_COLUMNS, labels)
+    label = choose_key(path, "label", reading.label_column, _LABEL_COLUMNS, [*labels])
     names = _read_names(schema.metadata or {}, label)
     if reading.class_names:
         names = read_class_names(reading.class_names)
-    return _Columns(image, label, names)
+    return _Columns(image, label, labels[label], names)
 
 
 def _read_names(metadata: dict[bytes, bytes], label: str) -> tuple[str, ...]:
@@ -148,7 +160,9 @@ def _read(path: str, columns: list[str]) -> Iterator[dict]:
     """Yields the rows of a file by the names of columns."""
     import pyarrow.parquet
 
-    with _reading(path), pyarrow.parquet.ParquetFile(path) as file:
+    # Without these two, all of a group of rows is read at once: gigabytes.
+    buffers = {"pre_buffer": False, "buffer_size": 2**20}
+    with _reading(path), pyarrow.parquet.ParquetFile(path, **buffers) as file:
         for batch in file.iter_batches(_ROWS, columns=columns):
             yield from batch.to_pylist()
 
@@ -164,6 +178,12 @@ def _items(
         label = columns.read_label(row)
         if label is not None:
             image = row.get(columns.image)
-            content = image.get("bytes") if isinstance(image, dict) else image
-            name = f"{shard}/{index:06d}"
+            pair = image if isinstance(image, dict) else {"bytes": image}
+            content, own = pair["bytes"], pair.get("path")
+            if own and not content:
+                raise UserError(
+                    f"{path} has the path {own} in place of the picture: write the "
+                    "picture into it, or make a CSV list of the paths"
+                )
+            name = f"{shard}/{index:06d}" + (f"/{own}" if own else "")
             yield Item(name, classes.find_label(label), content or b"", split)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from alexnet_tf.errors import UserError
 from alexnet_tf.paths import is_remote, list_names
-from alexnet_tf.pictures.listing import LeftOut, find_folders
+from alexnet_tf.pictures.listing import LeftOut, find_folders, is_litter
 from data.source import find_splits
 
 
@@ -29,18 +29,21 @@ def find_shards(root: str, parse: Callable[[str], Shard | None]) -> list[Shard]:
         root: A folder or a file.
         parse: From a path to what its name says; None for another file.
     """
-    if shard := parse(os.path.basename(root)):
+    shard = parse(os.path.basename(root))
+    if shard and not os.path.isdir(root):
         return [shard]
     # A remote folder is not walked through.
     folders = ("", "train", "validation", "test")
     if not is_remote(root):
         folders = find_folders(root, LeftOut()) if os.path.isdir(root) else ()
-    names = (
+    paths = (
         os.path.join(folder, name)
         for folder in folders
         for name in list_names(os.path.join(root, folder))
+        if not is_litter(name)
     )
-    return list(filter(None, map(parse, names)))
+    found = filter(None, map(parse, paths))
+    return [s for s in found if not os.path.isdir(os.path.join(root, s.path))]
 
 
 def find_parts(
@@ -56,16 +59,13 @@ def find_parts(
         The folder, (path, split) of the shards that have a split, and what is left out.
 
     Raises:
-        UserError: Shards are missing.
+        UserError: Shards are missing, or are of several data sets.
     """
     root = input
-    if os.path.basename(input) == shards[0].path:
+    if os.path.basename(input) == shards[0].path and not os.path.isdir(input):
         root = os.path.dirname(input)
-    by_folder = find_splits({shard.folder for shard in shards}, root)
-    groups, left_out = collections.defaultdict(list), LeftOut()
-    for shard in shards:
-        groups[shard.folder if by_folder else shard.prefix].append(shard)
-    found, parts = by_folder or find_splits(groups, root), []
+    groups, found = _group_by_split(shards, root)
+    parts, left_out = [], LeftOut()
     for group, members in groups.items():
         if found and group not in found:
             left_out.add("files of no split", members[0].path, len(members))
@@ -76,17 +76,49 @@ def find_parts(
     return root, parts, left_out
 
 
+def _group_by_split(
+    shards: Sequence[Shard], root: str
+) -> tuple[dict[str, list[Shard]], dict[str, str]]:
+    """Returns the shards by names, and which of the names mean a split.
+
+    The names are those of the uppermost folders that mean one, else those of the files.
+    """
+    depth = max(len(shard.folder.split("/")) for shard in shards)
+    names = {s: [*s.folder.split("/"), *[""] * depth][:depth] for s in shards}
+    for level in range(depth + 1):
+        groups, above = collections.defaultdict(list), {}
+        for shard in shards:
+            groups[[*names[shard], shard.prefix][level]].append(shard)
+        if found := find_splits(groups, root):
+            break
+    for group in found:
+        above |= {tuple(names[s][:level]): s.path for s in groups[group]}
+    if len(above) > 1:
+        first, second, *_ = above.values()
+        raise UserError(
+            f"{root} has several data sets, of which are {first} and {second}: give "
+            "the folder of one of them"
+        )
+    return groups, found
+
+
 def _check_complete(shards: Sequence[Shard], root: str) -> None:
-    """Raises a UserError where a shard is missing."""
-    sets = collections.defaultdict(dict)
+    """Raises a UserError where a shard is missing, or there is one too many."""
+    sets = collections.defaultdict(list)
     for shard in shards:
-        sets[shard.folder, shard.prefix, shard.total][shard.index] = shard.path
-    for (_, _, total), members in sets.items():
-        missing = sorted(set(range(total)) - set(members))
+        sets[shard.folder, shard.prefix].append(shard)
+    for members in sets.values():
+        example, total = members[0].path, members[0].total
+        found = {shard.index for shard in members if shard.total == total}
+        missing = sorted(set(range(total)) - found)
         if missing:
-            example = next(iter(members.values()))
             first = re.sub(r"\d{5}(?=-of-)", f"{missing[0]:05d}", example)
             raise UserError(
                 f"{root} is incomplete: {len(missing)} of {total} shards such "
                 f"as {example} are missing, the first of them {first}"
+            )
+        if 0 < total < len(members) or len({shard.total for shard in members}) > 1:
+            raise UserError(
+                f"{root} has {len(members)} shards such as {example}, which are of "
+                "several versions: move the older ones away"
             )
