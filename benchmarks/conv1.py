@@ -6,7 +6,7 @@ The convolution of 227×227 pixels with 96 kernels of 11×11×3 and stride 4 as 
 has it, and after space-to-depth (`s2d`), as one of 57×57 blocks of 48 channels with
 kernels of 3×3 and no stride: forward, and the gradient of the kernel. Training takes
 the last where `devices.has_matrix_unit` says so. All take turns; medians are printed.
-Processor time is that of the host, which says nothing of a GPU.
+Processor time is that of the host, which says nothing of a GPU: gpu.py measures there.
 """
 
 import os
@@ -24,7 +24,7 @@ from absl import app, flags
 from alexnet_tf.network.layers import kernel_gradient_by_space_to_depth
 
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Images.")
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds; the medians are printed.")
+_TURNS = flags.DEFINE_integer("turns", 15, "Turns; the medians are printed.")
 
 
 def make_functions(batch: int, dtype: str) -> dict[str, Callable]:
@@ -67,7 +67,7 @@ def main(_) -> None:
     for dtype in ("float32", "bfloat16"):
         functions = make_functions(_BATCH.value, dtype)
         times = {name: [] for name in functions}
-        for turn in range(_ROUNDS.value + 1):
+        for turn in range(_TURNS.value + 1):
             for name, function in functions.items():
                 start = time.process_time(), time.perf_counter()
                 function().numpy()

@@ -10,7 +10,10 @@ comes (see train_step.py) and, with `--torch`, the network in PyTorch, compiled.
 matmul" is the share of the rate at which the same GPU multiplies two large matrices in
 that precision; "memory" is the most that was taken.
 
-The second is of training as train.py does it, on 1 … N GPUs: fed from memory, from
+The second is of conv1 alone, as it is and after space-to-depth (see conv1.py): forward,
+and the gradient of its kernel.
+
+The third is of training as train.py does it, on 1 … N GPUs: fed from memory, from
 JPEG records, from raw ones and from those kept decoded. "efficiency" is the rate of N
 GPUs to N times that of one, "waiting" the share of the time spent waiting for input.
 
@@ -39,7 +42,7 @@ from alexnet_tf.devices import make_strategy
 from alexnet_tf.pipeline.data_set import open_data_set
 from alexnet_tf.training.optimizers import MomentumSGD
 from alexnet_tf.training.step import Trainer
-from benchmarks import train_step
+from benchmarks import conv1, train_step
 from benchmarks.records import convert
 
 # --rounds and --keras are those of train_step.py.
@@ -107,6 +110,17 @@ def make_steps(policy: str, batch: int, settings: Settings):
             train_step.step_function(model, optimizer, images, labels),
             flop,
         )
+
+
+def measure_conv1(settings: Settings) -> list[list]:
+    """The rows of the second table, measured on one device."""
+    make_strategy(1 - bool(settings.simulate_gpus), min(settings.simulate_gpus, 1))
+    batch = settings.batches[0]
+    return [
+        [dtype, batch, name, 1e3 * median_seconds(function, settings)]
+        for dtype in ("float32", "bfloat16")
+        for name, function in conv1.make_functions(batch, dtype).items()
+    ]
 
 
 def median_seconds(step, settings: Settings) -> float:
@@ -241,6 +255,7 @@ def main(_) -> None:
     print(f"{tf.__version__}; median of {settings.rounds} rounds\n")
     titles = ["precision", "batch", "", "images/s", "of matmul", "memory"]
     print_table(titles, measure(measure_steps))
+    print_table(["precision", "batch", "conv1", "ms"], measure(measure_conv1))
     precision = "float32" if _SIMULATE.value else "mixed_bfloat16"
     with tempfile.TemporaryDirectory() as folder:
         tf.config.set_visible_devices([], "GPU")  # they are the other processes'
