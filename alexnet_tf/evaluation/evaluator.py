@@ -124,6 +124,7 @@ class Evaluator:
 
     def _replica_step(self, images, labels):
         """The arrays of `Predictions`, but the positions, for a replica's images."""
+        # A few numbers for each image leave the device, not a value for each class.
         scores = self._log_probabilities(images)
         values, ids = tf.math.top_k(scores, min(5, scores.shape[1]))
         all_classes = {"probabilities": tf.exp(scores)} if self._keep_all else {}
@@ -137,6 +138,7 @@ class Evaluator:
 
     def _log_probabilities(self, images):
         """The mean over networks and, where images are of rank 5, over views."""
+        # Section 4.1 averages what the softmax layer predicts, not the logits.
         if images.shape.rank == 4:
             logits = [model(images, training=False) for model in self._models]
             return _log_mean(tf.nn.log_softmax(tf.stack(logits)))

@@ -63,25 +63,35 @@ def build_alexnet(
     if images is None:
         shape = (recipe.image_size, recipe.image_size, 3)
         images = keras.Input(shape, dtype="float32", name="images")
+    # The mean is inside the network, so that training, evaluation and serving cannot
+    # disagree about it.
     x = net.normalize_input(images, image_mean)
+    # 11×11 pixels at every fourth one: 55×55 maps, which pool1 makes 27×27. In the
+    # source of 2012 the ReLU comes last here, and LRN sees negative values, too.
     if recipe.lrn1_before_relu:
         x = conv(x, "conv1", filters[0], 11, strides=4, activation="linear")
         x = net.activation(pool(lrn(x, "lrn1"), "pool1"), "relu1")
     else:
         x = conv(x, "conv1", filters[0], 11, strides=4)
         x = net.lrn_and_pool(x, "lrn1", "pool1")
+    # Each tower was on a GPU of its own: conv2, conv4 and conv5 see the maps of their
+    # own tower alone. A bias of 1 lets the ReLUs begin where they have a gradient.
     x = conv(x, "conv2", filters[1], 5, bias=bias, groups=groups)
     x = net.lrn_and_pool(x, "lrn2", "pool2")
+    # The towers meet in conv3, and again in the fully connected layers. From here to
+    # pool5 nothing is pooled or normalised: the maps stay 13×13.
     x = conv(x, "conv3", filters[2], 3)
     x = conv(x, "conv4", filters[3], 3, bias=bias, groups=groups)
     x = conv(x, "conv5", filters[4], 3, bias=bias, groups=groups)
     x = pool(x, "pool5")
+    # 96 % of the weights are in the next three layers, hence the dropout (section 4.2).
     if last != "pool5":
         x = net.flatten(x)
         x = net.hidden(x, "fc6", 4096, "dropout6")
         x = net.hidden(x, "fc7", 4096, "dropout7")
         x = net.logits(x, "fc8", num_classes)
     name, inputs = f"alexnet_{recipe.name}", keras.utils.get_source_inputs(images)[0]
+    # Cut right behind the layer: without the dropout that follows fc7.
     last_layer = keras.Model(inputs, x).get_layer(last)
     return keras.Model(inputs, last_layer.output, name=name)
 

@@ -97,6 +97,7 @@ def jitter(images: tf.Tensor, uniform: tf.Tensor, active: tf.Tensor) -> tf.Tenso
     Returns:
         uint8 of the shape of `images`.
     """
+    # Uniform numbers become draws from the three ranges; 0, 1 and 1 change nothing.
     low, high = zip((-BRIGHTNESS, BRIGHTNESS), CONTRAST, SATURATION, strict=True)
     draws = tf.constant(low) + uniform * (tf.constant(high) - tf.constant(low))
     draws = tf.where(active[:, tf.newaxis], draws, tf.constant([0.0, 1.0, 1.0]))
@@ -125,6 +126,7 @@ def add_pca_noise(
     Returns:
         uint8 of the shape of `images`.
     """
+    # Section 4.1: [p1, p2, p3] · [α1 λ1, α2 λ2, α3 λ3], one draw of α for an image.
     eigenvalues = tf.constant(statistics.color_eigenvalues, tf.float32)
     sizes = tf.sqrt(eigenvalues) if source_2012 else eigenvalues / 255.0
     alphas = PCA_STDDEV * normal * tf.cast(active, tf.float32)[:, tf.newaxis]

@@ -221,6 +221,8 @@ def from_card(card: dict, data_dir: str) -> DataSet:
     """
     if (card["format"], card["version"]) != (FORMAT, VERSION):
         raise ValueError("it is of another version of this program")
+    # Whatever a stranger wrote: nothing of it becomes a size, a path or a line on the
+    # terminal before it is known to be what this program writes.
     sizes = _regular_files(data_dir)
     for key, choices in _CHOICES.items():
         if card[key] not in choices:
@@ -261,6 +263,7 @@ def _make_split(
             f"of {len(shards)} shards of {name} {len(missing)} are missing or no "
             f"regular files, {missing[0]!a} first"
         )
+    # A shard of so many records has at least their frames, however small pictures are.
     for shard, length in zip(shards, lengths, strict=True):
         if not 0 <= length * _RECORD_BYTES <= sizes[shard]:
             raise ValueError(f"{shard!a} is too short for {length} records")

@@ -103,6 +103,7 @@ class MomentumSGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         """Moves one variable, on one device."""
+        # One rate for the recipe, a factor for the variable, and LARS' own besides.
         index = self._get_variable_index(variable)
         rate = learning_rate * self.rate_factors[index]
         rate *= self.trust_ratio(gradient, variable)
@@ -117,6 +118,7 @@ class MomentumSGD(keras.optimizers.SGD):
                 tf.constant(self.l2 if self.decays(variable) else 0.0, tf.float32),
             )
 
+        # At a rate of 0 the velocity would still move the weights for many steps.
         layer = self._trainable_variables[index].path.split("/")[0]
         if layer in self.can_stop:
             tf.cond(rate > 0, update, lambda: None)

@@ -45,6 +45,7 @@ def make_schedule(
         warmup_epochs = min(warmup_epochs, num_epochs / 2)
 
     def factor(epoch):
+        # How much of the training that follows the warm-up is done.
         share = (epoch - warmup_epochs) / max(num_epochs - warmup_epochs, 1e-9)
         share = tf.clip_by_value(share, 0.0, 1.0)
         if name == "steps":
@@ -84,6 +85,8 @@ def rate_factors(
     factors = []
     for path in paths:
         layer, kind = path.split("/")
+        # In the source of 2012 biases keep their rate, and conv1 slows down and stops
+        # before the others do; a new fc8 on old layers learns faster than they do.
         follows = kind != "bias" or recipe.biases_follow_schedule
         value = factor if follows else tf.ones_like(factor)
         if kind == "bias":
@@ -110,6 +113,7 @@ def plateau(errors: Sequence[float]) -> tuple[int, bool]:
     Returns:
         How often the rate was divided by 10, and whether training has ended.
     """
+    # Read off the errors anew each time: a run that goes on needs no other memory.
     drops, waited, best = 0, 0, math.inf
     for error in errors:
         if error < best - PLATEAU_MIN_IMPROVEMENT:
