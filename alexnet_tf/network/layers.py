@@ -32,7 +32,7 @@ def _lrn_forward(depth_radius: int, bias: float, alpha: float, beta: float, x):
     return tf.cast(x32 * _inverse_power(norm, beta), x.dtype)
 
 
-# The derivative of y_i = x_i · N_i^-β by x_j is N_i^-β for i = j, and besides, for every
+# The derivative of y_i = x_i · N_i^-β by x_j is N_i^-β for i = j, and besides, for each
 # i in whose window j is, -2αβ · x_i · x_j · N_i^(-β-1). Windows are symmetric, so that
 # the sum over these i is a window sum again.
 def _lrn_backward(depth_radius: int, bias: float, alpha: float, beta: float, x, dy):
@@ -133,7 +133,7 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def call(self, inputs):
         """Returns a tensor of the shape and dtype of `inputs`."""
-        # The paper normalises across the towers (section 3.3), the source of 2012 inside
+        # The paper normalises across the towers (section 3.3), the source of 2012 in
         # each: the maps of the other one are on another GPU.
         if self.groups == 1:
             return self._normalize(inputs)
@@ -308,8 +308,8 @@ class Dropout(keras.layers.Dropout):
         if self.rate == 0:
             return inputs
         keep = 1.0 - self.rate
-        # At test time all units are used; multiplied by `keep`, they answer about as the
-        # mean of all the networks that masks make (section 4.2).
+        # At test time all units are used; multiplied by `keep`, they answer about as
+        # the mean of all the networks that masks make (section 4.2).
         if not training:
             return inputs if self.scale_in_training else inputs * keep
         kept = inputs * tf.cast(self._draw(inputs) < keep, inputs.dtype)
