@@ -406,7 +406,6 @@ def replacing(path: str, names: Sequence[str]) -> Iterator[str]:
             os.rename(new, path)
         finally:
             _tidy_up(path, new, old, names)
-            _remove_locked(holder)
 
 
 def _tidy_up(path: str, new: str, old: str, names: Sequence[str]) -> None:
@@ -481,28 +480,30 @@ def check_no_links(directory: str, names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def lock(directory: str, output: str | None = None) -> Iterator[None]:
+def lock(directory: str, stands_for: str | None = None) -> Iterator[None]:
     """Keeps other processes from writing a directory until the end, or the kill.
 
     The operating system lets the lock go when its process ends, in whatever way. Its
-    file, `LOCK_FILE`, names the process that has it, and stays; but a directory that
-    was made here goes where nothing was put into it. Where there can be no lock (a
-    remote directory), a line says so.
+    file, `LOCK_FILE`, names the process that has it, and stays; but a directory of the
+    program's own, or one that was made here, goes where nothing else is in it. Where
+    there can be no lock (a remote directory), a line says so.
 
     Args:
         directory: It is made if there is none.
-        output: How messages call it; by default as it is called.
+        stands_for: The output whose lock it is, where it is a directory of the
+            program's own; messages name the output.
 
     Raises:
         UserError: If another process has the lock; names it.
     """
-    output = output or directory
+    output = stands_for or directory
     if is_remote(directory) or fcntl is None:
         logging.warning("no lock on %s: let no other program write there", output)
         yield
         return
     directory = os.path.realpath(directory)  # a link to nothing becomes one to it
-    path, is_new = os.path.join(directory, LOCK_FILE), not os.path.isdir(directory)
+    path = os.path.join(directory, LOCK_FILE)
+    is_ours = stands_for is not None or not os.path.isdir(directory)
     try:
         os.makedirs(directory, exist_ok=True)
         file = open(path, "ab+", buffering=0, opener=_open_no_link)  # noqa: SIM115
@@ -513,17 +514,10 @@ def lock(directory: str, output: str | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            # Where this process removed it already, another one may have it by now.
-            is_ours = os.fstat(file.fileno()).st_nlink > 0
-            if is_new and is_ours and not list_names(directory):
-                _remove_locked(directory)
-
-
-def _remove_locked(directory: str) -> None:
-    """Removes a directory that holds a lock of this process and nothing else."""
-    with contextlib.suppress(OSError):  # another process has begun
-        os.remove(os.path.join(directory, LOCK_FILE))
-        os.rmdir(directory)
+            if is_ours and not list_names(directory):
+                with contextlib.suppress(OSError):  # another process has begun
+                    os.remove(path)
+                    os.rmdir(directory)
 
 
 def _open_no_link(path: str, flags: int) -> int:

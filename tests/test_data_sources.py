@@ -782,6 +782,8 @@ def test_parquet_file_of_another_program(tmp_path):
     source = open_any(path)
     assert source.class_names == ("2", "10")
     assert [item.label for item in source.all_items()] == [1, 0, 1]
+    with pytest.raises(UserError, match="their own names: leave --label_offset out"):
+        open_any(path, label_offset=2)
     (tmp_path / "names.txt").write_text("x\ny\n")
     write_parquet(path, {"jpg": columns["jpg"], "label": [1, 2, 1]})
     source = open_any(path, class_names=str(tmp_path / "names.txt"))

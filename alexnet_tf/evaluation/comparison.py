@@ -27,7 +27,7 @@ _HEAD = (
     *("parameters", "images/s", "measured on"),
 )
 # What comes of a file that is no JSON, or has other values than ours.
-_DAMAGED = (*(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),)
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,6 +90,11 @@ def open_source(input: str, reading: Reading) -> Source:
     if not counts:
         raise UserError(f"no row of {files[0].path} has a {columns.label}")
     names, offset = columns.class_names or sort_classes(counts), reading.label_offset
+    if offset is not None and not columns.class_names:
+        raise UserError(
+            f"the labels of {files[0].path} are their own names: leave --label_offset "
+            "out, or give --class_names, too"
+        )
     if not reading.class_names:
         offset = offset or 0
     labels = {(label, "", ""): number for label, number in counts.items()}
