@@ -68,11 +68,12 @@ def build_alexnet(
     x = net.normalize_input(images, image_mean)
     # 11×11 pixels at every fourth one: 55×55 maps, which pool1 makes 27×27. In the
     # source of 2012 the ReLU comes last here, and LRN sees negative values, too.
+    window = {"strides": 4, "padding": "valid"}
     if recipe.lrn1_before_relu:
-        x = conv(x, "conv1", filters[0], 11, strides=4, activation="linear")
+        x = conv(x, "conv1", filters[0], 11, activation="linear", **window)
         x = net.activation(pool(lrn(x, "lrn1"), "pool1"), "relu1")
     else:
-        x = conv(x, "conv1", filters[0], 11, strides=4)
+        x = conv(x, "conv1", filters[0], 11, **window)
         x = net.lrn_and_pool(x, "lrn1", "pool1")
     # Each tower was on a GPU of its own: conv2, conv4 and conv5 see the maps of their
     # own tower alone. A bias of 1 lets the ReLUs begin where they have a gradient.
@@ -132,19 +133,16 @@ class _Layers:
             padding, data_format=_DATA_FORMAT, dtype=self.dtype, name="pad1"
         )(x)
 
-    def conv(
-        self, x, name, filters, size, *, strides=1, bias=0.0, groups=1, activation=None
-    ):
+    def conv(self, x, name, filters, size, *, bias=0.0, groups=1, **options):
+        options = {"padding": "same", "activation": self.recipe.activation} | options
         return GroupedConv2D(
             scale_channels(filters, self.recipe),
             size,
-            strides=strides,
-            padding="valid" if name == "conv1" else "same",
             data_format=_DATA_FORMAT,
             groups=groups,
-            activation=activation or self.recipe.activation,
             name=name,
             **self._initial(name, size**2 * x.shape[-1] // groups, bias),
+            **options,
         )(x)
 
     def dense(self, x, name, units, *, bias=0.0, activation="linear"):
